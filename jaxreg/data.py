@@ -1,0 +1,305 @@
+"""Data on its way in: the notebook's example, the border check, standardisation, batch order."""
+
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+# What the border takes: arrays of any library, nested lists, pandas and polars frames and series.
+TableLike = Any
+
+
+def sinusoid(key: Array, n: int = 256) -> tuple[Float[Array, "n 1"], Float[Array, " n"]]:
+    """The notebook's data: `y = sin(1.3 x) + Normal(0, 0.15 + 0.25 |x|)`, x uniform on [-3, 3].
+
+    Args:
+        key: a JAX random key.
+        n: number of rows.
+
+    Returns:
+        `(x, y)` of shapes `(n, 1)` and `(n,)`.
+
+    >>> import jax
+    >>> from jaxreg import data
+    >>> x, y = data.sinusoid(jax.random.key(0))
+    >>> x.shape, y.shape
+    ((256, 1), (256,))
+    """
+    return _sinusoid(key, n)
+
+
+@partial(jax.jit, static_argnums=1)
+def _sinusoid(key: Array, n: int) -> tuple[Array, Array]:
+    x_key, noise_key = jax.random.split(key)
+    x = jax.random.uniform(x_key, (n, 1), minval=-3.0, maxval=3.0)
+    sigma = 0.15 + 0.25 * jnp.abs(x[:, 0])
+    return x, jnp.sin(1.3 * x[:, 0]) + sigma * jax.random.normal(noise_key, (n,))
+
+
+def grid(x: TableLike, n: int = 400, margin: float = 0.25) -> Float[np.ndarray, "n 1"]:
+    """Evenly spaced points over the range of a single feature and a margin on either side.
+
+    Args:
+        x: the feature, `(rows, 1)`.
+        n: number of points.
+        margin: how far to go past either end, as a share of the range.
+
+    Raises:
+        ValueError: if x holds more than one feature.
+
+    >>> from jaxreg import data
+    >>> data.grid([[0.0], [4.0]], n=3)[:, 0]
+    array([-1.,  2.,  5.], dtype=float32)
+    """
+    x = check_features(x)
+    if x.shape[1] != 1:
+        raise ValueError(f"a grid needs one feature, x has {x.shape[1]}: pass one column, x[:, :1]")
+    low, high = float(x.min()), float(x.max())
+    reach = margin * (high - low)
+    return np.linspace(low - reach, high + reach, n, dtype=x.dtype)[:, None]
+
+
+def batch_order(key: Array, epoch: int | Int[Array, ""], n: int) -> Int[Array, " n"]:
+    """The order in which an epoch visits the rows: a permutation of n, drawn from `fold_in(key, epoch)`.
+
+    It depends on the key and the epoch alone, so a run may be cut and resumed anywhere, and another
+    library can be handed the same batches.
+
+    >>> import jax
+    >>> from jaxreg import data
+    >>> sorted(data.batch_order(jax.random.key(0), epoch=3, n=4).tolist())
+    [0, 1, 2, 3]
+    """
+    # Random high bits and a position in the low bits make one word to sort, which XLA does 4 to 8 times
+    # faster on a CPU than the pairs of jax.random.permutation. Rounds are repeated, as it does too, until
+    # the random bits are three times those of a position, and ties (kept in order) hardly occur.
+    position_bits = max((n - 1).bit_length(), 1)
+    low = np.uint32((1 << position_bits) - 1)
+    key = jax.random.fold_in(key, epoch)
+    order = positions = jnp.arange(n, dtype=jnp.uint32)
+    for round_ in range(-(-3 * position_bits // (32 - position_bits))):
+        bits = jax.random.bits(key if round_ == 0 else jax.random.fold_in(key, round_), (n,), jnp.uint32)
+        shuffled = jax.lax.sort((bits & ~low) | positions, is_stable=False) & low
+        order = shuffled if round_ == 0 else order[shuffled]
+    return order.astype(jnp.int32)
+
+
+class Scaler(NamedTuple):
+    """Takes columns to mean 0 and standard deviation 1, and back, in float64 on the host.
+
+    Args:
+        loc: means, `(features,)`, or a scalar for one target.
+        scale: standard deviations, the same shape; 1 for a constant column.
+
+    >>> import numpy as np
+    >>> from jaxreg import Scaler
+    >>> x = np.array([[1.0, 1e30], [3.0, 3e30]])
+    >>> scaler = Scaler.fit(x)
+    >>> scaler.transform(x).tolist()
+    [[-1.0, -1.0], [1.0, 1.0]]
+    >>> np.allclose(scaler.inverse(scaler.transform(x)), x)
+    True
+    """
+
+    loc: Float[np.ndarray, "..."]
+    scale: Float[np.ndarray, "..."]
+
+    @classmethod
+    def fit(cls, values: TableLike, names: Sequence[str] | None = None) -> "Scaler":
+        """Learn means and standard deviations from rows; a constant column is warned of and kept."""
+        values = np.asarray(values, np.float64)
+        # Moments are taken of values divided by their largest, whose squares neither overflow nor vanish.
+        largest = np.max(np.abs(values), axis=0)
+        unit = np.where(largest > 0, largest, 1.0)
+        shrunk = values / unit
+        constant = np.ptp(values, axis=0) == 0
+        if np.any(constant):
+            flagged = [str(i) for i in np.flatnonzero(constant)]
+            if names is not None:
+                flagged = [repr(names[int(i)]) for i in flagged]
+            warnings.warn(
+                f"constant column {', '.join(flagged)}: it tells nothing about the target, and is kept",
+                stacklevel=2,
+            )
+        loc = shrunk.mean(axis=0) * unit
+        scale = shrunk.std(axis=0) * unit
+        return cls(np.asarray(loc), np.asarray(np.where(constant | (scale == 0), 1.0, scale)))
+
+    def transform(self, values: TableLike) -> np.ndarray:
+        """Values in units of their standard deviation, as float64."""
+        return (np.asarray(values, np.float64) - self.loc) / self.scale
+
+    def inverse(self, values: TableLike) -> np.ndarray:
+        """Standardised values in their own units again, as float64."""
+        return np.asarray(values, np.float64) * self.scale + self.loc
+
+
+def column_names(values: TableLike) -> list[str] | None:
+    """Names of a data frame's columns, None for anything else."""
+    columns = getattr(values, "columns", None)
+    return None if columns is None else [str(column) for column in columns]
+
+
+def _numbers(values: TableLike, what: str) -> np.ndarray:
+    """One array of real numbers, or an error that names `what`."""
+    array = np.asarray(values)
+    if array.dtype.kind == "O":
+        odd = next((v for v in array.flat if isinstance(v, str | bytes | complex)), None)
+        try:
+            array = np.asarray(values, np.float64) if odd is None else array
+        except (TypeError, ValueError):
+            odd = next((v for v in array.flat if not isinstance(v, int | float)), None)
+        if array.dtype.kind == "O":
+            raise ValueError(
+                f"{what} holds {type(odd).__name__} values such as {odd!r}, numbers are needed: "
+                "encode or drop it"
+            )
+    if array.dtype.kind not in "biuf":
+        example = f" such as {array.flat[0]!r}" if array.size else ""
+        raise ValueError(
+            f"{what} holds {array.dtype} values{example}, real numbers are needed: encode or drop it"
+        )
+    return array
+
+
+def default_dtype(dtype: np.dtype) -> np.dtype:
+    """What values of a dtype are computed in: float32 stays, all else is as wide as JAX allows."""
+    wide = np.dtype(np.float64 if jax.config.jax_enable_x64 else np.float32)
+    return np.dtype(np.float32) if dtype == np.float32 else wide
+
+
+def _to_array(values: TableLike, name: str, dtype: np.dtype | None = None) -> np.ndarray:
+    """Array-likes and data frames as a NumPy array of finite numbers, by default in `default_dtype`."""
+    names = column_names(values)
+    if names is not None:
+        repeated = sorted({n for n in names if names.count(n) > 1})
+        if repeated:
+            raise ValueError(f"{name} has more than one column named {repeated[0]!r}: rename or drop one")
+        columns = [_numbers(values[column], f"column {str(column)!r}") for column in values.columns]
+        if not columns:
+            raise ValueError(f"{name} has no columns: pass at least one")
+        array = np.stack(columns, axis=1)
+    else:
+        try:
+            array = _numbers(np.asanyarray(values), name)
+        except ValueError as error:
+            if "inhomogeneous" not in str(error):
+                raise
+            raise ValueError(f"{name} has rows of different lengths: {error}") from None
+    if np.ma.isMaskedArray(values):
+        array = np.ma.filled(np.ma.asarray(values, np.float64), np.nan)
+    dtype = default_dtype(array.dtype) if dtype is None else dtype
+    finite = np.isfinite(array)
+    with np.errstate(over="ignore"):
+        converted = np.ascontiguousarray(array, dtype)
+    _check_finite(array, finite, name, names, "missing or infinite")
+    _check_finite(array, np.isfinite(converted), name, names, f"too large for {np.dtype(dtype)}")
+    return converted
+
+
+def _check_finite(
+    array: np.ndarray, finite: np.ndarray, name: str, names: list[str] | None, fault: str
+) -> None:
+    """Raise with a count for each column that holds a value that isn't finite."""
+    if finite.all():
+        return
+    counts = (~finite).reshape(len(array), -1).sum(axis=0)
+    where = [(f"column {names[i]!r}" if names else f"column {i}", counts[i]) for i in np.flatnonzero(counts)]
+    if array.ndim == 1:
+        where = [(name, counts[0])]
+        listed = f"{name}: {counts[0]}"
+    else:
+        listed = f"{name}, " + ", ".join(f"{label}: {count}" for label, count in where[:5])
+        listed += f" and {len(where) - 5} more columns" if len(where) > 5 else ""
+    remedy = "standardise it first" if fault.startswith("too large") else "drop these rows or fill them in"
+    raise ValueError(f"{fault} values in {listed} of {len(array)} rows; {remedy}")
+
+
+def check_features(
+    x: TableLike, name: str = "x", dtype: np.dtype | None = None
+) -> Float[np.ndarray, "n features"]:
+    """Features as a checked array `(n, features)`: real, finite, at least one row and one column.
+
+    Args:
+        x: array-like or data frame.
+        name: what messages call it.
+        dtype: what to convert to; by default float32 stays, and all else is as wide as JAX allows.
+
+    Raises:
+        ValueError: names the column, what was found in it, and what to do.
+
+    >>> from jaxreg import data
+    >>> data.check_features([1.0, 2.0])
+    Traceback (most recent call last):
+    ...
+    ValueError: x must have shape (rows, features), got (2,): for a single feature pass x[:, None]
+    """
+    array = _to_array(x, name)
+    if array.ndim != 2:
+        hint = ": for a single feature pass x[:, None]" if array.ndim == 1 else ""
+        raise ValueError(f"{name} must have shape (rows, features), got {array.shape}{hint}")
+    if 0 in array.shape:
+        missing = "rows" if len(array) == 0 else "columns"
+        raise ValueError(f"{name} has no {missing}: its shape is {array.shape}")
+    return array
+
+
+def check_data(data: Sequence[TableLike], name: str = "data") -> tuple[np.ndarray, ...]:
+    """A checked `(x, y)` or `(x, y, weight)`, of which every array has x's dtype.
+
+    Targets of no weight may hold anything, and come back as 0.
+
+    Raises:
+        ValueError: if x or y holds text, missing or infinite values, if their lengths differ, or if the
+            weights are negative, all zero, or of another shape than `(n,)` or y's.
+    """
+    if not isinstance(data, tuple | list) or len(data) not in (2, 3):
+        raise ValueError(f"{name} must be (x, y) or (x, y, weight), got {_described(data)}")
+    x = check_features(data[0], f"{name}: x" if name != "data" else "x")
+    weight = None if len(data) == 2 else _to_array(data[2], "weight")
+    y = data[1]
+    if weight is not None:
+        raw = _numbers(np.asanyarray(y), "y")
+        if weight.shape not in (raw.shape, raw.shape[:1]):
+            raise ValueError(f"weight has shape {weight.shape}, expected {raw.shape[:1]} or y's {raw.shape}")
+        if (weight < 0).any():
+            raise ValueError(f"weight has {(weight < 0).sum()} negative values; 0 means an absent target")
+        if not weight.any():
+            raise ValueError("weight is zero everywhere: nothing is left to learn from")
+        present = np.broadcast_to(weight.reshape(weight.shape + (1,) * (raw.ndim - weight.ndim)), raw.shape)
+        y = np.where(present > 0, raw, 0)
+    y = _to_array(y, f"{name}: y" if name != "data" else "y")
+    if y.ndim not in (1, 2) or (y.ndim == 2 and y.shape[1] == 0):
+        raise ValueError(f"y must have shape (rows,) or (rows, outputs), got {y.shape}")
+    if len(y) != len(x):
+        raise ValueError(f"x has {len(x)} rows and y has {len(y)}: each row of x needs its target")
+    return tuple(a.astype(x.dtype, copy=False) for a in (x, y, weight) if a is not None)
+
+
+def check_trainable(data: tuple[np.ndarray, ...]) -> None:
+    """Raise if checked data can't train a variance: fewer than two rows, or a target of one value."""
+    x, y, *weight = data
+    if len(x) < 2:
+        raise ValueError(f"{len(x)} row is too few to learn a variance from: at least 2 are needed")
+    for i, column in enumerate(y.reshape(len(y), -1).T):
+        present = column
+        if weight:
+            share = weight[0].reshape(len(y), -1)
+            present = column[share[:, min(i, share.shape[1] - 1)] > 0]
+        if present.size == 0 or np.ptp(present) == 0:
+            which = "y" if y.ndim == 1 else f"y, column {i},"
+            found = f"has one value, {present[0]:g}," if present.size else "has no value of positive weight"
+            raise ValueError(f"the target {which} {found} in all rows: there is no variance to learn")
+
+
+def _described(value: object) -> str:
+    shape = getattr(value, "shape", None)
+    kind = type(value).__name__
+    if shape is not None:
+        return f"a {kind} of shape {shape}"
+    return f"a {kind} of {len(value)}" if isinstance(value, tuple | list) else f"a {kind}"

@@ -1,0 +1,76 @@
+"""A fitted model: all that a prediction needs and a file stores."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from jaxreg.data import Scaler, TableLike, check_features, column_names
+from jaxreg.gaussian import Affine
+from jaxreg.models import predict
+
+
+class Fitted(NamedTuple):
+    """A trained model with what takes a user's rows in and predictions out in the user's units.
+
+    Attributes:
+        model: the Linen module, trained on standardised features and targets.
+        params: its parameters.
+        x_scaler: standardises the features.
+        y_scaler: standardises the target.
+        feature_names: columns in the order the model takes them; None where the training data had no names.
+        target_names: one name per output; None where the training data had no names.
+        settings: how it was trained, for the reader.
+
+    >>> import jax, numpy as np
+    >>> from jaxreg import Fitted, MeanVarRegressor, Scaler
+    >>> model = MeanVarRegressor(hidden=(8,))
+    >>> x = np.array([[1.0], [2.0], [3.0]])
+    >>> params = model.init(jax.random.key(0), x)
+    >>> fitted = Fitted(model, params, Scaler.fit(x), Scaler.fit([10.0, 20.0, 60.0]))
+    >>> fitted.predict(x).std.shape
+    (3,)
+    """
+
+    model: nn.Module
+    params: PyTree
+    x_scaler: Scaler
+    y_scaler: Scaler
+    feature_names: tuple[str, ...] | None = None
+    target_names: tuple[str, ...] | None = None
+    settings: dict | None = None
+
+    def predict(self, x: TableLike) -> Affine:
+        """Predict each row in the target's units.
+
+        Args:
+            x: features in the user's units. A data frame's columns are found by name and may stand in any
+                order among others; anything else must have the training data's columns in their order.
+
+        Raises:
+            ValueError: if a column is missing, by name, or the number of columns differs.
+        """
+        names = column_names(x)
+        if names is not None and self.feature_names is not None:
+            missing = [name for name in self.feature_names if name not in names]
+            if missing:
+                raise ValueError(
+                    f"the data lack {_listed(missing)}, which the model was trained on; "
+                    f"they have {_listed(names)}"
+                )
+            columns = list(x.columns)
+            x = x[[columns[names.index(name)] for name in self.feature_names]]
+        x = check_features(x, dtype=np.float64)
+        features = np.shape(self.x_scaler.loc)[0]
+        if x.shape[1] != features:
+            raise ValueError(f"x has {x.shape[1]} features, the model was trained on {features}")
+        scaled = self.x_scaler.transform(x).astype(jax.tree.leaves(self.params)[0].dtype)
+        return Affine(predict(self.model, self.params, scaled), self.y_scaler.loc, self.y_scaler.scale)
+
+
+def _listed(names: list[str] | tuple[str, ...], most: int = 20) -> str:
+    """Column names for a message."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ("columns " if len(names) > 1 else "column ") + ", ".join(map(repr, names[:most])) + more

@@ -1,0 +1,583 @@
+"""Training: SGD with momentum, one step, a whole run as one compiled program, and the host's door to it."""
+
+import operator
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.tree_util import Partial
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PyTree
+
+from jaxreg.data import TableLike, batch_order, check_data, check_features, check_trainable
+from jaxreg.gaussian import check_same_shape
+from jaxreg.losses import gaussian_nll
+
+Loss = Callable[[Array, Array, Array], Array]
+Batch = tuple[TableLike, ...] | list[TableLike]
+
+# The longest stretch of epochs between two looks of the host; one compiled program serves all shorter ones.
+CHUNK_EPOCHS = 128
+CHUNK_SECONDS = 0.25
+
+
+class SGDState(NamedTuple):
+    """What `sgd` carries: its numbers, as arrays of the parameters' dtype, and the velocity."""
+
+    learning_rate: Float[Array, "..."]
+    momentum: Float[Array, "..."]
+    weight_decay: Float[Array, "..."]
+    velocity: PyTree
+
+
+def sgd(
+    learning_rate: ArrayLike, momentum: ArrayLike = 0.9, weight_decay: ArrayLike = 0.0
+) -> optax.GradientTransformation:
+    """SGD with momentum and coupled weight decay, update for update that of `torch.optim.SGD`.
+
+    `v <- momentum v + (g + weight_decay p)`, then `p <- p - learning_rate v`. Sutskever et al. 2013,
+    "On the importance of initialization and momentum in deep learning", in PyTorch's form.
+
+    The numbers live in the optimizer's state, so another learning rate needs no other program. Clipping
+    and schedules come from Optax: `optax.chain(optax.clip_by_global_norm(1.0), sgd(1e-2))`.
+
+    Args:
+        learning_rate: step size, not negative.
+        momentum: share of the velocity that is kept, not negative.
+        weight_decay: added to every gradient, times its parameter; not negative.
+
+    Raises:
+        ValueError: if a number is negative or not finite.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxreg import sgd
+    >>> optimizer = sgd(0.1, momentum=0.9)
+    >>> state = optimizer.init(jnp.ones(()))
+    >>> updates, state = optimizer.update(jnp.ones(()), state, jnp.ones(()))
+    >>> print(updates)
+    -0.1
+    """
+    numbers = {"learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
+    for name, number in numbers.items():
+        if not isinstance(number, jax.core.Tracer) and not np.all(
+            (np.asarray(number) >= 0) & np.isfinite(number)
+        ):
+            raise ValueError(f"{name} must be finite and not negative, got {number}")
+    # A Partial is a pytree whose leaves are the numbers: a trainer made of it passes through jit and
+    # vmap as an argument, and two of them that differ in numbers alone share one program.
+    return optax.GradientTransformation(
+        Partial(_sgd_init, learning_rate, momentum, weight_decay), _sgd_update
+    )
+
+
+def _sgd_init(
+    learning_rate: ArrayLike, momentum: ArrayLike, weight_decay: ArrayLike, params: PyTree
+) -> SGDState:
+    dtype = jnp.result_type(*jax.tree.leaves(params))
+    numbers = (jnp.asarray(number, dtype) for number in (learning_rate, momentum, weight_decay))
+    return SGDState(*numbers, velocity=jax.tree.map(jnp.zeros_like, params))
+
+
+def _sgd_update(grads: PyTree, state: SGDState, params: PyTree | None = None) -> tuple[PyTree, SGDState]:
+    if params is None:
+        raise ValueError(optax.NO_PARAMS_MSG)
+    velocity = jax.tree.map(
+        lambda v, g, p: state.momentum * v + (g + state.weight_decay * p), state.velocity, grads, params
+    )
+    return jax.tree.map(lambda v: -state.learning_rate * v, velocity), state._replace(velocity=velocity)
+
+
+class TrainState(NamedTuple):
+    """What a step changes: the number of steps taken, the parameters, the optimizer's state."""
+
+    step: Array
+    params: PyTree
+    opt_state: PyTree
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Trainer:
+    """Pure functions that train one network; a pytree whose leaves are the optimizer's numbers.
+
+    Attributes:
+        init: `(key, x) -> TrainState`; parameters take the dtype of x.
+        step: `(state, batch) -> (state, loss)`, jitted; the given state stays valid. A batch is `(x, y)`
+            or `(x, y, weight)` with weights `(n,)` or `(n, d)`, 0 for an absent target; the loss is
+            `sum(weight * loss) / sum(weight)`. A batch of no weight has loss 0 and changes nothing.
+        nll: `(params, batch) -> gaussian_nll` of each entry, whatever loss is trained on.
+    """
+
+    init: Callable[[Array, TableLike], TrainState]
+    step: Callable[[TrainState, Batch], tuple[TrainState, Array]] = field(metadata={"static": True})
+    nll: Callable[[PyTree, Batch], Array] = field(metadata={"static": True})
+
+
+def make_trainer(
+    model: nn.Module, optimizer: optax.GradientTransformation, loss: Loss = gaussian_nll
+) -> Trainer:
+    """Build the functions that train a model.
+
+    Compiled programs are shared between trainers of an equal model, the same `optimizer.update` and the
+    same loss. `sgd` keeps one update whatever its numbers; `optax.adam(1e-3)` and its like make a new one
+    at each call, so build such an optimizer once and keep it.
+
+    Args:
+        model: a Linen module with only `params` that returns `(mean, log_var)`.
+        optimizer: `sgd(...)` or any Optax transformation.
+        loss: elementwise, `(y, mean, log_var) -> loss`.
+
+    >>> import jax
+    >>> from jaxreg import MeanVarRegressor, data, make_trainer, sgd
+    >>> x, y = data.sinusoid(jax.random.key(0))
+    >>> trainer = make_trainer(MeanVarRegressor(), sgd(5e-3, momentum=0.9, weight_decay=1e-4))
+    >>> state = trainer.init(jax.random.key(1), x)
+    >>> state, loss = trainer.step(state, (x, y))
+    >>> int(state.step), loss.shape
+    (1, ())
+    """
+    try:
+        init, step, nll = _functions(model, optimizer.update, loss)
+    except TypeError as error:
+        if "unhashable" not in str(error):
+            raise
+        init, step, nll = _functions.__wrapped__(model, optimizer.update, loss)
+    start = optimizer.init if isinstance(optimizer.init, Partial) else Partial(optimizer.init)
+    return Trainer(Partial(init, start), step, nll)
+
+
+@lru_cache(maxsize=256)
+def _functions(model: nn.Module, update: Callable, loss: Loss) -> tuple[Callable, Callable, Callable]:
+    """The three functions of a trainer: one set for equal arguments, so that one compiled program serves."""
+
+    @jax.jit
+    def start(optimizer_init: Callable, key: Array, x: Array) -> TrainState:
+        params = model.init(key, x)
+        _check_model(model, params, x)
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer_init(params))
+
+    def init(optimizer_init: Callable, key: Array, x: TableLike) -> TrainState:
+        x = x if isinstance(x, jax.core.Tracer) else jnp.asarray(check_features(x))
+        return start(optimizer_init, key, x)
+
+    def batch_loss(params: PyTree, batch: Batch) -> tuple[Array, Array | None]:
+        x, y, weight = _present(batch)
+        mean, log_var = model.apply(params, x)
+        check_same_shape(y=y, mean=mean)
+        losses = loss(y.astype(mean.dtype), mean, log_var)
+        if jnp.shape(losses) != y.shape:
+            raise ValueError(f"the loss must be elementwise: for y {y.shape} it returned {jnp.shape(losses)}")
+        return _weighted_mean(losses, weight)
+
+    @jax.jit
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Array]:
+        (value, total), grads = jax.value_and_grad(batch_loss, has_aux=True)(state.params, batch)
+        updates, opt_state = update(grads, state.opt_state, state.params)
+        new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
+        return (new if total is None else _where(total > 0, new, state)), value
+
+    @jax.jit
+    def nll(params: PyTree, batch: Batch) -> Array:
+        x, y, _ = _present(batch)
+        mean, log_var = model.apply(params, x)
+        return gaussian_nll(y.astype(mean.dtype), mean, log_var)
+
+    return init, step, nll
+
+
+def _present(batch: Batch) -> tuple[Array, Array, Array | None]:
+    """A batch as x, y and weights of y's shape; absent targets are 0 before any arithmetic sees them."""
+    x, y, weight = (*(jnp.asarray(a) for a in batch), None)[:3]
+    if weight is None:
+        return x, y, None
+    if weight.shape not in (y.shape, y.shape[:1]):
+        raise ValueError(f"weight has shape {weight.shape}, expected {y.shape[:1]} or y's {y.shape}")
+    weight = jnp.broadcast_to(weight.reshape(weight.shape + (1,) * (y.ndim - weight.ndim)), y.shape)
+    return x, jnp.where(weight > 0, y, 0), weight
+
+
+def _weighted_mean(losses: Array, weight: Array | None) -> tuple[Array, Array | None]:
+    """The mean over all entries, and the sum of weights; 0 where there is no weight."""
+    if weight is None:
+        return losses.mean(), None
+    weight = weight.astype(losses.dtype)
+    total = weight.sum()
+    return jnp.where(weight > 0, weight * losses, 0).sum() / jnp.where(total > 0, total, 1), total
+
+
+def _where(condition: Array, new: PyTree, old: PyTree) -> PyTree:
+    return jax.tree.map(partial(jnp.where, condition), new, old)
+
+
+def _check_model(model: nn.Module, variables: PyTree, x: Array) -> None:
+    """Raise unless the model holds only `params`, needs no random numbers, and returns (mean, log_var)."""
+    name = type(model).__name__
+    extra = sorted(set(variables) - {"params"})
+    if extra:
+        raise ValueError(
+            f"{name} keeps the collection {extra[0]!r} beside its params, as BatchNorm does; only models "
+            "with params alone can be trained: use LayerNorm or GroupNorm instead"
+        )
+    try:
+        out = jax.eval_shape(model.apply, variables, x)
+    except flax.errors.InvalidRngError as error:
+        raise ValueError(
+            f"{name} asks for random numbers at each call, as Dropout does ({error}); only models without "
+            "them can be trained: remove it, or make it deterministic"
+        ) from None
+    if not (isinstance(out, tuple) and len(out) == 2 and out[0].shape == out[1].shape):
+        shapes = jax.tree.map(lambda a: a.shape, out)
+        raise ValueError(f"{name} must return (mean, log_var) of one shape, it returned {shapes}")
+
+
+def _epoch(
+    trainer: Trainer, key: Array, epoch: Array, state: TrainState, data: Batch, batch_size: int | None
+) -> tuple[TrainState, Array]:
+    """One pass over the rows in a fresh order; the loss is the mean over all rows as they were stepped on."""
+    n = data[0].shape[0]
+    if batch_size is None or (batch_size >= n):
+        return trainer.step(state, data)
+
+    def step(state: TrainState, rows: Array) -> tuple[TrainState, tuple[Array, Array]]:
+        batch = tuple(a[rows] for a in data)
+        state, loss = trainer.step(state, batch)
+        return state, (loss, batch[2].sum() if len(batch) == 3 else jnp.asarray(len(rows), loss.dtype))
+
+    order = batch_order(key, epoch, n)
+    whole, rest = divmod(n, batch_size)
+    state, parts = jax.lax.scan(step, state, order[: whole * batch_size].reshape(whole, batch_size))
+    if rest:
+        state, last = step(state, order[-rest:])
+        parts = jax.tree.map(lambda a, b: jnp.append(a, b), parts, last)
+    losses, totals = parts
+    return state, (losses * totals).sum() / totals.sum()
+
+
+def run_epochs(
+    key: Array,
+    trainer: Trainer,
+    state: TrainState,
+    data: Batch,
+    *,
+    epochs: int,
+    batch_size: int | None = None,
+) -> tuple[TrainState, Float[Array, " epochs"]]:
+    """Train for a number of epochs: one pure function, which jit, vmap and grad go through.
+
+    Each epoch visits the rows in the order `batch_order(key, epoch, n)`, in batches of `batch_size`; the
+    last, smaller one is used too.
+
+    Args:
+        key: a JAX random key, for the order of the rows.
+        trainer: from `make_trainer`.
+        state: from `trainer.init`, or where another run ended.
+        data: `(x, y)` or `(x, y, weight)`, of shapes `(n, features)`, `(n,)` or `(n, d)`, and y's or `(n,)`.
+        epochs: number of passes; static.
+        batch_size: rows per step; None takes all rows in one step, in their own order. Static.
+
+    Returns:
+        The last state, and each epoch's loss: the mean over rows of the loss of the batch each was in.
+
+    >>> import jax
+    >>> from jaxreg import MeanVarRegressor, data, make_trainer, run_epochs, sgd
+    >>> x, y = data.sinusoid(jax.random.key(0))
+    >>> trainer = make_trainer(MeanVarRegressor(hidden=(16,)), sgd(5e-3))
+    >>> run = jax.jit(run_epochs, static_argnames=("epochs", "batch_size"))
+    >>> state = trainer.init(jax.random.key(1), x)
+    >>> state, losses = run(jax.random.key(2), trainer, state, (x, y), epochs=3, batch_size=64)
+    >>> losses.shape
+    (3,)
+    """
+    data = tuple(jnp.asarray(a) for a in data)
+    return jax.lax.scan(
+        lambda state, epoch: _epoch(trainer, key, epoch, state, data, batch_size), state, jnp.arange(epochs)
+    )
+
+
+class Run(NamedTuple):
+    """What a run carries from one chunk of epochs to the next: all that is needed to go on.
+
+    Attributes:
+        state: the last state whose loss and parameters were finite.
+        cursor: `(epoch, batch)`, the next to be done.
+        best_params: parameters of the best epoch so far by validation NLL; None without validation.
+        best_nll: its validation NLL, inf at first.
+        best_epoch: its number, counted from 0; -1 at first.
+        failed_epoch: the epoch whose loss or parameters weren't finite, -1 if none.
+        active: whether the run goes on.
+    """
+
+    state: TrainState
+    cursor: tuple[Array, Array]
+    best_params: PyTree
+    best_nll: Array
+    best_epoch: Array
+    failed_epoch: Array
+    active: Array
+
+
+class History(NamedTuple):
+    """The report of a run: series of shape `(epochs,)` or `(members, epochs)`, NaN after a stop.
+
+    Attributes:
+        loss: mean over rows of the training loss as the batches were stepped on.
+        validation_nll: mean `gaussian_nll` of the validation rows after each epoch; None without them.
+        best_epoch: the epoch whose parameters were kept, counted from 0; -1 without validation.
+        failed_epoch: the epoch whose loss or parameters stopped being finite, -1 if none.
+    """
+
+    loss: Float[np.ndarray, "..."]
+    validation_nll: Float[np.ndarray, "..."] | None
+    best_epoch: np.ndarray
+    failed_epoch: np.ndarray
+
+
+class Hook:
+    """What `fit` calls between chunks of epochs; override either method.
+
+    The chunks' lengths follow the clock, and the result doesn't depend on them. A hook with an attribute
+    `every` is called at each multiple of so many epochs, whatever the clock says.
+    """
+
+    every: int | None = None
+
+    def restore(self, run: Run) -> Run:
+        """Called once at the start: return the run to begin with."""
+        return run
+
+    def after_chunk(self, run: Run, history: History) -> bool | None:
+        """Called after each chunk; return True to stop. The history is NaN where the run hasn't been yet."""
+        return None
+
+    def close(self) -> None:
+        """Called once at the end, however the run ended."""
+
+
+def start_run(state: TrainState, *, validated: bool) -> Run:
+    """A run that has done nothing yet."""
+    # The series take the dtype of the parameters, whose dtype is that of x.
+    dtype = jnp.result_type(*jax.tree.leaves(state.params))
+    none = jnp.full((), -1, jnp.int32)
+    return Run(
+        state=state,
+        cursor=(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)),
+        best_params=state.params if validated else None,
+        best_nll=jnp.full((), jnp.inf, dtype),
+        best_epoch=none,
+        failed_epoch=none,
+        active=jnp.ones((), bool),
+    )
+
+
+def run_chunk(
+    key: Array, trainer: Trainer, run: Run, data: Batch, validation: Batch | None,
+    stop: Array, patience: Array, *, batch_size: int | None,
+) -> tuple[Run, Array, Array | None]:  # fmt: skip
+    """Epochs from the run's cursor up to `stop` (traced; at most CHUNK_EPOCHS of them), or until it is over.
+
+    Returns the run and the chunk's losses and validation NLLs, NaN from where it ended.
+    """
+    first = run.cursor[0]
+    blank = jnp.full((CHUNK_EPOCHS,), jnp.nan, run.best_nll.dtype)
+
+    def go_on(carry: tuple) -> Array:
+        epoch = carry[0].cursor[0]
+        return carry[0].active & (epoch < stop) & (epoch < first + CHUNK_EPOCHS)
+
+    def body(carry: tuple) -> tuple:
+        run, losses, nlls = carry
+        epoch = run.cursor[0]
+        state, loss = _epoch(trainer, key, epoch, run.state, data, batch_size)
+        finite = jnp.isfinite(loss) & _all_finite(state.params)
+        run = run._replace(
+            # Not _where: a branch is taken, not computed, where members run one after another.
+            state=jax.lax.cond(finite, lambda: state, lambda: run.state),
+            cursor=(epoch + 1, run.cursor[1]),
+            failed_epoch=jnp.where(finite, run.failed_epoch, epoch),
+            active=finite,
+        )
+        losses = losses.at[epoch - first].set(loss.astype(losses.dtype))
+        if validation is not None:
+            weight = _present(validation)[2]
+            nll = _weighted_mean(trainer.nll(run.state.params, validation), weight)[0].astype(nlls.dtype)
+            nll = jnp.where(finite, nll, jnp.nan)
+            better = nll < run.best_nll
+            best_epoch = jnp.where(better, epoch, run.best_epoch)
+            run = run._replace(
+                best_params=_where(better, run.state.params, run.best_params),
+                best_nll=jnp.where(better, nll, run.best_nll),
+                best_epoch=best_epoch,
+                active=finite & (epoch - best_epoch < patience),
+            )
+            nlls = nlls.at[epoch - first].set(nll)
+        return run, losses, nlls
+
+    return jax.lax.while_loop(go_on, body, (run, blank, None if validation is None else blank))
+
+
+def _all_finite(tree: PyTree) -> Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+_run_chunk = jax.jit(run_chunk, static_argnames="batch_size")
+
+
+def fit(
+    key: Array,
+    trainer: Trainer,
+    data: Batch,
+    *,
+    epochs: int,
+    batch_size: int | None = None,
+    validation: Batch | None = None,
+    patience: int | None = None,
+    state: TrainState | None = None,
+    hooks: Sequence[Hook] = (),
+) -> tuple[TrainState, History]:
+    """Train a network: check the data, run compiled chunks of epochs, report.
+
+    The epochs are those of `run_epochs` with the same key; without `state` the run begins from
+    `trainer.init(key, x)`. A second call with data of the same shape compiles nothing, whatever the
+    optimizer's numbers and the number of epochs. Nothing is printed.
+
+    Args:
+        key: a JAX random key.
+        trainer: from `make_trainer`.
+        data: `(x, y)` or `(x, y, weight)`; arrays, data frames and nested lists serve. x is `(n, features)`,
+            y `(n,)` or `(n, d)`, weights `(n,)` or y's shape, 0 for an absent target.
+        epochs: passes over the rows.
+        batch_size: rows per step; None for all rows.
+        validation: data of the same form, held out. The parameters of the epoch with the lowest
+            validation NLL are returned; the optimizer's state and the step count are the last epoch's.
+        patience: stop after so many epochs without a better validation NLL.
+        state: where to begin; it isn't consumed.
+        hooks: called between chunks of epochs.
+
+    Returns:
+        The trained state and a `History`.
+
+    Raises:
+        ValueError: for unusable data or settings, by name.
+
+    Warns:
+        RuntimeWarning: if the loss stops being finite. The state is the last finite epoch's.
+
+    >>> import jax
+    >>> from jaxreg import MeanVarRegressor, data, fit, make_trainer, sgd
+    >>> trainer = make_trainer(MeanVarRegressor(), sgd(5e-3, momentum=0.9, weight_decay=1e-4))
+    >>> state, history = fit(
+    ...     jax.random.key(1), trainer, data.sinusoid(jax.random.key(0)), epochs=5, batch_size=64
+    ... )
+    >>> history.loss.shape
+    (5,)
+    """
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((key, data, state, trainer))):
+        raise ValueError("fit works on the host; inside jit, vmap or grad call run_epochs instead")
+    check_settings(epochs, batch_size, validation, patience)
+    data = check_data(data)
+    check_trainable(data)
+    if validation is not None:
+        validation = check_data(validation, "validation")
+        _check_alike(data, validation)
+    state = trainer.init(key, data[0]) if state is None else state
+    dtype = jnp.result_type(*jax.tree.leaves(state.params))
+    data, validation = jax.tree.map(lambda a: jnp.asarray(a, dtype), (data, validation))
+    # One of the two is always there, so that an epoch more or less never changes the program.
+    patience = jnp.asarray(np.iinfo(np.int32).max if patience is None else patience, jnp.int32)
+
+    def chunk(run: Run, stop: int) -> tuple[Run, Array, Array | None]:
+        stop = jnp.asarray(stop, jnp.int32)
+        return _run_chunk(key, trainer, run, data, validation, stop, patience, batch_size=batch_size)
+
+    run, history = drive(chunk, start_run(state, validated=validation is not None), epochs, hooks)
+    if history.failed_epoch >= 0:
+        warnings.warn(failure_message("the run", history.loss, int(history.failed_epoch)), RuntimeWarning, 2)
+    return final_state(run), history
+
+
+def drive(
+    chunk: Callable[[Run, int], tuple[Run, Array, Array | None]], run: Run, epochs: int, hooks: Sequence[Hook]
+) -> tuple[Run, History]:
+    """Call chunk after chunk until the epochs are done, all members are over, or a hook says stop."""
+    for hook in hooks:
+        run = hook.restore(run)
+    epoch, length = int(np.max(np.asarray(run.cursor[0]))), 1
+    blank = np.full((*np.shape(run.active), epochs), np.nan, run.best_nll.dtype)
+    series = blank, None if run.best_params is None else blank.copy()
+    try:
+        while epoch < epochs and np.any(np.asarray(run.active)):
+            marks = (epoch - epoch % hook.every + hook.every for hook in hooks if hook.every)
+            stop = min(epochs, epoch + length, *marks)
+            began = time.perf_counter()
+            run, *parts = chunk(run, stop)
+            for whole, part in zip(series, parts, strict=True):
+                if whole is not None:
+                    whole[..., epoch:stop] = np.asarray(part)[..., : stop - epoch]
+            seconds = (time.perf_counter() - began) / (stop - epoch)
+            length = int(np.clip(CHUNK_SECONDS / seconds, 1, CHUNK_EPOCHS))
+            epoch = stop
+            history = _history(run, series)
+            # A list, so that every hook is called, also when an earlier one says stop.
+            if any([hook.after_chunk(run, history) for hook in hooks]):
+                break
+    finally:
+        for hook in hooks:
+            hook.close()
+    return run, _history(run, series)
+
+
+def _history(run: Run, series: tuple[np.ndarray, np.ndarray | None]) -> History:
+    return History(*series, np.asarray(run.best_epoch), np.asarray(run.failed_epoch))
+
+
+def final_state(run: Run) -> TrainState:
+    """The state that a run returns: with validation, the parameters of its best epoch."""
+    return run.state if run.best_params is None else run.state._replace(params=run.best_params)
+
+
+def failure_message(who: str, loss: np.ndarray, epoch: int) -> str:
+    """What to tell a user whose loss stopped being finite."""
+    return (
+        f"{who} stopped in epoch {epoch + 1}: its loss or parameters were no longer finite (loss "
+        f"{loss[epoch]:g}); the parameters of the epoch before are kept. Usual remedies: a lower learning "
+        "rate, gradient clipping (optax.clip_by_global_norm), standardised features and targets"
+    )
+
+
+def check_settings(
+    epochs: int, batch_size: int | None, validation: Batch | None, patience: int | None
+) -> None:
+    """Raise for numbers that no run can have."""
+    for name, value, least in (
+        ("epochs", epochs, 0),
+        ("batch_size", batch_size, 1),
+        ("patience", patience, 1),
+    ):
+        if value is None and name != "epochs":
+            continue
+        try:
+            whole = operator.index(value)
+        except TypeError:
+            raise ValueError(f"{name} must be a whole number, got {value!r}") from None
+        if whole < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    if patience is not None and validation is None:
+        raise ValueError("patience counts epochs without a better validation NLL: pass validation=(x, y) too")
+
+
+def _check_alike(data: Batch, validation: Batch) -> None:
+    """Raise unless validation has the columns of the training data."""
+    for name, ours, theirs in zip("xy", data, validation, strict=False):
+        if ours.shape[1:] != theirs.shape[1:]:
+            raise ValueError(
+                f"validation: {name} has shape {theirs.shape}, the training data's has {ours.shape}"
+            )

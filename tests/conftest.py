@@ -1,0 +1,59 @@
+import csv
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxreg import data
+
+SHARED = Path(__file__).parents[2] / "shared"
+MEASURED = pytest.StashKey[dict]()
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--record-parity", type=Path, help="write the largest difference of each row to this CSV"
+    )
+
+
+def pytest_configure(config):
+    config.stash[MEASURED] = {}
+
+
+def pytest_sessionfinish(session):
+    path, measured = session.config.getoption("--record-parity"), session.config.stash[MEASURED]
+    if path and measured:
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["what", "dtype", "bound", "largest_difference", "cases", "platform", *VERSIONS])
+            for (what, dtype, bound), values in measured.items():
+                row = [what, dtype, f"{bound:g}", f"{max(values):.1e}", len(values), jax.default_backend()]
+                writer.writerow([*row, *VERSIONS.values()])
+
+
+VERSIONS = {name: __import__(name).__version__ for name in ("jax", "flax", "optax", "torch")}
+
+
+@pytest.fixture
+def agree(request):
+    """Asserts a difference against its bound, and keeps it for the parity table."""
+
+    def check(what, difference, bound, dtype="float64"):
+        request.config.stash[MEASURED].setdefault((what, dtype, bound), []).append(float(difference))
+        assert difference <= bound, f"{what}: {difference:.2e} is more than {bound:g}"
+
+    return check
+
+
+@pytest.fixture
+def x64():
+    """float64 for the length of a test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def sinusoid():
+    """The notebook's 256 rows, as NumPy arrays."""
+    return tuple(np.asarray(a) for a in data.sinusoid(jax.random.key(0)))

@@ -1,0 +1,188 @@
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import scipy.stats
+
+from jaxreg import Scaler, data
+from jaxreg.data import check_data, check_features, check_trainable
+
+
+def test_sinusoid_is_the_notebooks():
+    x, y = (np.asarray(a, np.float64) for a in data.sinusoid(jax.random.key(0), 50_000))
+    assert x.shape == (50_000, 1) and y.shape == (50_000,)
+    assert scipy.stats.kstest(x[:, 0], scipy.stats.uniform(-3, 6).cdf).pvalue > 1e-3
+    z = (y - np.sin(1.3 * x[:, 0])) / (0.15 + 0.25 * np.abs(x[:, 0]))
+    assert scipy.stats.kstest(z, scipy.stats.norm.cdf).pvalue > 1e-3
+
+
+def test_grid():
+    np.testing.assert_allclose(data.grid([[2.0], [0.0], [1.0]], n=5, margin=0.5)[:, 0], [-1, 0, 1, 2, 3])
+    assert data.grid(np.zeros((3, 1)) + [[1.0]]).shape == (400, 1)
+    with pytest.raises(ValueError, match="x has 2"):
+        data.grid(np.zeros((3, 2)))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 255, 256, 257, 5000, 70_000])
+def test_batch_order_is_a_permutation(n):
+    order = data.batch_order(jax.random.key(0), 3, n)
+    np.testing.assert_array_equal(np.sort(order), np.arange(n))
+    assert order.dtype == jnp.int32
+    again = jax.jit(data.batch_order, static_argnums=2)(jax.random.key(0), 3, n)
+    np.testing.assert_array_equal(order, again)
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(order, data.batch_order(jax.random.key(0), 3, n))
+    if n > 3:
+        assert (order != data.batch_order(jax.random.key(0), 4, n)).any()
+        assert (order != data.batch_order(jax.random.key(1), 3, n)).any()
+
+
+@pytest.mark.parametrize("n", [4, 5])
+def test_every_order_is_as_likely(n):
+    orders = jax.vmap(lambda epoch: data.batch_order(jax.random.key(0), epoch, n))(jnp.arange(24_000))
+    _, counts = np.unique(np.asarray(orders), axis=0, return_counts=True)
+    assert len(counts) == np.prod(np.arange(1, n + 1))
+    assert scipy.stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_rows_stand_anywhere_and_beside_any_other():
+    # Two rounds of sorting: positions and neighbours of 5,000 rows over 400 epochs.
+    n, epochs = 5000, 400
+    orders = np.asarray(jax.vmap(lambda e: data.batch_order(jax.random.key(1), e, n))(jnp.arange(epochs)))
+    where = np.argsort(orders, axis=1)
+    for row in (0, 1, n // 2, n - 1):
+        assert scipy.stats.kstest(where[:, row] / n, scipy.stats.uniform.cdf).pvalue > 1e-3
+    after = np.diff(orders.astype(np.int64), axis=1)
+    rises = (after > 0).mean()
+    assert abs(rises - 0.5) < 4 * 0.3 / np.sqrt(after.size)  # the std of a rise count is sqrt(n / 12)
+    next_row = (after == 1).mean() * n
+    assert abs(next_row - 1) < 4 / np.sqrt(after.size / n)
+
+
+FRAMES = {
+    "list": lambda a: a.tolist(),
+    "float32": lambda a: a.astype(np.float32),
+    "float16": lambda a: a.astype(np.float16),
+    "int8": lambda a: a.astype(np.int8),
+    "bool": lambda a: a > 2,
+    "object": lambda a: a.astype(object),
+    "fortran": np.asfortranarray,
+    "strided": lambda a: np.repeat(a, 2, axis=0)[::2],
+    "jax": jnp.asarray,
+    "pandas": lambda a: pd.DataFrame(a, columns=["a", "b"]),
+    "pandas nullable": lambda a: pd.DataFrame(a, columns=["a", "b"]).astype("Int64"),
+    "polars": lambda a: pl.DataFrame(a, schema=["a", "b"]),
+    "masked": np.ma.masked_array,
+}
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+def test_array_likes(kind):
+    values = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    given = FRAMES[kind](values)
+    checked = check_features(given)
+    assert checked.dtype == np.float32 and checked.flags.c_contiguous
+    np.testing.assert_array_equal(checked, values > 2 if kind == "bool" else values)
+    with jax.enable_x64(True):
+        assert check_features(given).dtype == (np.float32 if kind in ("float32", "jax") else np.float64)
+
+
+@pytest.mark.parametrize(
+    "x,message",
+    [
+        (np.zeros(3), r"x must have shape \(rows, features\), got \(3,\).*x\[:, None\]"),
+        (np.zeros((2, 3, 4)), r"got \(2, 3, 4\)"),
+        (np.zeros((0, 3)), "x has no rows"),
+        (np.zeros((3, 0)), "x has no columns"),
+        (
+            [[1.0, np.nan], [np.inf, np.nan]],
+            "missing or infinite values in x, column 0: 1, column 1: 2 of 2 rows",
+        ),
+        ([[1e39, 1.0]], "too large for float32 values in x, column 0: 1 of 1 rows; standardise"),
+        ([["a", "b"]], "x holds .*real numbers are needed"),
+        ([[1.0, "b"]], "real numbers are needed|numbers are needed"),
+        ([[1.0], [1.0, 2.0]], "rows of different lengths"),
+        (np.zeros((2, 2), complex), "complex128"),
+        (np.array([["2020-01-01"]], "datetime64[D]"), "datetime64"),
+        (pd.DataFrame({"a": [1.0, 2.0], "city": ["Oslo", "Rome"]}), "column 'city' holds"),
+        (pl.DataFrame({"a": [1.0, None], "b": [1, 2]}), "column 'a': 1 of 2 rows"),
+        (pd.DataFrame({"a": pd.array([1, None], dtype="Int64")}), "column 'a': 1 of 2 rows"),
+        (pd.DataFrame(np.zeros((2, 2)), columns=["a", "a"]), "more than one column named 'a'"),
+        (np.ma.masked_array([[1.0, 2.0]], mask=[[False, True]]), "column 1: 1"),
+        (None, "x holds NoneType"),
+    ],
+)
+def test_unusable_features_are_named(x, message):
+    with pytest.raises(ValueError, match=message):
+        check_features(x)
+
+
+@pytest.mark.parametrize(
+    "rows,message",
+    [
+        ((np.zeros((3, 1)), np.zeros(4)), "x has 3 rows and y has 4"),
+        ((np.zeros((3, 1)), [1.0, np.nan, 2.0]), "missing or infinite values in y: 1 of 3 rows"),
+        ((np.zeros((3, 1)), ["a", "b", "c"]), "y holds"),
+        ((np.zeros((3, 1)), np.zeros((3, 1, 1))), r"y must have shape .*got \(3, 1, 1\)"),
+        ((np.zeros((3, 1)),), r"data must be \(x, y\) or \(x, y, weight\), got a tuple of 1"),
+        (np.zeros((3, 1)), r"got a ndarray of shape \(3, 1\)"),
+        ((np.zeros((3, 1)), np.zeros(3), [1.0, -1.0, 0.0]), "weight has 1 negative values"),
+        ((np.zeros((3, 1)), np.zeros(3), [0.0, 0.0, 0.0]), "weight is zero everywhere"),
+        ((np.zeros((3, 1)), np.zeros(3), np.ones((3, 1))), r"weight has shape \(3, 1\), expected \(3,\)"),
+        ((np.zeros((3, 1)), np.zeros(3), [1.0, np.nan, 1.0]), "missing or infinite values in weight"),
+    ],
+)
+def test_unusable_data_are_named(rows, message):
+    with pytest.raises(ValueError, match=message):
+        check_data(rows)
+
+
+def test_absent_targets_may_hold_anything():
+    x, y, weight = check_data(
+        (np.ones((3, 1)), [[1.0, np.nan], [np.inf, 2.0], [3.0, 4.0]], [[1, 0], [0, 1], [1, 1]])
+    )
+    np.testing.assert_array_equal(y, [[1, 0], [0, 2], [3, 4]])
+    assert x.dtype == y.dtype == weight.dtype
+
+
+@pytest.mark.parametrize(
+    "rows,message",
+    [
+        (([[1.0]], [1.0]), "1 row is too few"),
+        (([[1.0], [2.0]], [5.0, 5.0]), "the target y has one value, 5,"),
+        (([[1.0], [2.0]], [[1.0, 5.0], [2.0, 5.0]]), "the target y, column 1, has one value"),
+        (([[1.0], [2.0], [3.0]], [1.0, 5.0, 5.0], [0.0, 1.0, 1.0]), "has one value, 5,"),
+    ],
+)
+def test_targets_without_variance(rows, message):
+    with pytest.raises(ValueError, match=message):
+        check_trainable(check_data(rows))
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-3, 1.0, 1e9, 1e30, 1e200])
+def test_scaler_at_any_size(size):
+    x = np.random.default_rng(0).normal(3, 2, (500, 2)) * size
+    scaler = Scaler.fit(x)
+    z = scaler.transform(x)
+    np.testing.assert_allclose(z.mean(0), 0, atol=1e-12)
+    np.testing.assert_allclose(z.std(0), 1, rtol=1e-12)
+    np.testing.assert_allclose(scaler.inverse(z), x, rtol=1e-12)
+
+
+def test_scaler_keeps_small_spreads_on_large_values():
+    y = 1.7e9 + np.random.default_rng(0).normal(size=1000)
+    z = Scaler.fit(y).transform(y)
+    np.testing.assert_allclose([z.mean(), z.std()], [0, 1], atol=1e-6)
+
+
+def test_constant_columns_are_warned_of_by_name():
+    with pytest.warns(UserWarning, match="constant column 'b'"):
+        scaler = Scaler.fit([[1.0, 7.0], [2.0, 7.0]], names=["a", "b"])
+    np.testing.assert_array_equal(scaler.transform([[1.0, 7.0]])[:, 1], [0.0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Scaler.fit([[1.0], [2.0]])
