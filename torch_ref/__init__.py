@@ -1,0 +1,1 @@
+"""The notebook in PyTorch: the reference that jaxreg's numbers are tested against."""
