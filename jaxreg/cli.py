@@ -1,0 +1,371 @@
+"""The `jaxreg` command."""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import numpy as np
+import platformdirs
+import polars as pl
+import typer
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from jaxreg import model_file, plots
+from jaxreg.data import Scaler, check_data, check_features, check_trainable, grid, sinusoid
+from jaxreg.files import check_writable, replacing
+from jaxreg.fitted import Fitted
+from jaxreg.gaussian import Affine, Gaussian, check_probability
+from jaxreg.models import MeanOnlyRegressor, MeanVarRegressor
+from jaxreg.progress import Bar
+from jaxreg.training import History, Hook, Run, fit, make_trainer, sgd
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Regression networks that say how sure they are.",
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+# The notebook's settings, of its first and its second model.
+NOTEBOOK_SGD = {"learning_rate": 5e-3, "momentum": 0.9, "weight_decay": 1e-4}
+NOTEBOOK_BATCH = 64
+NOTEBOOK_FULL_BATCH_EPOCHS = 300
+NOTEBOOK_RANGE = (-3.5, 3.5)
+
+FIT_EPOCHS = 400
+FIT_PATIENCE = 50
+FIT_HELD_OUT = 0.1
+FIT_FEWEST_HELD_OUT = 2
+
+MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
+
+NoCache = Annotated[
+    bool,
+    typer.Option("--no-cache", envvar="JAXREG_NO_CACHE", help="Don't keep compiled programs between runs."),
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of data, weights and the order of rows.")]
+
+
+def main() -> None:
+    """Run the command; bad input ends with one line and exit code 2."""
+    warnings.showwarning = lambda message, *_: err.print(f"warning: {message}", style="yellow", markup=False)
+    try:
+        app()
+    except (ValueError, FileNotFoundError) as error:
+        err.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(2)
+    except OSError as error:
+        err.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(1)
+
+
+def use_cache(*, off: bool) -> None:
+    """Keep compiled programs in the user's cache folder, so that the next process needn't compile."""
+    if off:
+        return
+    folder = platformdirs.user_cache_path("jaxreg", appauthor=False) / "programs"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+class LogLines(Hook):
+    """Prints the notebook's line every 100 epochs."""
+
+    def __init__(self) -> None:
+        self.printed = 0
+
+    def after_chunk(self, run: Run, history: History) -> None:
+        """Print the lines that have become due."""
+        done = int(run.cursor[0])
+        for epoch in range(self.printed + 100, done + 1, 100):
+            out.print(f"epoch {epoch:4d} | nll: {history.loss[epoch - 1]:.4f}")
+            self.printed = epoch
+
+
+@app.command()
+def demo(
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the pictures and tables.")] = Path(
+        "jaxreg-demo"
+    ),
+    seed: Seed = 0,
+    epochs: Annotated[int, typer.Option(help="Epochs of the first model; the second takes 300.")] = 800,
+    data: Annotated[
+        Path | None, typer.Option(help="CSV or Parquet file to use instead of made-up data.")
+    ] = None,
+    x: Annotated[str | None, typer.Option(help="Column of the file to predict from.")] = None,
+    y: Annotated[str | None, typer.Option(help="Column of the file to predict.")] = None,
+    x_test: Annotated[
+        Path | None, typer.Option(help="File with rows of x to predict instead of a grid.")
+    ] = None,
+    no_cache: NoCache = False,
+) -> None:
+    """Train a heteroscedastic and a homoscedastic network on one feature, and draw both."""
+    use_cache(off=no_cache)
+    check_positive("--epochs", epochs)
+    if (
+        (data is None) != (x is None)
+        or (data is None) != (y is None)
+        or (data is None and x_test is not None)
+    ):
+        raise ValueError("--data FILE needs --x COLUMN and --y COLUMN, and --x-test needs all three")
+    data_key, *keys = jax.random.split(jax.random.key(seed), 3)
+    if data is None:
+        rows = check_data(sinusoid(data_key))
+        points = np.linspace(*NOTEBOOK_RANGE, 400, dtype=np.float32)[:, None]
+        x, y = "x", "y"
+    else:
+        rows = one_feature(data, x, y)
+        points = grid(rows[0]) if x_test is None else check_features(columns(x_test, [x]))
+    check_trainable(rows)
+    make_folder(out_dir)
+
+    models = {
+        "heteroscedastic": (MeanVarRegressor(), NOTEBOOK_BATCH, epochs),
+        "homoscedastic": (MeanOnlyRegressor(), None, NOTEBOOK_FULL_BATCH_EPOCHS),
+    }
+    history, predictions = [], []
+    # The notebook trains on its data as they are; a user's own come in any units and are standardised.
+    scalers = [Scaler(np.zeros(1), np.ones(1)), Scaler(np.zeros(()), np.ones(()))]
+    if data is not None:
+        scalers = [Scaler.fit(rows[0], [x]), Scaler.fit(rows[1], [y])]
+    scaled = tuple(s.transform(a).astype(a.dtype) for s, a in zip(scalers, rows, strict=True))
+    for key, (name, (model, batch_size, count)) in zip(keys, models.items(), strict=True):
+        out.print(name)
+        trainer = make_trainer(model, sgd(**NOTEBOOK_SGD))
+        hooks = [Bar(err, name), LogLines()]
+        state, report = fit(key, trainer, scaled, epochs=count, batch_size=batch_size, hooks=hooks)
+        prediction = Fitted(model, state.params, *scalers).predict(points)
+        history.append(pl.DataFrame({"model": name, "epoch": np.arange(1, count + 1), "nll": report.loss}))
+        table = prediction_table(prediction, 0.95)
+        predictions.append(table.select(pl.lit(name).alias("model"), pl.Series("x", points[:, 0]), pl.all()))
+        ax = Figure(figsize=(8, 5), layout="constrained").subplots()
+        title = f"{name.capitalize()} Gaussian NLL with SGD"
+        plots.band(points, prediction, train=rows, title=title, labels=(x, y), ax=ax)
+        with replacing(out_dir / f"{name}.png") as path:
+            ax.figure.savefig(path, format="png", dpi=150)
+    write_csv(pl.concat(history), out_dir / "history.csv")
+    write_csv(pl.concat(predictions), out_dir / "predictions.csv")
+    out.print(f"pictures and tables are in {out_dir}", soft_wrap=True)
+
+
+@app.command("fit")
+def fit_command(
+    file: Annotated[Path, typer.Argument(help="CSV or Parquet file, one row for each observation.")],
+    target: Annotated[str, typer.Option(help="Column to predict.")],
+    out_file: Annotated[Path, typer.Option("--out", help="Model file to write.")],
+    drop: Annotated[
+        list[str] | None, typer.Option(help="Column to leave out; may be given several times.")
+    ] = None,
+    seed: Seed = 0,
+    epochs: Annotated[int, typer.Option(help="Most epochs to train.")] = FIT_EPOCHS,
+    no_cache: NoCache = False,
+) -> None:
+    """Train a network on the numeric columns of a file, and keep it in a model file."""
+    use_cache(off=no_cache)
+    check_positive("--epochs", epochs)
+    check_writable(out_file)
+    table = read_table(file)
+    for name in [target, *(drop or [])]:
+        check_column(table, name, file)
+    features = [name for name in table.columns if name not in {target, *(drop or [])}]
+    if not features:
+        raise ValueError(f"no column of {file} is left to predict {target!r} from")
+    table = numeric(table.select([*features, target]), file)
+    x = check_features(table.select(features), dtype=np.float64)
+    y = check_features(table.select(target), "the target", dtype=np.float64)[:, 0]
+    check_trainable((x, y))
+
+    split_key, key = jax.random.split(jax.random.key(seed))
+    order = np.asarray(jax.random.permutation(split_key, len(x)))
+    held_out, train = np.split(order, [round(FIT_HELD_OUT * len(x))])
+    if len(held_out) < FIT_FEWEST_HELD_OUT:
+        held_out, train = order[:0], order
+    scalers = Scaler.fit(x[train], features), Scaler.fit(y[train], [target])
+    scaled = tuple(scaler.transform(a).astype(np.float32) for scaler, a in zip(scalers, (x, y), strict=True))
+    state, history = fit(
+        key,
+        make_trainer(model := MeanVarRegressor(), sgd(**NOTEBOOK_SGD)),
+        tuple(a[train] for a in scaled),
+        epochs=epochs,
+        batch_size=NOTEBOOK_BATCH,
+        validation=tuple(a[held_out] for a in scaled) if len(held_out) else None,
+        patience=FIT_PATIENCE if len(held_out) else None,
+        hooks=[Bar(err)],
+    )
+    settings = {
+        "seed": seed,
+        "epochs": epochs,
+        "batch_size": NOTEBOOK_BATCH,
+        "optimizer": "sgd",
+        **NOTEBOOK_SGD,
+    }
+    settings |= {
+        "rows": len(train),
+        "held_out_rows": len(held_out),
+        "best_epoch": int(history.best_epoch) + 1,
+    }
+    fitted = Fitted(model, state.params, *scalers, tuple(features), (target,), settings)
+    model_file.save(out_file, fitted)
+
+    summary = Table(title=f"{target} from {len(features)} columns", title_justify="left", show_header=False)
+    summary.add_row("training rows", f"{len(train):,}")
+    if len(held_out):
+        summary.add_row("held-out rows (chose the epoch)", f"{len(held_out):,}")
+        summary.add_row("epoch kept", f"{int(history.best_epoch) + 1} of {np.isfinite(history.loss).sum()}")
+        for name, value in scores(fitted.predict(x[held_out]), y[held_out]).items():
+            summary.add_row(f"held-out {name}", f"{value:.4g}")
+    out.print(summary)
+    out.print(f"the model is in {out_file}", soft_wrap=True)
+
+
+@app.command("predict")
+def predict_command(
+    model: Annotated[Path, typer.Argument(help="Model file, from jaxreg fit.")],
+    file: Annotated[
+        Path, typer.Argument(help="CSV or Parquet file with the columns the model was trained on.")
+    ],
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="CSV or Parquet file to write; by default standard output.")
+    ] = None,
+    level: Annotated[float, typer.Option(help="Share of the probability between lower and upper.")] = 0.95,
+    no_cache: NoCache = False,
+) -> None:
+    """Predict each row of a file: mean, std, lower and upper, in the target's units."""
+    use_cache(off=no_cache)
+    check_probability("--level", level)
+    if out_file is not None:
+        check_writable(out_file)
+        check_suffix(out_file)
+    fitted = model_file.load(model)
+    table = read_table(file)
+    wanted = [name for name in table.columns if name in (fitted.feature_names or ())]
+    # Columns the model doesn't know may hold anything; one it needs and lacks is named by predict.
+    known = numeric(table.select(wanted), file) if len(wanted) == len(fitted.feature_names or ()) else table
+    predictions = prediction_table(fitted.predict(known), level)
+    if out_file is None:
+        sys.stdout.write(predictions.write_csv())
+    elif out_file.suffix.lower() == ".parquet":
+        with replacing(out_file) as path:
+            predictions.write_parquet(path)
+    else:
+        write_csv(predictions, out_file)
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    """A CSV or Parquet file with at least one row.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is neither, can't be read, or holds no rows.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    suffix = check_suffix(path)
+    try:
+        if suffix == ".parquet":
+            table = pl.read_parquet(path)
+        else:
+            separator = "\t" if suffix == ".tsv" else ","
+            table = pl.read_csv(path, separator=separator, null_values=MISSING, infer_schema_length=None)
+    except pl.exceptions.NoDataError:
+        raise ValueError(f"{path} is empty: a first line with column names and rows are needed") from None
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise ValueError(f"{path} can't be read: {str(error).splitlines()[0]}") from None
+    if table.height == 0:
+        raise ValueError(f"{path} has no rows: only the column names {', '.join(map(repr, table.columns))}")
+    return table
+
+
+def check_suffix(path: Path) -> str:
+    """The lower-case suffix of a table's file, or an error that lists the known ones."""
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".tsv", ".txt", ".parquet"):
+        raise ValueError(
+            f"{path}: tables are .csv, .tsv (tab-separated) or .parquet, not {suffix or 'nameless'!r}"
+        )
+    return suffix
+
+
+def check_column(table: pl.DataFrame, name: str, path: Path) -> None:
+    """Raise, with the list of columns, unless a table has a column."""
+    if name not in table.columns:
+        raise ValueError(f"{path} has no column {name!r}: it has {', '.join(map(repr, table.columns))}")
+
+
+def columns(path: Path, names: list[str]) -> pl.DataFrame:
+    """Some columns of a file, all of them numeric."""
+    table = read_table(path)
+    for name in names:
+        check_column(table, name, path)
+    return numeric(table.select(names), path)
+
+
+def numeric(table: pl.DataFrame, path: Path) -> pl.DataFrame:
+    """The table, or an error that names its columns of text or dates."""
+    for name, dtype in table.schema.items():
+        if dtype == pl.Null:
+            raise ValueError(f"column {name!r} of {path} is empty: leave it out with --drop {name!r}")
+        if not (dtype.is_numeric() or dtype == pl.Boolean):
+            value = table[name].drop_nulls().first()
+            raise ValueError(
+                f"column {name!r} of {path} holds {dtype} values such as {value!r}, numbers are needed: "
+                f"leave it out with --drop {name!r}, or encode it first"
+            )
+    return table
+
+
+def one_feature(path: Path, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of a one-dimensional problem."""
+    table = columns(path, [x, y] if x != y else [x])
+    return check_data((table.select(x), table[y].to_numpy()))
+
+
+def prediction_table(prediction: Affine | Gaussian, level: float) -> pl.DataFrame:
+    """Mean, standard deviation and interval as columns."""
+    lower, upper = prediction.interval(level)
+    return pl.DataFrame({"mean": prediction.mean, "std": prediction.std, "lower": lower, "upper": upper})
+
+
+def scores(prediction: Affine, y: np.ndarray) -> dict[str, float]:
+    """What a user wants to know of held-out rows, in the target's units."""
+    lower, upper = prediction.interval(0.95)
+    return {
+        "RMSE": float(np.sqrt(np.mean((y - prediction.mean) ** 2))),
+        "NLL (nats)": float(-prediction.log_prob(y).mean()),
+        "CRPS": float(prediction.crps(y).mean()),
+        "rows inside the 95 % interval": float(np.mean((lower <= y) & (y <= upper))),
+    }
+
+
+def write_csv(table: pl.DataFrame, path: Path) -> None:
+    """Write a table whole or not at all."""
+    with replacing(path) as temporary:
+        table.write_csv(temporary)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for results, and raise if it can't be written to."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"the folder {path} can't be made: {error.strerror}") from None
+    check_writable(path / "history.csv")
+
+
+def check_positive(name: str, value: int) -> None:
+    """Raise unless a number is at least 1."""
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")

@@ -1,0 +1,129 @@
+"""A fitted model in one file: a JSON header and named arrays (safetensors); no code runs when it is read."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from jaxreg.data import Scaler
+from jaxreg.files import check_writable, replacing
+from jaxreg.fitted import Fitted
+from jaxreg.models import MeanOnlyRegressor, MeanVarRegressor
+
+FORMAT = 1
+MODELS = {model.__name__: model for model in (MeanVarRegressor, MeanOnlyRegressor)}
+ACTIVATIONS = {
+    name: getattr(nn, name) for name in ("relu", "silu", "gelu", "elu", "softplus", "tanh", "sigmoid")
+}
+
+
+def save(path: str | Path, fitted: Fitted) -> None:
+    """Write a fitted model; the path holds the old file or the whole new one, never a part.
+
+    Raises:
+        ValueError: if the path can't be written to, or the model is of a kind that a file can't describe.
+    """
+    path = Path(path)
+    check_writable(path)
+    header = {
+        "format": FORMAT,
+        "model": _describe(fitted.model),
+        "feature_names": fitted.feature_names,
+        "target_names": fitted.target_names,
+        "settings": fitted.settings,
+        "versions": {name: version(name) for name in ("jaxreg", "jax", "flax")},
+    }
+    arrays = flatten_dict({"params": fitted.params["params"]}, sep="/")
+    for name in ("x_scaler", "y_scaler"):
+        scaler = getattr(fitted, name)
+        arrays |= {f"{name}/loc": scaler.loc, f"{name}/scale": scaler.scale}
+    arrays = {name: np.array(array, order="C") for name, array in arrays.items()}
+    with replacing(path) as temporary:
+        save_file(arrays, temporary, metadata={"jaxreg": json.dumps(header)})
+
+
+def load(path: str | Path) -> Fitted:
+    """Read a fitted model; its predictions are those of the model that was saved.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is truncated, is something else, or is of a newer format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no model file {path}")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is truncated or isn't a jaxreg model file ({error})") from None
+    if "jaxreg" not in metadata:
+        raise ValueError(f"{path} holds arrays but no jaxreg model")
+    header = json.loads(metadata["jaxreg"])
+    if header["format"] > FORMAT:
+        raise ValueError(
+            f"{path} has format {header['format']}, this version of jaxreg reads up to {FORMAT}: "
+            f"upgrade jaxreg (the file was written by {header['versions']['jaxreg']})"
+        )
+    model = _build(header["model"])
+    tree = unflatten_dict(arrays, sep="/")
+    _check_params(path, model, tree)
+    return Fitted(
+        model,
+        {"params": jax.tree.map(jnp.asarray, tree["params"])},
+        Scaler(**tree["x_scaler"]),
+        Scaler(**tree["y_scaler"]),
+        *(
+            None if header[name] is None else tuple(header[name])
+            for name in ("feature_names", "target_names")
+        ),
+        header["settings"],
+    )
+
+
+def _describe(model: nn.Module) -> dict:
+    """What a file says of a model."""
+    kind = type(model).__name__
+    activation = next(
+        (name for name, f in ACTIVATIONS.items() if f is getattr(model, "activation", None)), None
+    )
+    if MODELS.get(kind) is not type(model) or activation is None or model.embedding is not None:
+        raise ValueError(
+            f"a model file can hold a {' or '.join(MODELS)} without embedding, whose activation is one of "
+            f"{', '.join(ACTIVATIONS)}; got {model}"
+        )
+    return {"kind": kind, "hidden": list(model.hidden), "outputs": model.outputs, "activation": activation}
+
+
+def _build(described: dict) -> nn.Module:
+    """The model that a file speaks of."""
+    settings = dict(described)
+    kind, activation = settings.pop("kind"), settings.pop("activation")
+    if kind not in MODELS or activation not in ACTIVATIONS:
+        raise ValueError(f"the model file asks for {kind} with {activation}, which this version doesn't know")
+    settings["hidden"] = tuple(settings["hidden"])
+    return MODELS[kind](activation=ACTIVATIONS[activation], **settings)
+
+
+def _check_params(path: Path, model: nn.Module, tree: dict) -> None:
+    """Raise unless the arrays are those of the model."""
+    missing = {"params", "x_scaler", "y_scaler"} - set(tree)
+    if missing:
+        raise ValueError(f"{path} lacks the arrays of {', '.join(sorted(missing))}: it is damaged")
+    features = jax.ShapeDtypeStruct((1, len(tree["x_scaler"]["loc"])), np.float32)
+    expected = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), features)["params"], sep="/")
+    found = flatten_dict(tree["params"], sep="/")
+    wrong = [name for name in expected if name not in found or found[name].shape != expected[name].shape]
+    if wrong or set(found) != set(expected):
+        names = sorted(set(wrong) | (set(found) ^ set(expected)))
+        raise ValueError(
+            f"{path} is damaged: the arrays {', '.join(names)} don't fit its {type(model).__name__}"
+        )

@@ -1,0 +1,53 @@
+"""A progress bar, as a hook of `fit`."""
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from jaxreg.training import History, Hook, Run
+
+
+class Bar(Hook):
+    """Shows the epoch, the loss and the time left while a run goes on, and goes away with it.
+
+    Args:
+        console: where to draw; by default standard error. Nothing is drawn where that is no terminal.
+        description: stands before the bar.
+
+    `fit(..., hooks=[progress.Bar()])`.
+    """
+
+    def __init__(self, console: Console | None = None, description: str = "training"):
+        self.console = console or Console(stderr=True)
+        self.description = description
+        self.progress: Progress | None = None
+
+    def restore(self, run: Run) -> Run:
+        """Start the bar."""
+        self.progress = Progress(
+            TextColumn(self.description),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("nll {task.fields[nll]:.4f}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.progress.add_task(self.description, total=None, nll=np.nan)
+        self.progress.start()
+        return run
+
+    def after_chunk(self, run: Run, history: History) -> None:
+        """Move the bar to the epoch that was reached; of several members the median is shown."""
+        done = int(np.max(run.cursor[0]))
+        series = history.loss if history.validation_nll is None else history.validation_nll
+        latest = np.asarray(series[..., done - 1]).ravel()
+        finite = latest[np.isfinite(latest)]
+        nll = np.median(finite) if finite.size else np.nan
+        self.progress.update(self.task, completed=done, total=history.loss.shape[-1], nll=nll)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self.progress is not None:
+            self.progress.stop()
