@@ -1,8 +1,10 @@
 """The `jaxreg` command."""
 
 import os
+import shlex
 import sys
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -30,8 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Regression networks that say how sure they are.",
 )
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 # The notebook's settings, of its first and its second model.
 NOTEBOOK_SGD = {"learning_rate": 5e-3, "momentum": 0.9, "weight_decay": 1e-4}
@@ -55,15 +57,19 @@ Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of data, wei
 
 def main() -> None:
     """Run the command; bad input ends with one line and exit code 2."""
-    warnings.showwarning = lambda message, *_: err.print(f"warning: {message}", style="yellow", markup=False)
-    try:
-        app()
-    except (ValueError, FileNotFoundError) as error:
-        err.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(2)
-    except OSError as error:
-        err.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", module=r"jaxreg\.")
+        warnings.showwarning = lambda message, *_: _say("warning", message, "yellow")
+        try:
+            app()
+        except (ValueError, OSError) as error:
+            _say("error", error, "red")
+            sys.exit(2 if isinstance(error, ValueError | FileNotFoundError) else 1)
+
+
+def _say(kind: str, message: Exception, style: str) -> None:
+    """One line on standard error."""
+    err.print(f"{kind}: {' '.join(str(message).split())}", style=style, markup=False, soft_wrap=True)
 
 
 def use_cache(*, off: bool) -> None:
@@ -128,8 +134,7 @@ def demo(
         x, y = "x", "y"
     else:
         rows = one_feature(data, x, y)
-        points = grid(rows[0]) if x_test is None else check_features(columns(x_test, [x]))
-    check_trainable(rows)
+        points = grid(rows[0]) if x_test is None else check_features(columns(x_test, [x]), dtype=np.float64)
     make_folder(out_dir)
 
     models = {
@@ -137,11 +142,12 @@ def demo(
         "homoscedastic": (MeanOnlyRegressor(), None, NOTEBOOK_FULL_BATCH_EPOCHS),
     }
     history, predictions = [], []
+    labels = x.replace("$", r"\$"), y.replace("$", r"\$")  # a column's name is no formula
     # The notebook trains on its data as they are; a user's own come in any units and are standardised.
     scalers = [Scaler(np.zeros(1), np.ones(1)), Scaler(np.zeros(()), np.ones(()))]
     if data is not None:
         scalers = [Scaler.fit(rows[0], [x]), Scaler.fit(rows[1], [y])]
-    scaled = tuple(s.transform(a).astype(a.dtype) for s, a in zip(scalers, rows, strict=True))
+    scaled = tuple(s.transform(a).astype(np.float32) for s, a in zip(scalers, rows, strict=True))
     for key, (name, (model, batch_size, count)) in zip(keys, models.items(), strict=True):
         out.print(name)
         trainer = make_trainer(model, sgd(**NOTEBOOK_SGD))
@@ -153,7 +159,7 @@ def demo(
         predictions.append(table.select(pl.lit(name).alias("model"), pl.Series("x", points[:, 0]), pl.all()))
         ax = Figure(figsize=(8, 5), layout="constrained").subplots()
         title = f"{name.capitalize()} Gaussian NLL with SGD"
-        plots.band(points, prediction, train=rows, title=title, labels=(x, y), ax=ax)
+        plots.band(points, prediction, train=rows, title=title, labels=labels, ax=ax)
         with replacing(out_dir / f"{name}.png") as path:
             ax.figure.savefig(path, format="png", dpi=150)
     write_csv(pl.concat(history), out_dir / "history.csv")
@@ -183,10 +189,7 @@ def fit_command(
     features = [name for name in table.columns if name not in {target, *(drop or [])}]
     if not features:
         raise ValueError(f"no column of {file} is left to predict {target!r} from")
-    table = numeric(table.select([*features, target]), file)
-    x = check_features(table.select(features), dtype=np.float64)
-    y = check_features(table.select(target), "the target", dtype=np.float64)[:, 0]
-    check_trainable((x, y))
+    x, y = trainable(numeric(table.select([*features, target]), file, droppable=features), features, target)
 
     split_key, key = jax.random.split(jax.random.key(seed))
     order = np.asarray(jax.random.permutation(split_key, len(x)))
@@ -251,10 +254,16 @@ def predict_command(
         check_suffix(out_file)
     fitted = model_file.load(model)
     table = read_table(file)
-    wanted = [name for name in table.columns if name in (fitted.feature_names or ())]
+    needed = table.columns if fitted.feature_names is None else fitted.feature_names
     # Columns the model doesn't know may hold anything; one it needs and lacks is named by predict.
-    known = numeric(table.select(wanted), file) if len(wanted) == len(fitted.feature_names or ()) else table
-    predictions = prediction_table(fitted.predict(known), level)
+    known = numeric(table.select(needed), file) if set(needed) <= set(table.columns) else table
+    prediction = fitted.predict(known)
+    if prediction.mean.ndim > 1:
+        raise ValueError(
+            f"{model} predicts {prediction.mean.shape[1]} targets, this command writes only one: "
+            "use jaxreg.model_file.load in Python"
+        )
+    predictions = prediction_table(prediction, level)
     if out_file is None:
         sys.stdout.write(predictions.write_csv())
     elif out_file.suffix.lower() == ".parquet":
@@ -313,24 +322,37 @@ def columns(path: Path, names: list[str]) -> pl.DataFrame:
     return numeric(table.select(names), path)
 
 
-def numeric(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """The table, or an error that names its columns of text or dates."""
+def numeric(table: pl.DataFrame, path: Path, droppable: Collection[str] = ()) -> pl.DataFrame:
+    """The table, or an error that names its first column of text, of dates or of nothing."""
     for name, dtype in table.schema.items():
+        drop = f"leave it out with --drop {shlex.quote(name)}, or " if name in droppable else ""
         if dtype == pl.Null:
-            raise ValueError(f"column {name!r} of {path} is empty: leave it out with --drop {name!r}")
+            raise ValueError(f"column {name!r} of {path} holds no values: {drop}fill it in")
         if not (dtype.is_numeric() or dtype == pl.Boolean):
             value = table[name].drop_nulls().first()
             raise ValueError(
                 f"column {name!r} of {path} holds {dtype} values such as {value!r}, numbers are needed: "
-                f"leave it out with --drop {name!r}, or encode it first"
+                f"{drop}encode it first"
             )
     return table
 
 
 def one_feature(path: Path, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
     """The rows of a one-dimensional problem."""
-    table = columns(path, [x, y] if x != y else [x])
-    return check_data((table.select(x), table[y].to_numpy()))
+    return trainable(columns(path, [x, y] if x != y else [x]), [x], y)
+
+
+def trainable(table: pl.DataFrame, features: list[str], target: str) -> tuple[np.ndarray, np.ndarray]:
+    """Checked features and target of a table of numbers, or an error that names the column."""
+    x = check_features(table.select(features), dtype=np.float64)
+    y = check_features(table.select(target), "the target", dtype=np.float64)[:, 0]
+    if len(y) > 1 and np.ptp(y) == 0:
+        raise ValueError(
+            f"the target {target!r} has one value, {y[0]:g}, in all {len(y)} rows: "
+            "there is no variance to learn, choose another column"
+        )
+    check_trainable((x, y))
+    return x, y
 
 
 def prediction_table(prediction: Affine | Gaussian, level: float) -> pl.DataFrame:

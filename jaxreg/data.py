@@ -194,9 +194,11 @@ def _to_array(values: TableLike, name: str, dtype: np.dtype | None = None) -> np
     if np.ma.isMaskedArray(values):
         array = np.ma.filled(np.ma.asarray(values, np.float64), np.nan)
     dtype = default_dtype(array.dtype) if dtype is None else dtype
+    if array.ndim == 0:
+        return array  # the caller names the shape it wants
     finite = np.isfinite(array)
     with np.errstate(over="ignore"):
-        converted = np.ascontiguousarray(array, dtype)
+        converted = np.asarray(array, dtype, order="C")
     _check_finite(array, finite, name, names, "missing or infinite")
     _check_finite(array, np.isfinite(converted), name, names, f"too large for {np.dtype(dtype)}")
     return converted
@@ -249,7 +251,7 @@ def check_features(
     return array
 
 
-def check_data(data: Sequence[TableLike], name: str = "data") -> tuple[np.ndarray, ...]:
+def check_data(data: TableLike, name: str = "data") -> tuple[np.ndarray, ...]:
     """A checked `(x, y)` or `(x, y, weight)`, of which every array has x's dtype.
 
     Targets of no weight may hold anything, and come back as 0.

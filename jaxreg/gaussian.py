@@ -26,7 +26,7 @@ def check_same_shape(**arrays: ArrayLike) -> None:
         )
 
 
-def check_probability(name: str, value: ArrayLike | Sequence[float]) -> None:
+def check_probability(name: str, value: ArrayLike | Sequence[ArrayLike]) -> None:
     """Raise unless every entry lies strictly between 0 and 1; traced values pass unchecked."""
     if isinstance(value, jax.core.Tracer):
         return
@@ -89,7 +89,7 @@ class Gaussian(NamedTuple):
         """Log of the cdf, accurate in the lower tail."""
         return log_ndtr(self._z(y))
 
-    def quantile(self, q: ArrayLike | Sequence[float]) -> Float[Array, "..."]:
+    def quantile(self, q: ArrayLike | Sequence[ArrayLike]) -> Float[Array, "..."]:
         """Value below which a share q of the probability lies; shape `q.shape + mean.shape`.
 
         Raises:
@@ -98,7 +98,7 @@ class Gaussian(NamedTuple):
         check_probability("q", q)
         return _gaussian_quantile(self, jnp.asarray(q))
 
-    def interval(self, level: float = 0.95) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    def interval(self, level: ArrayLike = 0.95) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
         """Central interval `(lo, hi)` that holds a share `level` of the probability.
 
         Raises:
@@ -201,11 +201,11 @@ class Affine(NamedTuple):
         """Probability of a value at most y, elementwise."""
         return np.asarray(self.dist.cdf(self._in(y)), np.float64)
 
-    def quantile(self, q: ArrayLike | Sequence[float]) -> np.ndarray:
+    def quantile(self, q: ArrayLike | Sequence[ArrayLike]) -> np.ndarray:
         """Quantiles, in units of y; shape `q.shape + mean.shape`."""
         return self._out(self.dist.quantile(q))
 
-    def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    def interval(self, level: ArrayLike = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """Central interval `(lo, hi)`, in units of y."""
         lo, hi = self.dist.interval(level)
         return self._out(lo), self._out(hi)

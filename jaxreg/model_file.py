@@ -62,19 +62,27 @@ def load(path: str | Path) -> Fitted:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
+            if "jaxreg" not in metadata:
+                raise ValueError(f"{path} holds arrays but no jaxreg model: give a file written by jaxreg")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise ValueError(f"{path} is truncated or isn't a jaxreg model file ({error})") from None
-    if "jaxreg" not in metadata:
-        raise ValueError(f"{path} holds arrays but no jaxreg model")
-    header = json.loads(metadata["jaxreg"])
-    if header["format"] > FORMAT:
-        raise ValueError(
-            f"{path} has format {header['format']}, this version of jaxreg reads up to {FORMAT}: "
-            f"upgrade jaxreg (the file was written by {header['versions']['jaxreg']})"
-        )
+    try:
+        header = json.loads(metadata["jaxreg"])
+        if header["format"] > FORMAT:
+            raise ValueError(
+                f"{path} has format {header['format']}, this version of jaxreg reads up to {FORMAT}: "
+                f"upgrade jaxreg (the file was written by {header['versions']['jaxreg']})"
+            )
+        return _fitted(path, header, unflatten_dict(arrays, sep="/"))
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        found = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} is damaged, its header can't be understood ({found})") from None
+
+
+def _fitted(path: Path, header: dict, tree: dict) -> Fitted:
+    """The model that a header and the arrays make."""
     model = _build(header["model"])
-    tree = unflatten_dict(arrays, sep="/")
     _check_params(path, model, tree)
     return Fitted(
         model,

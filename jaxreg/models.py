@@ -152,7 +152,7 @@ def predict(model: nn.Module, params: PyTree, x: TableLike) -> Gaussian:
     >>> dist.mean.shape
     (2,)
     """
-    if isinstance(x, jax.core.Tracer):
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((params, x))):
         return Gaussian(*model.apply(params, x))
     x = check_features(x)
     blocks = [x[i : i + PREDICTION_BLOCK] for i in range(0, len(x), PREDICTION_BLOCK)]

@@ -1,0 +1,102 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxreg import Gaussian, MeanOnlyRegressor, MeanVarRegressor, predict, torch_weights
+from jaxreg.models import PREDICTION_BLOCK, _apply
+
+MODELS = {"MeanVarRegressor": MeanVarRegressor, "MeanOnlyRegressor": MeanOnlyRegressor}
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("outputs,shape", [(None, (5,)), (1, (5, 1)), (3, (5, 3))])
+@pytest.mark.parametrize("hidden", [(), (4,), (128, 128)])
+def test_shapes(name, outputs, shape, hidden):
+    model = MODELS[name](hidden=hidden, outputs=outputs)
+    x = jnp.ones((5, 2))
+    out = model.apply(model.init(KEY, x), x)
+    assert isinstance(out, Gaussian) and out.mean.shape == out.log_var.shape == shape
+
+
+def test_starting_values():
+    x = jnp.ones((1, 2))
+    params = MeanVarRegressor(outputs=2).init(KEY, x)["params"]
+    np.testing.assert_array_equal(params["log_var_head"]["bias"], [-1, -1])
+    assert params["hidden_1"]["kernel"].shape == (128, 128)
+    assert MeanOnlyRegressor().init(KEY, x)["params"]["log_var"] == 0
+    assert MeanOnlyRegressor(outputs=2).init(KEY, x)["params"]["log_var"].shape == (2,)
+
+
+def test_activation_initialisers_and_embedding_can_be_given():
+    model = MeanVarRegressor(
+        hidden=(4,),
+        activation=nn.silu,
+        embedding=nn.Dense(6),
+        kernel_init=nn.initializers.ones,
+        bias_init=nn.initializers.constant(2.0),
+    )
+    x = jnp.ones((3, 2))
+    params = model.init(KEY, x)["params"]
+    assert params["hidden_0"]["kernel"].shape == (6, 4)
+    assert (params["hidden_0"]["kernel"] == 1).all() and (params["mean_head"]["bias"] == 2).all()
+    assert (params["log_var_head"]["bias"] == -1).all()
+    assert hash(model) == hash(model.clone())
+
+
+@pytest.mark.parametrize(
+    "rows", [1, 2, 3, 100, PREDICTION_BLOCK, PREDICTION_BLOCK + 1, 3 * PREDICTION_BLOCK - 5]
+)
+def test_predict_serves_any_number_of_rows(rows):
+    model = MeanVarRegressor(hidden=(8,), outputs=2)
+    x = np.random.default_rng(0).normal(size=(rows, 3)).astype(np.float32)
+    params = model.init(KEY, x[:1])
+    dist = predict(model, params, x)
+    expected = model.apply(params, x)
+    assert dist.mean.shape == (rows, 2)
+    np.testing.assert_allclose(dist.mean, expected.mean, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(dist.log_var, expected.log_var, rtol=1e-4, atol=1e-5)
+
+
+def test_a_handful_of_programs_predicts_any_number_of_rows():
+    model = MeanVarRegressor(hidden=(7,))
+    params = model.init(KEY, np.ones((1, 2)))
+    before = _apply._cache_size()
+    for rows in range(1, 600, 7):
+        predict(model, params, np.ones((rows, 2)))
+    assert _apply._cache_size() - before <= 11
+
+
+@pytest.mark.parametrize("x", [np.ones(3), np.ones((0, 2)), [[np.nan, 1.0]], [["a", "b"]]])
+def test_predict_refuses_unusable_rows(x):
+    model = MeanVarRegressor(hidden=(8,))
+    with pytest.raises(ValueError, match="x"):
+        predict(model, model.init(KEY, np.ones((1, 2))), x)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("outputs", [None, 2])
+def test_torch_weights_there_and_back(name, outputs):
+    model = MODELS[name](hidden=(4, 6, 5), outputs=outputs)
+    params = model.init(KEY, jnp.ones((1, 3)))
+    restored = torch_weights.from_state_dict(model, torch_weights.to_state_dict(model, params))
+    assert jax.tree.structure(restored) == jax.tree.structure(params)
+    jax.tree.map(np.testing.assert_array_equal, restored, params)
+
+
+def test_torch_weights_that_do_not_fit_are_named():
+    model = MeanVarRegressor(hidden=(4, 4))
+    state_dict = torch_weights.to_state_dict(model, model.init(KEY, jnp.ones((1, 3))))
+    short = {k: v for k, v in state_dict.items() if k != "mu_head.bias"}
+    with pytest.raises(ValueError, match=r"missing \['mu_head.bias'\], unknown \['log_var'\]"):
+        torch_weights.from_state_dict(model, short | {"log_var": np.zeros(())})
+    with pytest.raises(ValueError, match=r"shared.2.weight has shape \(4, 4\), the model needs \(5, 4\)"):
+        torch_weights.from_state_dict(MeanVarRegressor(hidden=(4, 5)), state_dict)
+    with pytest.raises(ValueError, match="mu_head.weight has shape"):
+        torch_weights.from_state_dict(MeanVarRegressor(hidden=(4, 4), outputs=2), state_dict)
+    with pytest.raises(ValueError, match="embedding"):
+        torch_weights.from_state_dict(MeanVarRegressor(embedding=nn.Dense(2)), state_dict)
+    with pytest.raises(ValueError, match="params lack"):
+        torch_weights.to_state_dict(MeanVarRegressor(hidden=(4, 4, 4)), model.init(KEY, jnp.ones((1, 3))))

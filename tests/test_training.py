@@ -1,0 +1,329 @@
+import warnings
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxreg import (
+    Hook,
+    MeanVarRegressor,
+    data,
+    fit,
+    gaussian_nll,
+    make_trainer,
+    run_epochs,
+    sgd,
+)
+from jaxreg.training import CHUNK_EPOCHS
+
+MODEL = MeanVarRegressor(hidden=(16,))
+KEY = jax.random.key(1)
+run_jitted = jax.jit(run_epochs, static_argnames=("epochs", "batch_size"))
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def close(a, b, rtol=1e-12):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol), a, b)
+
+
+class Counting(nn.Module):
+    """Counts how often it is traced."""
+
+    traces = []
+
+    @nn.compact
+    def __call__(self, x):
+        self.traces.append(x.shape)
+        return tuple(nn.Dense(2, param_dtype=x.dtype)(x).T)
+
+
+def test_fit_is_run_epochs(sinusoid):
+    trainer = make_trainer(MODEL, sgd(5e-3))
+    state, history = fit(KEY, trainer, sinusoid, epochs=7, batch_size=64)
+    expected, losses = run_jitted(
+        KEY, trainer, trainer.init(KEY, sinusoid[0]), sinusoid, epochs=7, batch_size=64
+    )
+    close((state, history.loss), (expected, losses), rtol=1e-6)
+    assert int(state.step) == 28
+    assert history.validation_nll is None and history.failed_epoch == -1
+
+
+def test_jit_equals_eager(sinusoid, x64):
+    sinusoid = tuple(a.astype(np.float64) for a in sinusoid)
+    trainer = make_trainer(MODEL, sgd(5e-3))
+    state = trainer.init(KEY, sinusoid[0])
+    jitted = run_jitted(KEY, trainer, state, sinusoid, epochs=2, batch_size=100)
+    with jax.disable_jit():
+        eager = run_epochs(KEY, trainer, state, sinusoid, epochs=2, batch_size=100)
+    close(jitted, eager)
+
+
+def test_two_fits_with_one_key_are_bit_identical(sinusoid):
+    trainer = make_trainer(MODEL, sgd(5e-3, 0.9, 1e-4))
+    same(*(fit(KEY, trainer, sinusoid, epochs=5, batch_size=50)[0] for _ in range(2)))
+
+
+class Every(Hook):
+    def __init__(self, every, stop_at=None):
+        self.every, self.stop_at, self.seen, self.closed = every, stop_at, [], 0
+
+    def after_chunk(self, run, history):
+        self.seen.append(int(run.cursor[0]))
+        assert (
+            np.isnan(history.loss[self.seen[-1] :]).all() and np.isfinite(history.loss[: self.seen[-1]]).all()
+        )
+        return self.seen[-1] == self.stop_at
+
+    def close(self):
+        self.closed += 1
+
+
+@pytest.mark.parametrize("every", [1, 3, 50])
+@pytest.mark.parametrize("validated", [False, True])
+def test_a_run_cut_into_chunks_is_bit_identical(sinusoid, every, validated):
+    trainer = make_trainer(MODEL, sgd(5e-3, 0.9, 1e-4))
+    settings = {"epochs": CHUNK_EPOCHS + 5, "batch_size": 100, "validation": sinusoid if validated else None}
+    hook = Every(every)
+    whole, cut = (fit(KEY, trainer, sinusoid, hooks=hooks, **settings) for hooks in ([], [hook]))
+    same(whole[0], cut[0])
+    same(whole[1].loss, cut[1].loss)
+    assert set(range(every, CHUNK_EPOCHS + 5, every)) <= set(hook.seen) and hook.closed == 1
+
+
+def test_a_hook_stops_a_run_and_another_goes_on(sinusoid):
+    class Resume(Hook):
+        def __init__(self, run=None):
+            self.run = run
+
+        def restore(self, run):
+            return self.run or run
+
+        def after_chunk(self, run, history):
+            self.run = run
+
+    trainer = make_trainer(MODEL, sgd(5e-3))
+    kept = Resume()
+    _, history = fit(KEY, trainer, sinusoid, epochs=9, batch_size=64, hooks=[Every(4, stop_at=4), kept])
+    assert np.isfinite(history.loss).sum() == 4 and np.isnan(history.loss[4:]).all()
+    resumed, history = fit(KEY, trainer, sinusoid, epochs=9, batch_size=64, hooks=[Resume(kept.run)])
+    whole, expected = fit(KEY, trainer, sinusoid, epochs=9, batch_size=64)
+    same(resumed, whole)
+    same(history.loss[4:], expected.loss[4:])
+
+
+def test_hooks_are_closed_when_one_raises(sinusoid):
+    class Broken(Hook):
+        def after_chunk(self, run, history):
+            raise KeyboardInterrupt
+
+    bystander = Every(None)
+    with pytest.raises(KeyboardInterrupt):
+        fit(KEY, make_trainer(MODEL, sgd(5e-3)), sinusoid, epochs=3, hooks=[bystander, Broken()])
+    assert bystander.closed == 1
+
+
+def test_other_numbers_epochs_and_trainers_do_not_retrace(sinusoid):
+    fit(KEY, make_trainer(Counting(), sgd(5e-3)), sinusoid, epochs=3, batch_size=64)
+    traced = len(Counting.traces)
+    for numbers in [(1e-3, 0.9, 0.0), (1e-2, 0.0, 0.1), (3e-3, 0.5, 1e-4)]:
+        for epochs in (1, 5, CHUNK_EPOCHS + 1):
+            trainer = make_trainer(Counting(), sgd(*numbers))
+            fit(jax.random.key(epochs), trainer, sinusoid, epochs=epochs, batch_size=64)
+            trainer.step(trainer.init(KEY, sinusoid[0]), tuple(a[:64] for a in sinusoid))
+    assert len(Counting.traces) - traced <= 1  # the one for a step called from Python
+    settings = {"validation": sinusoid, "epochs": 3, "batch_size": 64}
+    fit(KEY, trainer, sinusoid, **settings)
+    traced = len(Counting.traces)
+    for patience in (None, 1, 7):
+        fit(KEY, trainer, sinusoid, patience=patience, **settings)
+    assert len(Counting.traces) == traced
+
+
+def test_equal_settings_share_their_functions():
+    a, b = make_trainer(MeanVarRegressor(), sgd(1e-3)), make_trainer(MeanVarRegressor(), sgd(1e-2, 0.5, 0.1))
+    assert a.step is b.step and a.nll is b.nll
+    assert jax.tree.structure(a) == jax.tree.structure(b) and jax.tree.leaves(a) == [1e-3, 0.9, 0.0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_dtype_follows_x(sinusoid, dtype):
+    with jax.enable_x64(True):
+        x, y = sinusoid[0].astype(dtype), sinusoid[1].astype(np.float64)
+        trainer = make_trainer(MODEL, sgd(5e-3))
+        state, history = fit(KEY, trainer, (x, y), epochs=2, batch_size=100, validation=(x, y))
+        floats = [a for a in jax.tree.leaves((state.params, state.opt_state))] + list(history[:2])
+        assert {np.dtype(a.dtype).name for a in floats} == {dtype}
+        if dtype == "float64":
+            assert float(state.opt_state.learning_rate) == 5e-3
+
+
+@pytest.mark.parametrize("outputs", [None, 2])
+@pytest.mark.parametrize("per_output", [False, True])
+def test_integer_weights_are_repeated_rows(x64, outputs, per_output):
+    if per_output and outputs is None:
+        outputs = 1
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(12, 2))
+    y = rng.normal(size=12 if outputs is None else (12, outputs))
+    rows = np.arange(12) % 4
+    weight = rows[:, None] * np.ones((1, outputs)) if per_output else rows
+    repeated = np.repeat(x, rows, axis=0), np.repeat(y, rows, axis=0)
+    trainer = make_trainer(MeanVarRegressor(hidden=(8,), outputs=outputs), sgd(1e-2, 0.9, 1e-3))
+    weighted, history = fit(KEY, trainer, (x, y, weight.astype(float)), epochs=20)
+    expected, losses = fit(KEY, trainer, repeated, epochs=20)
+    close((weighted.params, history.loss), (expected.params, losses.loss), rtol=1e-10)
+
+
+def test_absent_targets_leave_no_trace(x64):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(10, 2)), rng.normal(size=(10, 2))
+    weight = (rng.uniform(size=(10, 2)) > 0.4).astype(float)
+    trainer = make_trainer(MeanVarRegressor(hidden=(8,), outputs=2), sgd(1e-2))
+    one, other = (
+        fit(KEY, trainer, (x, np.where(weight > 0, y, absent), weight), epochs=5, batch_size=4)[0]
+        for absent in (np.nan, 1e300)
+    )
+    same(one, other)
+
+
+def test_a_batch_of_no_weight_changes_nothing(sinusoid):
+    trainer = make_trainer(MODEL, sgd(5e-3))
+    state, _ = trainer.step(trainer.init(KEY, sinusoid[0]), sinusoid)
+    after, loss = trainer.step(state, (*sinusoid, np.zeros(256, np.float32)))
+    assert loss == 0
+    same(after, state)
+
+
+def test_step_does_not_consume_its_state(sinusoid):
+    trainer = make_trainer(MODEL, sgd(5e-3))
+    state = trainer.init(KEY, sinusoid[0])
+    same(trainer.step(state, sinusoid), trainer.step(state, sinusoid))
+    fit(KEY, trainer, sinusoid, epochs=2, state=state)
+    assert np.isfinite(jax.tree.leaves(state.params)[0]).all()
+
+
+def test_nll_is_gaussian_nll_whatever_the_loss(sinusoid):
+    trainer = make_trainer(MODEL, sgd(5e-3), loss=lambda y, mean, log_var: (y - mean) ** 2)
+    state = trainer.init(KEY, sinusoid[0])
+    close(
+        trainer.nll(state.params, sinusoid),
+        gaussian_nll(sinusoid[1], *MODEL.apply(state.params, sinusoid[0])),
+        1e-6,
+    )
+
+
+def test_validation_keeps_the_best_epoch_and_patience_stops(sinusoid):
+    x, y = sinusoid
+    train, held_out = (x[:40], y[:40]), (x[40:], y[40:])
+    trainer = make_trainer(MeanVarRegressor(), sgd(3e-2, 0.9))
+    _, history = fit(KEY, trainer, train, epochs=300, batch_size=10, validation=held_out, patience=20)
+    nll, best = history.validation_nll, int(history.best_epoch)
+    ran = np.isfinite(history.loss).sum()
+    assert best == np.nanargmin(nll) and ran == best + 21 < 300 and np.isnan(nll[ran:]).all()
+    state, _ = fit(KEY, trainer, train, epochs=300, batch_size=10, validation=held_out, patience=20)
+    close(trainer.nll(state.params, held_out).mean(), nll[best], 1e-5)
+    assert int(state.step) == ran * 4
+
+
+def test_a_run_that_diverges_keeps_its_last_finite_epoch(sinusoid):
+    trainer = make_trainer(MODEL, sgd(1e3))
+    with pytest.warns(RuntimeWarning, match="lower learning rate, gradient clipping"):
+        state, history = fit(KEY, trainer, sinusoid, epochs=50, batch_size=64)
+    assert history.failed_epoch >= 0 and not np.isfinite(history.loss[history.failed_epoch :]).any()
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves(state.params))
+
+
+OPTIMIZERS = {
+    "adam": lambda: optax.adam(1e-3),
+    "adamw with schedule": lambda: optax.adamw(optax.cosine_decay_schedule(1e-3, 100)),
+    "clipped sgd": lambda: optax.chain(optax.clip_by_global_norm(1.0), sgd(1e-2)),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optax_optimizers(sinusoid, name):
+    trainer = make_trainer(MODEL, OPTIMIZERS[name]())
+    _, history = fit(KEY, trainer, sinusoid, epochs=30, batch_size=64)
+    assert history.loss[-1] < history.loss[0]
+
+
+class Plain(nn.Module):
+    extra: str = ""
+
+    @nn.compact
+    def __call__(self, x):
+        if self.extra == "BatchNorm":
+            x = nn.BatchNorm(use_running_average=False)(x)
+        if self.extra == "Dropout":
+            x = nn.Dropout(0.5, deterministic=False)(x)
+        out = nn.Dense(3 if self.extra == "shape" else 2)(nn.LayerNorm()(nn.Dense(8)(x)))
+        return (out[:, 0], out[:, 1:]) if self.extra == "shape" else (out[:, 0], out[:, 1])
+
+
+def test_any_linen_module_serves(sinusoid):
+    _, history = fit(KEY, make_trainer(Plain(), sgd(1e-2)), sinusoid, epochs=20, batch_size=64)
+    assert history.loss[-1] < history.loss[0]
+
+
+@pytest.mark.parametrize(
+    "extra,message", [("BatchNorm", "batch_stats"), ("Dropout", "dropout"), ("shape", r"\(mean, log_var\)")]
+)
+def test_modules_that_cannot_be_trained_are_named(sinusoid, extra, message):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(Plain(extra), sgd(1e-2)).init(KEY, sinusoid[0])
+
+
+def bad_loss(y, mean, log_var):
+    return gaussian_nll(y, mean, log_var).mean()
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"epochs": -1}, "epochs must be at least 0, got -1"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"patience": 3}, "pass validation"),
+        ({"patience": 0, "validation": 0}, "patience must be at least 1"),
+        ({"data": (np.zeros((4, 1)), np.arange(5.0))}, "x has 4 rows and y has 5"),
+        ({"data": (np.zeros((4, 1)), np.arange(4.0)[:, None])}, r"y \(4, 1\), mean \(4,\)"),
+        ({"data": (np.zeros((4, 1)), np.ones(4))}, "the target y has one value"),
+        ({"data": (np.zeros((1, 1)), np.ones(1))}, "1 row is too few"),
+        ({"validation": (np.zeros((4, 2)), np.zeros(4))}, r"validation: x has shape \(4, 2\)"),
+        ({"loss": bad_loss}, "must be elementwise"),
+    ],
+)
+def test_bad_input_is_named(sinusoid, change, message):
+    settings = {"epochs": 1, "data": sinusoid, "loss": gaussian_nll} | change
+    if settings.get("validation") == 0:
+        settings["validation"] = sinusoid
+    trainer = make_trainer(MODEL, sgd(1e-3), settings.pop("loss"))
+    with pytest.raises(ValueError, match=message):
+        fit(KEY, trainer, settings.pop("data"), **settings)
+
+
+@pytest.mark.parametrize("number", ["learning_rate", "momentum", "weight_decay"])
+@pytest.mark.parametrize("value", [-1e-3, np.nan, np.inf])
+def test_sgd_refuses_impossible_numbers(number, value):
+    with pytest.raises(ValueError, match=f"{number} must be finite and not negative"):
+        sgd(**({"learning_rate": 1e-3} | {number: value}))
+
+
+def test_fit_inside_a_transform_names_run_epochs(sinusoid):
+    trainer = make_trainer(MODEL, sgd(1e-3))
+    with pytest.raises(ValueError, match="run_epochs"):
+        jax.vmap(lambda key: fit(key, trainer, sinusoid, epochs=1)[0])(jax.random.split(KEY, 2))
+
+
+def test_no_epochs_and_no_warnings(sinusoid):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        state, history = fit(KEY, make_trainer(MODEL, sgd(1e-3)), sinusoid, epochs=0)
+    assert history.loss.shape == (0,) and int(state.step) == 0
+    assert jnp.isfinite(jax.tree.leaves(state.params)[0]).all()
+    assert data.batch_order(KEY, 0, 4).shape == (4,)
