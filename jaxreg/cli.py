@@ -58,7 +58,6 @@ Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of data, wei
 def main() -> None:
     """Run the command; bad input ends with one line and exit code 2."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("always", module=r"jaxreg\.")
         warnings.showwarning = lambda message, *_: _say("warning", message, "yellow")
         try:
             app()
@@ -326,7 +325,7 @@ def numeric(table: pl.DataFrame, path: Path, droppable: Collection[str] = ()) ->
     """The table, or an error that names its first column of text, of dates or of nothing."""
     for name, dtype in table.schema.items():
         drop = f"leave it out with --drop {shlex.quote(name)}, or " if name in droppable else ""
-        if dtype == pl.Null:
+        if table[name].null_count() == len(table):
             raise ValueError(f"column {name!r} of {path} holds no values: {drop}fill it in")
         if not (dtype.is_numeric() or dtype == pl.Boolean):
             value = table[name].drop_nulls().first()

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+from numpy.typing import DTypeLike
 
 # What the border takes: arrays of any library, nested lists, pandas and polars frames and series.
 TableLike = Any
@@ -100,7 +101,7 @@ class Scaler(NamedTuple):
     >>> from jaxreg import Scaler
     >>> x = np.array([[1.0, 1e30], [3.0, 3e30]])
     >>> scaler = Scaler.fit(x)
-    >>> scaler.transform(x).tolist()
+    >>> scaler.transform(x).round(6).tolist()
     [[-1.0, -1.0], [1.0, 1.0]]
     >>> np.allclose(scaler.inverse(scaler.transform(x)), x)
     True
@@ -173,7 +174,7 @@ def default_dtype(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.float32) if dtype == np.float32 else wide
 
 
-def _to_array(values: TableLike, name: str, dtype: np.dtype | None = None) -> np.ndarray:
+def _to_array(values: TableLike, name: str, dtype: DTypeLike | None = None) -> np.ndarray:
     """Array-likes and data frames as a NumPy array of finite numbers, by default in `default_dtype`."""
     names = column_names(values)
     if names is not None:
@@ -193,14 +194,14 @@ def _to_array(values: TableLike, name: str, dtype: np.dtype | None = None) -> np
             raise ValueError(f"{name} has rows of different lengths: {error}") from None
     if np.ma.isMaskedArray(values):
         array = np.ma.filled(np.ma.asarray(values, np.float64), np.nan)
-    dtype = default_dtype(array.dtype) if dtype is None else dtype
+    dtype = np.dtype(default_dtype(array.dtype) if dtype is None else dtype)
     if array.ndim == 0:
         return array  # the caller names the shape it wants
     finite = np.isfinite(array)
     with np.errstate(over="ignore"):
         converted = np.asarray(array, dtype, order="C")
     _check_finite(array, finite, name, names, "missing or infinite")
-    _check_finite(array, np.isfinite(converted), name, names, f"too large for {np.dtype(dtype)}")
+    _check_finite(array, np.isfinite(converted), name, names, f"too large for {dtype}")
     return converted
 
 
@@ -223,7 +224,7 @@ def _check_finite(
 
 
 def check_features(
-    x: TableLike, name: str = "x", dtype: np.dtype | None = None
+    x: TableLike, name: str = "x", dtype: DTypeLike | None = None
 ) -> Float[np.ndarray, "n features"]:
     """Features as a checked array `(n, features)`: real, finite, at least one row and one column.
 

@@ -39,11 +39,17 @@ def band(
     mean, (lower, upper) = np.asarray(prediction.mean), prediction.interval(level)
     if mean.shape != x.shape:
         raise ValueError(f"x has {len(x)} rows, the prediction has shape {mean.shape}: they must agree")
+    if train is not None:
+        train = _single_feature(train[0]), np.asarray(train[1])
+        if train[1].shape != train[0].shape:
+            raise ValueError(
+                f"train: x has {len(train[0])} rows, y has shape {train[1].shape}: they must agree"
+            )
     if ax is None:
         ax = plt.subplots(figsize=(8, 5), layout="constrained")[1]
     order = np.argsort(x)
     if train is not None:
-        ax.scatter(_single_feature(train[0]), np.asarray(train[1]), s=12, alpha=0.6, label="train")
+        ax.scatter(*train, s=12, alpha=0.6, label="train")
     ax.plot(x[order], mean[order], linewidth=2, color="C1", label="μ(x)")
     bounds = np.asarray(lower)[order], np.asarray(upper)[order]
     ax.fill_between(

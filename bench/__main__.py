@@ -1,0 +1,29 @@
+"""`python -m bench notebook | parity | readme`."""
+
+import argparse
+import subprocess
+import sys
+
+from bench import notebook, readme
+from bench.readme import RESULTS
+
+
+def main() -> None:
+    """Run one measurement, or make the README's tables anew."""
+    parser = argparse.ArgumentParser(prog="python -m bench")
+    parser.add_argument("what", choices=["notebook", "parity", "readme"])
+    parser.add_argument("--quick", action="store_true", help="a few seeds in seconds; nothing is kept")
+    args = parser.parse_args()
+    if args.what == "notebook":
+        notebook.main(quick=args.quick, out=RESULTS)
+    elif args.what == "readme":
+        readme.main()
+    else:
+        record = ["-n", "0", "--record-parity", str(RESULTS / "parity.csv")]
+        sys.exit(
+            subprocess.run([sys.executable, "-m", "pytest", "tests/test_parity.py", "-q", *record]).returncode
+        )
+
+
+if __name__ == "__main__":
+    main()

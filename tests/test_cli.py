@@ -1,0 +1,373 @@
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import polars as pl
+import pytest
+from safetensors.numpy import save_file
+
+from jaxreg import cli, model_file
+from jaxreg.fitted import Fitted
+from jaxreg.models import MeanVarRegressor
+
+COLUMNS = {"area", "rooms", "price"}
+
+
+def table(n=60, seed=0):
+    rng = np.random.default_rng(seed)
+    area, rooms = rng.uniform(20, 200, n), rng.integers(1, 6, n)
+    return pl.DataFrame({"area": area, "rooms": rooms, "price": 1e6 + 2e3 * area + 1e4 * rng.normal(size=n)})
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the command here; gives its exit code, standard output and standard error."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["jaxreg", *map(str, arguments), "--no-cache"])
+        shown, filters = warnings.showwarning, list(warnings.filters)
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert warnings.showwarning is shown and warnings.filters == filters
+        return stop.value.code or 0, *capsys.readouterr()
+
+    return call
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def refused(run, tmp_path, monkeypatch):
+    """Runs a command that must end with one line that holds `words`, before training, and change no file."""
+
+    def call(arguments, *words):
+        before = contents(tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(cli, "fit", lambda *_, **__: pytest.fail("it trained"))
+            code, out, err = run(*arguments)
+        assert code == 2 and out == "", (code, out, err)
+        assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
+        for word in words:
+            assert str(word) in err, err
+        assert contents(tmp_path) == before
+
+    return call
+
+
+@pytest.fixture
+def houses(tmp_path):
+    table().write_csv(tmp_path / "houses.csv")
+    return tmp_path / "houses.csv"
+
+
+def train(file, out, *more):
+    return "fit", file, "--target", "price", "--out", out, *more
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model file, made without training."""
+    import jax
+
+    from jaxreg import Scaler
+
+    rows, network = table(), MeanVarRegressor(hidden=(8,))
+    x = rows.select("area", "rooms").to_numpy()
+    params = network.init(jax.random.key(0), x.astype(np.float32))
+    scalers = Scaler.fit(x), Scaler.fit(rows["price"].to_numpy())
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    model_file.save(path, Fitted(network, params, *scalers, ("area", "rooms"), ("price",), {}))
+    return path
+
+
+@pytest.mark.parametrize("made_up", [True, False])
+def test_demo(run, tmp_path, made_up):
+    arguments = ["demo", "--epochs", 3, "--seed", 5]
+    x, y, inside = "x", "y", (-3.5, 3.5)
+    if not made_up:
+        rows = table().rename({"area": "area $^m"})  # no formula
+        rows.write_csv(tmp_path / "a.csv")
+        x, y = "area $^m", "price"
+        arguments += ["--data", tmp_path / "a.csv", "--x", x, "--y", y]
+        reach = 0.25 * (rows[x].max() - rows[x].min())
+        inside = rows[x].min() - reach, rows[x].max() + reach
+    code, out, err = run(*arguments, "--out", tmp_path / "one" / "deep")
+    assert code == 0 and err == ""
+    assert "epoch  300 | nll:" in out
+    assert set(contents(tmp_path / "one")) == {
+        tmp_path / "one" / "deep" / name
+        for name in ("heteroscedastic.png", "homoscedastic.png", "history.csv", "predictions.csv")
+    }
+    for name in ("heteroscedastic", "homoscedastic"):
+        assert matplotlib.image.imread(tmp_path / "one" / "deep" / f"{name}.png").shape == (750, 1200, 4)
+    history = pl.read_csv(tmp_path / "one" / "deep" / "history.csv")
+    assert history.columns == ["model", "epoch", "nll"]
+    assert history["model"].to_list() == ["heteroscedastic"] * 3 + ["homoscedastic"] * 300
+    assert history["epoch"].to_list() == [*range(1, 4), *range(1, 301)]
+    assert history["nll"].is_finite().all()
+    made = pl.read_csv(tmp_path / "one" / "deep" / "predictions.csv")
+    assert made.columns == ["model", "x", "mean", "std", "lower", "upper"]
+    assert made["model"].to_list() == ["heteroscedastic"] * 400 + ["homoscedastic"] * 400
+    for name in ("heteroscedastic", "homoscedastic"):
+        part = made.filter(pl.col("model") == name)
+        np.testing.assert_allclose(part["x"], np.linspace(*inside, 400), rtol=1e-5, atol=1e-5)
+        assert ((part["lower"] < part["mean"]) & (part["mean"] < part["upper"])).all()
+        half = 1.959964 * part["std"].to_numpy()
+        atol = 1e-5 * np.abs(part["std"]).max()
+        np.testing.assert_allclose(part["mean"] - part["lower"], half, rtol=1e-4, atol=atol)
+        np.testing.assert_allclose(part["upper"] - part["mean"], half, rtol=1e-4, atol=atol)
+    spread = made.filter(pl.col("model") == "homoscedastic")["std"]
+    assert spread.max() - spread.min() < 1e-6 * spread.max()
+
+    if made_up:
+        run(*arguments, "--out", tmp_path / "two")
+        again = contents(tmp_path / "two")
+        assert {p.name: b for p, b in again.items()} == {
+            p.name: b for p, b in contents(tmp_path / "one").items()
+        }
+    else:
+        run(*arguments, "--out", tmp_path / "two", "--x-test", tmp_path / "a.csv")
+        at_rows = pl.read_csv(tmp_path / "two" / "predictions.csv")
+        np.testing.assert_allclose(at_rows["x"], [*rows[x], *rows[x]], rtol=1e-6)
+        near = at_rows.filter(pl.col("model") == "homoscedastic")["mean"].to_numpy()
+        assert np.corrcoef(near, rows[y])[0, 1] > 0.9  # the rows' order and the target's units
+        assert abs(near.mean() / rows[y].mean() - 1) < 0.1
+
+
+def test_seeds_differ(run, tmp_path):
+    for seed in (0, 1):
+        run("demo", "--epochs", 1, "--seed", seed, "--out", tmp_path / str(seed))
+    first, second = ((tmp_path / seed / "history.csv").read_text() for seed in "01")
+    assert first != second
+
+
+def test_as_a_process(tmp_path):
+    command = [sys.executable, "-m", "jaxreg", "demo", "--epochs", "2", "--out", str(tmp_path), "--no-cache"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert len(list(tmp_path.iterdir())) == 4
+    assert len(pl.read_csv(tmp_path / "history.csv")) == 302
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+def test_fit_and_predict(run, tmp_path, suffix):
+    rows = table(300)
+    file, model, got = tmp_path / f"rows{suffix}", tmp_path / "m.safetensors", tmp_path / f"got{suffix}"
+    if suffix == ".parquet":
+        rows.write_parquet(file)
+    else:
+        rows.write_csv(file, separator="\t" if suffix == ".tsv" else ",")
+    code, out, err = run(*train(file, model, "--epochs", 60, "--drop", "rooms"))
+    assert code == 0 and err == "", err
+    assert "held-out RMSE" in out and str(model) in out
+    fitted = model_file.load(model)
+    assert fitted.feature_names == ("area",) and fitted.target_names == ("price",)
+    assert fitted.settings["rows"] + fitted.settings["held_out_rows"] == 300
+
+    assert run("predict", model, file, "--out", got, "--level", 0.8) == (0, "", "")
+    predicted = pl.read_parquet(got) if suffix == ".parquet" else pl.read_csv(got)
+    assert predicted.columns == ["mean", "std", "lower", "upper"] and len(predicted) == 300
+    assert np.sqrt(np.mean((predicted["mean"] - rows["price"]).to_numpy() ** 2)) < 5e4
+    np.testing.assert_array_equal(predicted["mean"], fitted.predict(rows).mean)
+    np.testing.assert_allclose(
+        predicted["upper"] - predicted["mean"], 1.281552 * predicted["std"].to_numpy(), rtol=1e-4
+    )
+    first = got.read_bytes()
+    run("predict", model, file, "--out", got, "--level", 0.8)
+    assert got.read_bytes() == first
+    code, out, err = run("predict", model, file, "--level", 0.8)
+    assert code == 0 and err == "" and pl.read_csv(out.encode()).equals(predicted)
+
+
+def test_same_seed_same_model(run, houses, tmp_path):
+    for name in "ab":
+        run(*train(houses, tmp_path / name, "--epochs", 2, "--seed", 3))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_few_rows_are_all_trained_on(run, tmp_path):
+    table(6).write_csv(tmp_path / "few.csv")
+    code, out, _ = run(*train(tmp_path / "few.csv", tmp_path / "m", "--epochs", 2))
+    assert code == 0 and "held-out" not in out
+    assert model_file.load(tmp_path / "m").settings["rows"] == 6
+
+
+@pytest.mark.filterwarnings("default:constant column")
+def test_a_constant_feature_is_warned_of(run, houses, tmp_path):
+    table().with_columns(floors=pl.lit(2)).write_csv(houses)
+    code, _, err = run(*train(houses, tmp_path / "m", "--epochs", 2))
+    assert code == 0 and (tmp_path / "m").exists()
+    assert err.startswith("warning: ") and err.count("\n") == 1 and "'floors'" in err
+
+
+def test_predict_takes_columns_in_any_order_and_ignores_others(run, model, tmp_path):
+    rows = table(5)
+    rows.write_csv(tmp_path / "a.csv")
+    other = rows.select(pl.lit("text").alias("city"), "rooms", pl.lit(None).alias("empty"), "area")
+    other.write_csv(tmp_path / "b.csv")
+    first, second = (run("predict", model, tmp_path / name) for name in ("a.csv", "b.csv"))
+    assert first == second and first[0] == 0 and first[1].count("\n") == 6
+
+
+def test_predict_without_feature_names(run, model, tmp_path):
+    nameless = model_file.load(model)._replace(feature_names=None)
+    model_file.save(tmp_path / "m", nameless)
+    rows = table(5).select("area", "rooms")
+    rows.write_csv(tmp_path / "a.csv")
+    assert run("predict", tmp_path / "m", tmp_path / "a.csv") == run("predict", model, tmp_path / "a.csv")
+
+
+BROKEN_FILES = {
+    "ragged": (b"area,price\n1,2\n1,2,3,4\n", ["can't be read"]),
+    "latin-1": (b"area,pr\xe9\xff\n1,2\n\xff\xfe,4\n", ["can't be read"]),
+    "empty": (b"", ["is empty"]),
+    "no rows": (b"area,price\n", ["no rows", "'price'"]),
+    "one row": (b"area,price\n1,2\n", ["1 row is too few"]),
+    "text": (b"area,city,price\n1,Rome,2\n3,Oslo,5\n", ["'city'", "'Rome'", "--drop city"]),
+    "text target": (b"area,price\n1,dear\n3,cheap\n", ["'price'", "'dear'"]),
+    "no values": (b"area,price\n,2\nNA,5\n", ["'area'", "no values", "--drop area"]),
+    "missing": (b"area,price\n1,2\n,5\nnan,3\n", ["missing", "'area'", "2 of 3 rows"]),
+    "missing target": (b"area,price\n1,2\n1,5\n2,\n", ["missing", "'price'", "1 of 3 rows"]),
+    "infinite": (b"area,price\n1,2\n-inf,5\n2,3\n", ["infinite", "'area'", "1 of 3 rows"]),
+    "constant target": (b"area,price\n1,2\n3,2\n", ["'price'", "one value, 2, in all 2 rows"]),
+    "no features": (b"price\n1\n3\n", ["no column", "'price'"]),
+    "no target": (b"area,rooms\n1,2\n3,4\n", ["no column 'price'", "'area', 'rooms'"]),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN_FILES)
+def test_unusable_training_files(refused, tmp_path, what):
+    content, words = BROKEN_FILES[what]
+    (tmp_path / "rows.csv").write_bytes(content)
+    refused(train(tmp_path / "rows.csv", tmp_path / "m"), *words)
+    if what not in ("no features", "text"):
+        demo = [
+            "demo",
+            "--data",
+            tmp_path / "rows.csv",
+            "--x",
+            "area",
+            "--y",
+            "price",
+            "--out",
+            tmp_path / "d",
+        ]
+        refused(demo, *(word for word in words if not word.startswith("--drop")))
+        assert not (tmp_path / "d").exists()
+
+
+def test_fit_arguments(refused, houses, tmp_path):
+    out = tmp_path / "m"
+    refused(train(tmp_path / "none.csv", out), "there is no file", "none.csv")
+    refused(train(tmp_path, out), "there is no file")
+    refused(("fit", houses, "--target", "prize", "--out", out), "'prize'", "'area', 'rooms', 'price'")
+    refused(train(houses, out, "--drop", "room"), "'room'", "'area', 'rooms', 'price'")
+    refused(train(houses, out, "--drop", "area", "--drop", "rooms"), "'price'")
+    for epochs in (0, -3):
+        refused(train(houses, out, "--epochs", epochs), "--epochs must be at least 1", epochs)
+        refused(("demo", "--epochs", epochs, "--out", tmp_path / "d"), "--epochs must be at least 1", epochs)
+    refused(train(houses, tmp_path), "is a folder")
+    refused(train(houses, tmp_path / "none" / "m"), "none doesn't exist")
+    (tmp_path / "rows.xlsx").write_bytes(b"PK")
+    refused(train(tmp_path / "rows.xlsx", out), "'.xlsx'", ".parquet")
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1")
+    refused(train(tmp_path / "rows.parquet", out), "can't be read")
+
+
+def test_folders_that_cannot_be_written(refused, houses, model, tmp_path, monkeypatch):
+    def forbid(**_):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "d").mkdir()
+    monkeypatch.setattr("jaxreg.files.tempfile.TemporaryFile", forbid)
+    words = "can't be written to", "Permission denied"
+    refused(train(houses, tmp_path / "m"), tmp_path, *words)
+    refused(("predict", model, houses, "--out", tmp_path / "p.csv"), tmp_path, *words)
+    refused(("demo", "--out", tmp_path / "d"), tmp_path / "d", *words)
+    refused(("demo", "--out", houses), houses, "can't be made", "File exists")
+
+
+def test_demo_arguments(refused, houses, tmp_path):
+    words = "--data", "--x", "--y"
+    demo = ["demo", "--out", tmp_path / "d"]
+    refused([*demo, "--data", houses], *words)
+    refused([*demo, "--data", houses, "--x", "area"], *words)
+    refused([*demo, "--x", "area", "--y", "price"], *words)
+    refused([*demo, "--x-test", houses], "--x-test", *words)
+    demo += ["--data", houses, "--x", "area"]
+    refused([*demo, "--y", "prize"], "'prize'", "'area', 'rooms', 'price'")
+    (tmp_path / "test.csv").write_text("rooms\n1\n")
+    refused([*demo, "--y", "price", "--x-test", tmp_path / "test.csv"], "'area'", "'rooms'")
+    (tmp_path / "test.csv").write_text("area\nbig\n")
+    refused([*demo, "--y", "price", "--x-test", tmp_path / "test.csv"], "'area'", "'big'")
+    assert not (tmp_path / "d").exists()
+
+
+def test_predict_arguments(refused, houses, model, tmp_path):
+    predict = ["predict", model, houses]
+    for level in (0, 1, -0.5, 95, "nan"):
+        refused([*predict, "--level", level], "--level", level)
+    refused([*predict, "--out", tmp_path], "is a folder")
+    refused([*predict, "--out", tmp_path / "none" / "p.csv"], "none doesn't exist")
+    refused([*predict, "--out", tmp_path / "p.json"], "'.json'")
+    refused(["predict", tmp_path / "none", houses], "no model file", "none")
+    refused(["predict", model, tmp_path / "none.csv"], "no file", "none.csv")
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ("area,floors\n1,2\n", ["'rooms'", "'area', 'floors'"]),
+        ("area,rooms\n1,two\n", ["'rooms'", "'two'"]),
+        ("area,rooms\n1,2\n,2\n", ["missing", "'area'", "1 of 2 rows"]),
+        ("area,rooms\ninf,2\n", ["infinite", "'area'", "1 of 1 rows"]),
+        ("area,rooms\n1,\n", ["'rooms'", "no values"]),
+        ("area,rooms\n", ["no rows"]),
+    ],
+)
+def test_unusable_prediction_files(refused, model, tmp_path, content, words):
+    (tmp_path / "p.csv").write_text(content)
+    refused(["predict", model, tmp_path / "p.csv", "--out", tmp_path / "out.csv"], *words)
+    with pytest.raises(AssertionError):  # predict has no --drop to point to
+        refused(["predict", model, tmp_path / "p.csv"], "--drop")
+
+
+def test_unusable_model_files(refused, houses, model, tmp_path):
+    whole, bad = model.read_bytes(), tmp_path / "bad"
+    for length in (0, 1, 8, 50, len(whole) // 2, len(whole) - 1):
+        bad.write_bytes(whole[:length])
+        refused(["predict", bad, houses], bad)
+    bad.write_text("area,price\n1,2\n" * 20)
+    refused(["predict", bad, houses], bad)
+    save_file({"a": np.zeros(3)}, bad)
+    refused(["predict", bad, houses], bad, "no jaxreg model")
+    save_file({"a": np.zeros(3)}, bad, metadata={"jaxreg": "{"})
+    refused(["predict", bad, houses], bad, "damaged")
+    fitted = model_file.load(model)
+    both = MeanVarRegressor(hidden=(8,), outputs=2)
+    import jax
+
+    params = both.init(jax.random.key(0), np.zeros((1, 2), np.float32))
+    model_file.save(bad, fitted._replace(model=both, params=params))
+    refused(["predict", bad, houses], "2 targets")
+
+
+def test_programs_are_kept_in_the_users_cache(monkeypatch, tmp_path):
+    settings = {}
+    monkeypatch.setattr(cli.platformdirs, "user_cache_path", lambda *_, **__: Path(tmp_path))
+    monkeypatch.setattr(cli.jax.config, "update", settings.__setitem__)
+    cli.use_cache(off=True)
+    assert not settings
+    cli.use_cache(off=False)
+    assert settings["jax_compilation_cache_dir"] == str(tmp_path / "programs")
+    (tmp_path / "file").touch()
+    settings.clear()
+    monkeypatch.setattr(cli.platformdirs, "user_cache_path", lambda *_, **__: tmp_path / "file")
+    cli.use_cache(off=False)  # a cache that can't be made is done without
+    assert not settings
