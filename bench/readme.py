@@ -24,8 +24,9 @@ def notebook(rows: list[dict]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {r['epoch']} | {r['notebook']} | {r['jaxreg_percentile']} | {r['jaxreg_q50']} ({r['jaxreg_q5']} to "
-        f"{r['jaxreg_q95']}) | {r['torch_percentile']} | {r['torch_q50']} |"
+        f"| {r['epoch']} | {r['notebook']} | {r['jaxreg_percentile']} "
+        f"| {r['jaxreg_q50']} ({r['jaxreg_q5']} to {r['jaxreg_q95']}) "
+        f"| {r['torch_percentile']} | {r['torch_q50']} |"
         for r in rows
     ]
     used = ", ".join(f"{name} {rows[0][name]}" for name in ("jax", "flax", "torch"))

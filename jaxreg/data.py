@@ -242,7 +242,7 @@ def check_features(
     ...
     ValueError: x must have shape (rows, features), got (2,): for a single feature pass x[:, None]
     """
-    array = _to_array(x, name)
+    array = _to_array(x, name, dtype)
     if array.ndim != 2:
         hint = ": for a single feature pass x[:, None]" if array.ndim == 1 else ""
         raise ValueError(f"{name} must have shape (rows, features), got {array.shape}{hint}")
