@@ -7,7 +7,6 @@ import pytest
 
 from jaxreg import data
 
-SHARED = Path(__file__).parents[2] / "shared"
 MEASURED = pytest.StashKey[dict]()
 
 
