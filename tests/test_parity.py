@@ -212,6 +212,7 @@ SECOND = {"name": "MeanOnlyRegressor", "epochs": 300, "batch_size": None}
         (FIRST | {"outputs": None}, "800 epochs of 64"),
         (FIRST | {"outputs": 2}, "800 epochs of 64, two outputs"),
         (FIRST | {"outputs": None, "n": 250}, "800 epochs of 64 over 250 rows"),
+        (FIRST | {"outputs": None, "name": "MeanOnlyRegressor"}, "800 epochs of 64, second model"),
         (SECOND | {"outputs": None}, "300 full-batch epochs of the second model"),
         (SECOND | {"outputs": 2}, "300 full-batch epochs of the second model, two outputs"),
     ],
