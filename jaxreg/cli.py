@@ -134,12 +134,14 @@ def demo(
     else:
         rows = one_feature(data, x, y)
         points = grid(rows[0]) if x_test is None else check_features(columns(x_test, [x]), dtype=np.float64)
-    make_folder(out_dir)
-
     models = {
         "heteroscedastic": (MeanVarRegressor(), NOTEBOOK_BATCH, epochs),
         "homoscedastic": (MeanOnlyRegressor(), None, NOTEBOOK_FULL_BATCH_EPOCHS),
     }
+    make_folder(out_dir)
+    for name in (*(f"{name}.png" for name in models), "history.csv", "predictions.csv"):
+        check_output(out_dir / name, data, x_test)
+
     history, predictions = [], []
     labels = x.replace("$", r"\$"), y.replace("$", r"\$")  # a column's name is no formula
     # The notebook trains on its data as they are; a user's own come in any units and are standardised.
@@ -181,7 +183,7 @@ def fit_command(
     """Train a network on the numeric columns of a file, and keep it in a model file."""
     use_cache(off=no_cache)
     check_positive("--epochs", epochs)
-    check_writable(out_file)
+    check_output(out_file, file)
     table = read_table(file)
     for name in [target, *(drop or [])]:
         check_column(table, name, file)
@@ -249,7 +251,7 @@ def predict_command(
     use_cache(off=no_cache)
     check_probability("--level", level)
     if out_file is not None:
-        check_writable(out_file)
+        check_output(out_file, model, file)
         check_suffix(out_file)
     fitted = model_file.load(model)
     table = read_table(file)
@@ -378,12 +380,19 @@ def write_csv(table: pl.DataFrame, path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder for results, and raise if it can't be written to."""
+    """Make a folder for results, or raise a message that names it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"the folder {path} can't be made: {error.strerror}") from None
-    check_writable(path / "history.csv")
+
+
+def check_output(path: Path, *inputs: Path | None) -> None:
+    """Raise unless a result can be written to a path, and that path is none of the inputs."""
+    check_writable(path)
+    for given in inputs:
+        if given is not None and given.exists() and path.exists() and path.samefile(given):
+            raise ValueError(f"the result would replace {given}, which it is made from: choose another --out")
 
 
 def check_positive(name: str, value: int) -> None:

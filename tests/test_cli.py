@@ -13,8 +13,6 @@ from jaxreg import cli, model_file
 from jaxreg.fitted import Fitted
 from jaxreg.models import MeanVarRegressor
 
-COLUMNS = {"area", "rooms", "price"}
-
 
 def table(n=60, seed=0):
     rng = np.random.default_rng(seed)
@@ -291,6 +289,22 @@ def test_folders_that_cannot_be_written(refused, houses, model, tmp_path, monkey
     refused(("predict", model, houses, "--out", tmp_path / "p.csv"), tmp_path, *words)
     refused(("demo", "--out", tmp_path / "d"), tmp_path / "d", *words)
     refused(("demo", "--out", houses), houses, "can't be made", "File exists")
+
+
+def test_a_result_never_replaces_what_it_is_made_from(refused, houses, model, tmp_path):
+    words = "would replace", "--out"
+    refused(train(houses, houses), houses, *words)
+    (tmp_path / "link").symlink_to(houses)
+    refused(train(houses, tmp_path / "link"), houses, *words)
+    refused(["predict", model, houses, "--out", houses], houses, *words)
+    copy = tmp_path / "copy.csv"
+    copy.write_bytes(model.read_bytes())
+    refused(["predict", copy, houses, "--out", copy], copy, *words)
+    for name in ("history.csv", "predictions.csv"):
+        table().write_csv(tmp_path / name)
+        demo = ["demo", "--out", tmp_path, "--x", "area", "--y", "price", "--data"]
+        refused([*demo, tmp_path / name], tmp_path / name, *words)
+        refused([*demo, houses, "--x-test", tmp_path / name], tmp_path / name, *words)
 
 
 def test_demo_arguments(refused, houses, tmp_path):
