@@ -2,6 +2,8 @@
 
 from jaxreg import data as data
 from jaxreg.data import Scaler as Scaler
+from jaxreg.ensemble import fit_ensemble as fit_ensemble
+from jaxreg.ensemble import without_failed as without_failed
 from jaxreg.fitted import Fitted as Fitted
 from jaxreg.gaussian import Affine as Affine
 from jaxreg.gaussian import Gaussian as Gaussian

@@ -90,6 +90,40 @@ def batch_order(key: Array, epoch: int | Int[Array, ""], n: int) -> Int[Array, "
     return order.astype(jnp.int32)
 
 
+def bootstrap_rows(key: Array, n: int, members: int) -> tuple[Int[np.ndarray, "members n"], np.ndarray]:
+    """Rows drawn with replacement for each member of an ensemble, and those that it was not given.
+
+    Breiman 1996, "Bagging predictors". Member i's rows depend on `jax.random.split(key, members)[i]` alone.
+
+    Args:
+        key: a JAX random key; that of `fit_ensemble` may serve.
+        n: number of rows to draw from, and to draw.
+        members: number of members.
+
+    Returns:
+        `(rows, left_out)`, integers `(members, n)` and `(members, most)`; -1 fills up the shorter lists.
+
+    >>> import jax
+    >>> from jaxreg import data
+    >>> rows, left_out = data.bootstrap_rows(jax.random.key(0), n=6, members=2)
+    >>> [sorted({*drawn.tolist(), *rest.tolist()} - {-1}) for drawn, rest in zip(rows, left_out)]
+    [[0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5]]
+    """
+    rows = np.asarray(_draw_rows(jax.random.split(key, members), n))
+    absent = [np.setdiff1d(np.arange(n, dtype=np.int32), drawn) for drawn in rows]
+    left_out = np.full((members, max(map(len, absent))), -1, np.int32)
+    for line, rest in zip(left_out, absent, strict=True):
+        line[: len(rest)] = rest
+    return rows, left_out
+
+
+@partial(jax.jit, static_argnums=1)
+def _draw_rows(keys: Array, n: int) -> Array:
+    # Far from the numbers of epochs, which draw the order of the rows from the same key.
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, np.uint32(2**32 - 1)))(keys)
+    return jax.vmap(lambda key: jax.random.randint(key, (n,), 0, n, jnp.int32))(keys)
+
+
 class Scaler(NamedTuple):
     """Takes columns to mean 0 and standard deviation 1, and back, in float64 on the host.
 
@@ -298,6 +332,37 @@ def check_trainable(data: tuple[np.ndarray, ...]) -> None:
             which = "y" if y.ndim == 1 else f"y, column {i},"
             found = f"has one value, {present[0]:g}," if present.size else "has no value of positive weight"
             raise ValueError(f"the target {which} {found} in all rows: there is no variance to learn")
+
+
+def check_rows(name: str, rows: TableLike, members: int, n: int) -> Int[np.ndarray, "members k"]:
+    """Row numbers for each member as checked integers, -1 for no row."""
+    array = np.asarray(rows)
+    if array.ndim != 2 or len(array) != members:
+        raise ValueError(f"{name} has shape {array.shape}, expected ({members}, k): a list for each member")
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(
+            f"{name} must hold whole numbers, it holds {array.dtype}: a mask is np.flatnonzero(...)"
+        )
+    outside = array[(array < -1) | (array >= n)]
+    if outside.size:
+        raise ValueError(f"{name} names row {outside[0]}, the data have rows 0 to {n - 1}; -1 is no row")
+    empty = np.flatnonzero((array < 0).all(axis=1))
+    if empty.size:
+        raise ValueError(f"{name} has no row for member {empty[0]}")
+    return array.astype(np.int32)
+
+
+def check_weights(weights: TableLike, members: int, n: int) -> Float[np.ndarray, "members n"]:
+    """Row weights for each member, finite and not negative."""
+    array = _to_array(weights, "weights")
+    if array.shape != (members, n):
+        raise ValueError(f"weights has shape {array.shape}, expected ({members}, {n}): members and rows")
+    if (array < 0).any():
+        raise ValueError(f"weights has {(array < 0).sum()} negative values; 0 means an absent row")
+    empty = np.flatnonzero(~array.any(axis=1))
+    if empty.size:
+        raise ValueError(f"weights is zero everywhere for member {empty[0]}: nothing is left to learn from")
+    return array
 
 
 def _described(value: object) -> str:

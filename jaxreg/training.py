@@ -239,20 +239,31 @@ def _check_model(model: nn.Module, variables: PyTree, x: Array) -> None:
         raise ValueError(f"{name} must return (mean, log_var) of one shape, it returned {shapes}")
 
 
+def take_rows(data: Batch, rows: Array) -> Batch:
+    """The named rows of a batch; where it has weights, a row of -1 weighs nothing."""
+    x, y, *weight = data
+    if weight:
+        weight = [jnp.where((rows >= 0).reshape((-1,) + (1,) * (weight[0].ndim - 1)), weight[0][rows], 0)]
+    return x[rows], y[rows], *weight
+
+
 def _epoch(
-    trainer: Trainer, key: Array, epoch: Array, state: TrainState, data: Batch, batch_size: int | None
-) -> tuple[TrainState, Array]:
+    trainer: Trainer, key: Array, epoch: Array, state: TrainState, data: Batch, batch_size: int | None,
+    rows: Array | None = None,
+) -> tuple[TrainState, Array]:  # fmt: skip
     """One pass over the rows in a fresh order; the loss is the mean over all rows as they were stepped on."""
-    n = data[0].shape[0]
+    n = (data[0] if rows is None else rows).shape[0]
     if batch_size is None or (batch_size >= n):
-        return trainer.step(state, data)
+        return trainer.step(state, data if rows is None else take_rows(data, rows))
 
     def step(state: TrainState, rows: Array) -> tuple[TrainState, tuple[Array, Array]]:
-        batch = tuple(a[rows] for a in data)
+        batch = take_rows(data, rows)
         state, loss = trainer.step(state, batch)
         return state, (loss, batch[2].sum() if len(batch) == 3 else jnp.asarray(len(rows), loss.dtype))
 
     order = batch_order(key, epoch, n)
+    if rows is not None:
+        order = rows[order]
     whole, rest = divmod(n, batch_size)
     state, parts = jax.lax.scan(step, state, order[: whole * batch_size].reshape(whole, batch_size))
     if rest:
@@ -381,26 +392,25 @@ def start_run(state: TrainState, *, validated: bool) -> Run:
 def run_chunk(
     key: Array, trainer: Trainer, run: Run, data: Batch, validation: Batch | None,
     stop: Array, patience: Array, *, batch_size: int | None,
+    rows: Array | None = None, validation_rows: Array | None = None,
 ) -> tuple[Run, Array, Array | None]:  # fmt: skip
     """Epochs from the run's cursor up to `stop` (traced; at most CHUNK_EPOCHS of them), or until it is over.
 
+    `rows` and `validation_rows` name the rows of `data` and `validation` that this run sees, -1 for none.
     Returns the run and the chunk's losses and validation NLLs, NaN from where it ended.
     """
     first = run.cursor[0]
     blank = jnp.full((CHUNK_EPOCHS,), jnp.nan, run.best_nll.dtype)
+    if validation is not None and validation_rows is not None:
+        validation = take_rows(validation, validation_rows)
 
-    def go_on(carry: tuple) -> Array:
-        epoch = carry[0].cursor[0]
-        return carry[0].active & (epoch < stop) & (epoch < first + CHUNK_EPOCHS)
-
-    def body(carry: tuple) -> tuple:
+    def one_epoch(carry: tuple) -> tuple:
         run, losses, nlls = carry
         epoch = run.cursor[0]
-        state, loss = _epoch(trainer, key, epoch, run.state, data, batch_size)
+        state, loss = _epoch(trainer, key, epoch, run.state, data, batch_size, rows)
         finite = jnp.isfinite(loss) & _all_finite(state.params)
         run = run._replace(
-            # Not _where: a branch is taken, not computed, where members run one after another.
-            state=jax.lax.cond(finite, lambda: state, lambda: run.state),
+            state=state,
             cursor=(epoch + 1, run.cursor[1]),
             failed_epoch=jnp.where(finite, run.failed_epoch, epoch),
             active=finite,
@@ -408,12 +418,12 @@ def run_chunk(
         losses = losses.at[epoch - first].set(loss.astype(losses.dtype))
         if validation is not None:
             weight = _present(validation)[2]
-            nll = _weighted_mean(trainer.nll(run.state.params, validation), weight)[0].astype(nlls.dtype)
+            nll = _weighted_mean(trainer.nll(state.params, validation), weight)[0].astype(nlls.dtype)
             nll = jnp.where(finite, nll, jnp.nan)
             better = nll < run.best_nll
             best_epoch = jnp.where(better, epoch, run.best_epoch)
             run = run._replace(
-                best_params=_where(better, run.state.params, run.best_params),
+                best_params=_where(better, state.params, run.best_params),
                 best_nll=jnp.where(better, nll, run.best_nll),
                 best_epoch=best_epoch,
                 active=finite & (epoch - best_epoch < patience),
@@ -421,7 +431,28 @@ def run_chunk(
             nlls = nlls.at[epoch - first].set(nll)
         return run, losses, nlls
 
-    return jax.lax.while_loop(go_on, body, (run, blank, None if validation is None else blank))
+    def attempt(carry: tuple) -> tuple:
+        _, limit, _, losses, nlls = carry
+
+        def go_on(carry: tuple) -> Array:
+            return carry[0].active & (carry[0].cursor[0] < limit)
+
+        end, losses, nlls = jax.lax.while_loop(go_on, one_epoch, (run, losses, nlls))
+        failed = end.failed_epoch > run.failed_epoch
+        return failed, jnp.where(failed, end.failed_epoch, limit), end, losses, nlls
+
+    # An epoch that fails can't be undone: the chunk is run again up to it. That is rare, whereas a copy of
+    # the state kept for each epoch costs 7 % of every run.
+    whole = jnp.minimum(stop, first + CHUNK_EPOCHS)
+    start = (jnp.ones((), bool), whole, run, blank, None if validation is None else blank)
+    _, limit, end, losses, nlls = jax.lax.while_loop(lambda carry: carry[0], attempt, start)
+    failed = limit < whole
+    end = end._replace(
+        cursor=(jnp.where(failed, limit + 1, end.cursor[0]), end.cursor[1]),
+        failed_epoch=jnp.where(failed, limit, end.failed_epoch),
+        active=end.active & ~failed,
+    )
+    return end, losses, nlls
 
 
 def _all_finite(tree: PyTree) -> Array:
@@ -480,34 +511,46 @@ def fit(
     >>> history.loss.shape
     (5,)
     """
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((key, data, state, trainer))):
-        raise ValueError("fit works on the host; inside jit, vmap or grad call run_epochs instead")
-    check_settings(epochs, batch_size, validation, patience)
+    check_on_host("fit", (key, trainer, data, validation, state))
+    check_settings(epochs, batch_size, patience, validated=validation is not None)
     data = check_data(data)
     check_trainable(data)
     if validation is not None:
         validation = check_data(validation, "validation")
-        _check_alike(data, validation)
+        check_alike(data, validation)
     state = trainer.init(key, data[0]) if state is None else state
     dtype = jnp.result_type(*jax.tree.leaves(state.params))
     data, validation = jax.tree.map(lambda a: jnp.asarray(a, dtype), (data, validation))
     # One of the two is always there, so that an epoch more or less never changes the program.
     patience = jnp.asarray(np.iinfo(np.int32).max if patience is None else patience, jnp.int32)
 
-    def chunk(run: Run, stop: int) -> tuple[Run, Array, Array | None]:
-        stop = jnp.asarray(stop, jnp.int32)
-        return _run_chunk(key, trainer, run, data, validation, stop, patience, batch_size=batch_size)
+    run = start_run(state, validated=validation is not None)
+    stop = jnp.zeros((), jnp.int32)
+    # Compiled before the first chunk, whose time tells how long the others may be.
+    program = _run_chunk.lower(
+        key, trainer, run, data, validation, stop, patience, batch_size=batch_size
+    ).compile()
 
-    run, history = drive(chunk, start_run(state, validated=validation is not None), epochs, hooks)
+    def chunk(run: Run, stop: int) -> tuple[Run, Array, Array | None]:
+        return program(key, trainer, run, data, validation, np.asarray(stop, np.int32), patience)
+
+    run, history = drive(chunk, run, epochs, hooks)
     if history.failed_epoch >= 0:
         warnings.warn(failure_message("the run", history.loss, int(history.failed_epoch)), RuntimeWarning, 2)
     return final_state(run), history
 
 
 def drive(
-    chunk: Callable[[Run, int], tuple[Run, Array, Array | None]], run: Run, epochs: int, hooks: Sequence[Hook]
+    chunk: Callable[[Run, int], tuple[Run, ArrayLike, ArrayLike | None]],
+    run: Run,
+    epochs: int,
+    hooks: Sequence[Hook],
+    seconds: float = CHUNK_SECONDS,
 ) -> tuple[Run, History]:
-    """Call chunk after chunk until the epochs are done, all members are over, or a hook says stop."""
+    """Call chunk after chunk until the epochs are done, all members are over, or a hook says stop.
+
+    Each chunk is made about as long as `seconds`.
+    """
     for hook in hooks:
         run = hook.restore(run)
     epoch, length = int(np.max(np.asarray(run.cursor[0]))), 1
@@ -522,8 +565,8 @@ def drive(
             for whole, part in zip(series, parts, strict=True):
                 if whole is not None:
                     whole[..., epoch:stop] = np.asarray(part)[..., : stop - epoch]
-            seconds = (time.perf_counter() - began) / (stop - epoch)
-            length = int(np.clip(CHUNK_SECONDS / seconds, 1, CHUNK_EPOCHS))
+            per_epoch = (time.perf_counter() - began) / (stop - epoch)
+            length = int(np.clip(seconds / per_epoch, 1, CHUNK_EPOCHS))
             epoch = stop
             history = _history(run, series)
             # A list, so that every hook is called, also when an earlier one says stop.
@@ -553,28 +596,33 @@ def failure_message(who: str, loss: np.ndarray, epoch: int) -> str:
     )
 
 
-def check_settings(
-    epochs: int, batch_size: int | None, validation: Batch | None, patience: int | None
-) -> None:
+def check_on_host(name: str, arguments: PyTree) -> None:
+    """Raise inside jit, vmap or grad."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments)):
+        raise ValueError(f"{name} works on the host; inside jit, vmap or grad call run_epochs instead")
+
+
+def check_whole(name: str, value: int, least: int) -> None:
+    """Raise unless a number is whole and not too small."""
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, got {value!r}") from None
+    if whole < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_settings(epochs: int, batch_size: int | None, patience: int | None, *, validated: bool) -> None:
     """Raise for numbers that no run can have."""
-    for name, value, least in (
-        ("epochs", epochs, 0),
-        ("batch_size", batch_size, 1),
-        ("patience", patience, 1),
-    ):
-        if value is None and name != "epochs":
-            continue
-        try:
-            whole = operator.index(value)
-        except TypeError:
-            raise ValueError(f"{name} must be a whole number, got {value!r}") from None
-        if whole < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
-    if patience is not None and validation is None:
+    check_whole("epochs", epochs, 0)
+    for name, value in (("batch_size", batch_size), ("patience", patience)):
+        if value is not None:
+            check_whole(name, value, 1)
+    if patience is not None and not validated:
         raise ValueError("patience counts epochs without a better validation NLL: pass validation=(x, y) too")
 
 
-def _check_alike(data: Batch, validation: Batch) -> None:
+def check_alike(data: Batch, validation: Batch) -> None:
     """Raise unless validation has the columns of the training data."""
     for name, ours, theirs in zip("xy", data, validation, strict=False):
         if ours.shape[1:] != theirs.shape[1:]:

@@ -1,0 +1,423 @@
+"""An ensemble is the single fit mapped over keys: every test compares one with the other."""
+
+import subprocess
+import sys
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh
+
+from jaxreg import (
+    Hook,
+    MeanVarRegressor,
+    data,
+    ensemble,
+    fit,
+    fit_ensemble,
+    make_trainer,
+    sgd,
+    without_failed,
+)
+from jaxreg.training import CHUNK_EPOCHS
+
+MODEL = MeanVarRegressor(hidden=(16,))
+TRAINER = make_trainer(MODEL, sgd(5e-3, 0.9, 1e-4))
+KEY = jax.random.key(1)
+SETTINGS = {"epochs": 6, "batch_size": 60}
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def close(a, b, tolerance=1e-12):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), a, b)
+
+
+def member(tree, i):
+    return jax.tree.map(lambda leaf: leaf[i], tree)
+
+
+def key_of(i, members=20):
+    return jax.random.split(KEY, members)[i]
+
+
+@pytest.fixture
+def wide(sinusoid, x64):
+    return tuple(a.astype(np.float64) for a in sinusoid)
+
+
+@pytest.fixture
+def split(wide):
+    return tuple(a[:200] for a in wide), tuple(a[200:] for a in wide)
+
+
+# The ways in which members may be dealt: (members, side by side, cores).
+LAYOUTS = [(1, None, 2), (3, 1, 2), (5, 2, 2), (7, 3, 1)]
+
+
+@pytest.mark.parametrize("validated", [False, True])
+@pytest.mark.parametrize("members,side_by_side,cores", LAYOUTS)
+def test_a_member_is_the_solo_fit_with_its_key(split, monkeypatch, members, side_by_side, cores, validated):
+    monkeypatch.setattr(ensemble, "_cores", lambda: cores)
+    settings = SETTINGS | ({"validation": split[1], "patience": 2} if validated else {})
+    states, history = fit_ensemble(
+        KEY, TRAINER, split[0], members=members, side_by_side=side_by_side, **settings
+    )
+    assert history.loss.shape == (members, 6) and states.step.shape == (members,)
+    for i in {0, members - 1}:
+        state, solo = fit(key_of(i), TRAINER, split[0], **settings)
+        close((member(states, i), member(history, i)), (state, solo))
+
+
+def test_a_member_does_not_depend_on_the_others(sinusoid):
+    few, many = (fit_ensemble(KEY, TRAINER, sinusoid, members=n, side_by_side=1, **SETTINGS) for n in (2, 5))
+    same(member(few, slice(2)), member(many, slice(2)))
+
+
+def test_first_500_steps_in_float32(sinusoid):
+    trainer = make_trainer(MeanVarRegressor(), sgd(5e-3, 0.9, 1e-4))
+    for side_by_side in (1, 2):
+        states, history = fit_ensemble(
+            KEY, trainer, sinusoid, members=2, epochs=125, batch_size=64, side_by_side=side_by_side
+        )
+        for i in range(2):
+            _, solo = fit(key_of(i), trainer, sinusoid, epochs=125, batch_size=64)
+            assert np.abs(history.loss[i] - solo.loss).max() <= 1e-5
+
+
+@pytest.mark.parametrize("old_style", [False, True])
+def test_keys_of_either_style(sinusoid, old_style):
+    key = jax.random.PRNGKey(1) if old_style else KEY
+    states, _ = fit_ensemble(key, TRAINER, sinusoid, members=2, **SETTINGS)
+    close(member(states, 1), fit(jax.random.split(key)[1], TRAINER, sinusoid, **SETTINGS)[0], 1e-6)
+
+
+def test_context_managers_of_the_caller_reach_the_threads(sinusoid):
+    with jax.enable_x64(True), jax.default_matmul_precision("float32"):
+        wide = tuple(a.astype(np.float64) for a in sinusoid)
+        states, history = fit_ensemble(KEY, TRAINER, wide, members=3, side_by_side=1, **SETTINGS)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(states.params)} == {"float64"}
+    assert history.loss.dtype == np.float64
+
+
+ROWS = np.array([[0, 1, 2, 3, 4, 5], [9, 8, 7, 6, 5, 4], [10, 10, 11, 11, 12, 12]])
+
+
+def test_rows_are_the_fit_on_those_rows(wide):
+    rows, held_out = ROWS, ROWS[::-1] + 20
+    states, history = fit_ensemble(
+        KEY, TRAINER, wide, members=3, epochs=4, batch_size=4, rows=rows, validation_rows=held_out
+    )
+    for i in range(3):
+        train, validation = (tuple(a[r[i]] for a in wide) for r in (rows, held_out))
+        solo = fit(key_of(i), TRAINER, train, epochs=4, batch_size=4, validation=validation)
+        close((member(states, i), member(history, i)), solo)
+
+
+@pytest.mark.parametrize("batch_size", [None, 8])
+def test_a_row_of_minus_one_is_no_row(wide, batch_size):
+    padded = np.concatenate([ROWS, np.full((3, 2), -1)], axis=1)
+    settings = {"members": 3, "epochs": 4, "batch_size": batch_size}
+    short, long = (
+        fit_ensemble(KEY, TRAINER, wide, rows=rows, validation_rows=rows, **settings)
+        for rows in (ROWS, padded)
+    )
+    close(short, long)  # eight rows of which two are absent make one batch
+
+
+@pytest.mark.parametrize("outputs", [None, 2])
+@pytest.mark.parametrize("own_weight", [None, "rows", "entries"])
+def test_weights_of_members_multiply_those_of_the_data(wide, outputs, own_weight):
+    rng = np.random.default_rng(0)
+    x, y = (a[:40] for a in wide)
+    y = y if outputs is None else np.stack([y, rng.normal(size=40)], axis=1)
+    shape = y.shape if own_weight == "entries" else (40,)
+    weight = rng.integers(0, 3, shape).astype(float)
+    mine = rng.integers(0, 3, (2, 40)).astype(float)
+    trainer = make_trainer(MeanVarRegressor(hidden=(8,), outputs=outputs), sgd(5e-3))
+    rows = (x, y) if own_weight is None else (x, y, weight)
+    states, _ = fit_ensemble(KEY, trainer, rows, members=2, weights=mine, **SETTINGS)
+    for i in range(2):
+        total = mine[i].reshape((-1,) + (1,) * (len(shape) - 1)) * (1 if own_weight is None else weight)
+        close(member(states, i), fit(key_of(i), trainer, (x, y, total), **SETTINGS)[0])
+
+
+def test_bootstrap(wide):
+    rows, left_out = data.bootstrap_rows(KEY, 256, 3)
+    same(rows, data.bootstrap_rows(KEY, 256, 8)[0][:3])
+    for drawn, rest in zip(rows, left_out, strict=True):
+        assert set(drawn) | set(rest) - {-1} == set(range(256)) and not set(drawn) & set(rest)
+        assert 0.55 < len(set(drawn)) / 256 < 0.72  # 1 - 1/e, give or take
+    drawn, given = (
+        fit_ensemble(KEY, TRAINER, wide, members=3, **how, **SETTINGS)
+        for how in ({"bootstrap": True}, {"rows": rows})
+    )
+    same(drawn, given)
+
+
+def clipped_and_scheduled(learning_rate):
+    schedule = optax.exponential_decay(1.0, transition_steps=5, decay_rate=0.5)
+    return optax.chain(
+        optax.clip_by_global_norm(0.1), sgd(learning_rate, 0.9), optax.scale_by_schedule(schedule)
+    )
+
+
+SWEEPS = {
+    "sgd": (sgd, {"learning_rate": [1e-3, 1e-2], "momentum": [0.9, 0.0], "weight_decay": [0.0, 0.1]}),
+    "clipped and scheduled": (clipped_and_scheduled, {"learning_rate": [1e-3, 1e-2]}),
+    "adam": (optax.inject_hyperparams(optax.adam), {"learning_rate": [1e-3, 1e-2], "b1": [0.9, 0.5]}),
+}
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_sweep_is_a_fit_for_each_setting(wide, name):
+    build, numbers = SWEEPS[name]
+    trainer = make_trainer(MODEL, build(learning_rate=1.0))
+    states, history = fit_ensemble(KEY, trainer, wide, members=2, numbers=numbers, **SETTINGS)
+    for i in range(2):
+        solo = fit(
+            key_of(i),
+            make_trainer(MODEL, build(**{name: values[i] for name, values in numbers.items()})),
+            wide,
+            **SETTINGS,
+        )
+        close((member(states.params, i), history.loss[i]), (solo[0].params, solo[1].loss))
+
+
+def test_a_run_goes_on_from_given_states(wide):
+    half, _ = fit_ensemble(KEY, TRAINER, wide, members=3, epochs=3)
+    kept = jax.tree.map(np.array, half)
+    whole, _ = fit_ensemble(KEY, TRAINER, wide, members=3, epochs=6)
+    more, _ = fit_ensemble(KEY, TRAINER, wide, members=3, epochs=3, states=half)
+    close(more, whole)  # in full batches, so that the order of rows doesn't matter
+    same(half, kept)
+    slower, _ = fit_ensemble(
+        KEY, TRAINER, wide, members=3, epochs=3, states=half, numbers={"learning_rate": [0.0, 5e-3, 0.0]}
+    )
+    same(member(slower.params, 0), member(half.params, 0))
+    close(member(slower.params, 1), member(whole.params, 1))
+
+
+class Watching(Hook):
+    def __init__(self, every=None, stop_at=None):
+        self.every, self.stop_at, self.runs, self.seen = every, stop_at, [], []
+
+    def after_chunk(self, run, history):
+        self.runs.append(run)
+        self.seen.append(int(np.max(run.cursor[0])))
+        assert run.cursor[0].shape == history.loss.shape[:1]
+        assert np.isfinite(history.loss[:, : self.seen[-1]]).all()
+        return self.seen[-1] == self.stop_at
+
+
+@pytest.mark.parametrize("members,side_by_side", [(3, 1), (3, 2), (2, 2)])
+@pytest.mark.parametrize("validated", [False, True])
+def test_a_run_cut_into_chunks_is_bit_identical(sinusoid, monkeypatch, members, side_by_side, validated):
+    monkeypatch.setattr(ensemble, "_cores", lambda: 2 if side_by_side < members else 1)
+    settings = {
+        "members": members,
+        "side_by_side": side_by_side,
+        "epochs": CHUNK_EPOCHS + 2,
+        "batch_size": 128,
+    }
+    settings["validation"] = sinusoid if validated else None
+    hook = Watching(every=50)
+    whole, cut = (fit_ensemble(KEY, TRAINER, sinusoid, hooks=hooks, **settings) for hooks in ([], [hook]))
+    same(whole, cut)
+    assert {50, 100} < set(hook.seen)
+    # What a hook was shown stays as it was, and a run goes on from it.
+    at_50 = hook.runs[hook.seen.index(50)]
+    assert set(np.asarray(at_50.state.step)) == {100}
+
+    class Resume(Hook):
+        def restore(self, run):
+            return at_50
+
+    resumed, history = fit_ensemble(KEY, TRAINER, sinusoid, hooks=[Resume()], **settings)
+    same(resumed, whole[0])
+    same(history.loss[:, 50:], whole[1].loss[:, 50:])
+
+
+def test_a_hook_stops_all_members(sinusoid):
+    states, history = fit_ensemble(
+        KEY, TRAINER, sinusoid, members=3, epochs=20, hooks=[Watching(every=5, stop_at=5)]
+    )
+    assert np.isfinite(history.loss).sum(axis=1).tolist() == [5, 5, 5] and set(states.step.tolist()) == {5}
+
+
+@pytest.mark.parametrize("side_by_side", [1, 4])
+def test_each_member_stops_early_by_itself(split, side_by_side):
+    (x, y), held_out = split
+    trainer = make_trainer(MODEL, sgd(5e-2, 0.9))
+    settings = {"epochs": 200, "batch_size": 20, "validation": held_out, "patience": 4}
+    states, history = fit_ensemble(
+        KEY, trainer, (x[:40], y[:40]), members=4, side_by_side=side_by_side, **settings
+    )
+    ran = np.isfinite(history.loss).sum(axis=1)
+    assert (ran == history.best_epoch + 5).all() and len(set(ran.tolist())) > 1
+    assert (np.nanargmin(history.validation_nll, axis=1) == history.best_epoch).all()
+    for i in range(4):
+        nll = trainer.nll(member(states.params, i), held_out).mean()
+        close(nll, history.validation_nll[i, history.best_epoch[i]])
+        assert states.step[i] == 2 * ran[i]
+    alone, solo = fit(key_of(2), trainer, (x[:40], y[:40]), **settings)
+    close((member(states, 2), member(history, 2)), (alone, solo))
+
+
+@pytest.mark.parametrize("side_by_side", [1, 4])
+def test_members_that_diverge_keep_their_last_finite_epoch(wide, side_by_side):
+    numbers = {"learning_rate": [5e-3, 1e3, 5e-3, 2e3]}
+    settings = SETTINGS | {"members": 4, "side_by_side": side_by_side, "epochs": 30}
+    with pytest.warns(RuntimeWarning, match=r"2 of 4 members failed: 1, 3; without_failed.*lower learning"):
+        states, history = fit_ensemble(KEY, TRAINER, wide, numbers=numbers, **settings)
+    assert (history.failed_epoch[[0, 2]] == -1).all() and (history.failed_epoch[[1, 3]] >= 0).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(states.params))
+    expected, _ = fit_ensemble(KEY, TRAINER, wide, **settings)
+    close(member(states.params, 2), member(expected.params, 2))
+    same(member(without_failed(states, history), 1), member(states, 2))
+    # The state kept is that of a run which ends just before.
+    last = int(history.failed_epoch[1])
+    trainer = make_trainer(MODEL, sgd(1e3, 0.9, 1e-4))
+    before, _ = fit(key_of(1), trainer, wide, epochs=last, batch_size=60)
+    close(member(states.params, 1), before.params)
+
+
+def test_all_members_failing_is_an_error(sinusoid):
+    with pytest.raises(FloatingPointError, match=r"all 3 members failed; member 0 stopped in epoch \d+"):
+        fit_ensemble(KEY, make_trainer(MODEL, sgd(1e3)), sinusoid, members=3, epochs=50, batch_size=64)
+
+
+class Counting(nn.Module):
+    """Counts how often it is traced."""
+
+    traces = []
+
+    @nn.compact
+    def __call__(self, x):
+        self.traces.append(x.shape)
+        return tuple(nn.Dense(2, param_dtype=x.dtype)(x).T)
+
+
+def test_one_program_serves_any_numbers_epochs_and_members(sinusoid):
+    def run(learning_rates, epochs):
+        trainer = make_trainer(Counting(), sgd(1e-3))
+        numbers = {"learning_rate": learning_rates}
+        fit_ensemble(
+            KEY, trainer, sinusoid, members=len(learning_rates), numbers=numbers, epochs=epochs,
+            batch_size=64, side_by_side=1,
+        )  # fmt: skip
+
+    run(np.full(6, 1e-3), 3)
+    traced = len(Counting.traces)
+    run(np.geomspace(1e-4, 1e-2, 6), 5)
+    run(np.full(7, 1e-2), CHUNK_EPOCHS + 1)
+    assert len(Counting.traces) == traced
+
+
+MESH_CODE = """
+import jax, numpy as np
+from jax.sharding import Mesh
+from jaxreg import MeanVarRegressor, data, fit, fit_ensemble, make_trainer, sgd
+jax.config.update("jax_num_cpu_devices", 3)
+jax.config.update("jax_enable_x64", True)
+rows = tuple(np.asarray(a, float) for a in data.sinusoid(jax.random.key(0)))
+trainer, key = make_trainer(MeanVarRegressor(hidden=(8,)), sgd(5e-3, 0.9, 1e-4)), jax.random.key(1)
+settings = {"epochs": 4, "batch_size": 60, "validation": rows, "patience": 2}
+grid = Mesh(np.array(jax.devices()[:2]).reshape(2, 1), ("members", "rows"))
+for members, mesh, side_by_side in [(3, None, None), (5, None, 2), (1, None, None), (4, grid, None)]:
+    states, history = fit_ensemble(
+        key, trainer, rows, members=members, mesh=mesh, side_by_side=side_by_side, **settings
+    )
+    assert history.loss.shape == (members, 4)
+    devices = {device for leaf in jax.tree.leaves(states.params) for device in leaf.devices()}
+    assert len(devices) == (2 if mesh is grid else 3) or members % 3, devices
+    for i in {0, members - 1}:
+        state, solo = fit(jax.random.split(key, members)[i], trainer, rows, **settings)
+        for ours, theirs in zip(jax.tree.leaves((states, history)), jax.tree.leaves((state, solo))):
+            np.testing.assert_allclose(np.asarray(ours)[i], theirs, rtol=1e-12, atol=1e-12)
+print("equal")
+"""
+
+
+def test_members_over_the_devices_of_a_mesh():
+    # In a process of its own: the number of CPU devices is fixed when JAX's backend starts.
+    process = subprocess.run([sys.executable, "-c", MESH_CODE], capture_output=True, text=True)
+    assert process.stdout == "equal\n", process.stderr
+
+
+def rows_mesh():
+    return Mesh(np.array(jax.devices()), ("rows",))
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"members": 0}, "members must be at least 1, got 0"),
+        ({"members": -2}, "members must be at least 1, got -2"),
+        ({"mesh": rows_mesh}, r"mesh must have an axis 'members', it has \('rows',\)"),
+        ({"side_by_side": 0}, "side_by_side must be at least 1"),
+        (
+            {"numbers": {"learning_rate": [1e-3]}},
+            r"numbers\['learning_rate'\] has shape \(1,\), expected \(2,\)",
+        ),
+        ({"numbers": {"lr": [1e-3, 1e-2]}}, "no 'lr'; its numbers are learning_rate, momentum, weight_decay"),
+        (
+            {"numbers": {"momentum": [0.9, -1.0]}},
+            r"numbers\['momentum'\] must be finite and not negative, got -1",
+        ),
+        ({"numbers": {"momentum": [0.9, np.nan]}}, "must be finite and not negative, got nan"),
+        ({"rows": [[0, 1], [2, 256]]}, "rows names row 256, the data have rows 0 to 255"),
+        ({"rows": [[0, 1], [2, -2]]}, "rows names row -2"),
+        ({"rows": [[0, 1]]}, r"rows has shape \(1, 2\), expected \(2, k\)"),
+        ({"rows": np.ones((2, 256), bool)}, "rows must hold whole numbers, it holds bool"),
+        ({"rows": [[0, 1], [-1, -1]]}, "rows has no row for member 1"),
+        ({"rows": [[0, 1], [3, -1]]}, "member 1: 1 row is too few"),
+        ({"rows": [[0, 1], [3, 3]]}, "member 1: the target y has one value"),
+        ({"rows": [[0, 1], [2, 3]], "bootstrap": True}, "pass either bootstrap or rows"),
+        ({"validation_rows": [[0], [999]]}, "validation_rows names row 999"),
+        ({"validation": (np.zeros((4, 2)), np.zeros(4))}, r"validation: x has shape \(4, 2\)"),
+        ({"patience": 2}, "pass validation"),
+        ({"weights": np.ones(256)}, r"weights has shape \(256,\), expected \(2, 256\)"),
+        ({"weights": -np.ones((2, 256))}, "weights has 512 negative values"),
+        ({"weights": np.eye(2, 256) * [[0], [1]]}, "weights is zero everywhere for member 0"),
+        ({"data": (np.zeros((4, 1)), np.arange(5.0))}, "x has 4 rows and y has 5"),
+        ({"states": "other"}, "states are not those of this trainer"),
+        ({"states": "three"}, r"states.step has shape \(3,\), expected \(2,\)"),
+    ],
+)
+def test_bad_input_is_named_before_anything_compiles(sinusoid, monkeypatch, change, message):
+    other = make_trainer(MODEL, optax.adam(1e-3))
+    if change.get("states") == "other":
+        change = {"states": other.init(KEY, sinusoid[0])}
+    if change.get("states") == "three":
+        change = {"states": fit_ensemble(KEY, TRAINER, sinusoid, members=3, epochs=0)[0]}
+    if callable(change.get("mesh")):
+        change = {"mesh": change["mesh"]()}
+    monkeypatch.setattr(ensemble, "_dealt", None)
+    settings = SETTINGS | {"members": 2, "data": sinusoid} | change
+    with pytest.raises(ValueError, match=message):
+        fit_ensemble(KEY, TRAINER, settings.pop("data"), **settings)
+
+
+def test_numbers_of_an_optimizer_without_any(sinusoid):
+    with pytest.raises(ValueError, match="none that can be swept"):
+        fit_ensemble(
+            KEY, make_trainer(MODEL, optax.adam(1e-3)), sinusoid, members=1, numbers={"b1": [0.9]}, epochs=1
+        )
+
+
+@pytest.mark.parametrize("transform", [jax.jit, jax.vmap])
+def test_inside_a_transform_it_names_run_epochs(sinusoid, transform):
+    with pytest.raises(ValueError, match="fit_ensemble works on the host.*run_epochs"):
+        transform(lambda key: fit_ensemble(key, TRAINER, sinusoid, members=2, epochs=1)[0])(
+            jax.random.split(KEY, 2)
+        )
+
+
+def test_no_epochs(sinusoid):
+    states, history = fit_ensemble(KEY, TRAINER, sinusoid, members=2, epochs=0)
+    assert history.loss.shape == (2, 0) and set(states.step.tolist()) == {0}
