@@ -23,10 +23,10 @@ from jaxreg import (
 )
 from jaxreg.training import CHUNK_EPOCHS
 
-MODEL = MeanVarRegressor(hidden=(16,))
+MODEL = MeanVarRegressor(hidden=(8,))
 TRAINER = make_trainer(MODEL, sgd(5e-3, 0.9, 1e-4))
 KEY = jax.random.key(1)
-SETTINGS = {"epochs": 6, "batch_size": 60}
+SETTINGS = {"epochs": 4, "batch_size": 64}
 
 
 def same(a, b):
@@ -52,7 +52,7 @@ def wide(sinusoid, x64):
 
 @pytest.fixture
 def split(wide):
-    return tuple(a[:200] for a in wide), tuple(a[200:] for a in wide)
+    return tuple(a[:192] for a in wide), tuple(a[192:] for a in wide)
 
 
 # The ways in which members may be dealt: (members, side by side, cores).
@@ -67,7 +67,7 @@ def test_a_member_is_the_solo_fit_with_its_key(split, monkeypatch, members, side
     states, history = fit_ensemble(
         KEY, TRAINER, split[0], members=members, side_by_side=side_by_side, **settings
     )
-    assert history.loss.shape == (members, 6) and states.step.shape == (members,)
+    assert history.loss.shape == (members, 4) and states.step.shape == (members,)
     for i in {0, members - 1}:
         state, solo = fit(key_of(i), TRAINER, split[0], **settings)
         close((member(states, i), member(history, i)), (state, solo))
@@ -282,7 +282,7 @@ def test_members_that_diverge_keep_their_last_finite_epoch(wide, side_by_side):
     # The state kept is that of a run which ends just before.
     last = int(history.failed_epoch[1])
     trainer = make_trainer(MODEL, sgd(1e3, 0.9, 1e-4))
-    before, _ = fit(key_of(1), trainer, wide, epochs=last, batch_size=60)
+    before, _ = fit(key_of(1), trainer, wide, epochs=last, batch_size=64)
     close(member(states.params, 1), before.params)
 
 
@@ -326,15 +326,15 @@ jax.config.update("jax_num_cpu_devices", 3)
 jax.config.update("jax_enable_x64", True)
 rows = tuple(np.asarray(a, float) for a in data.sinusoid(jax.random.key(0)))
 trainer, key = make_trainer(MeanVarRegressor(hidden=(8,)), sgd(5e-3, 0.9, 1e-4)), jax.random.key(1)
-settings = {"epochs": 4, "batch_size": 60, "validation": rows, "patience": 2}
+settings = {"epochs": 3, "batch_size": 64}
 grid = Mesh(np.array(jax.devices()[:2]).reshape(2, 1), ("members", "rows"))
-for members, mesh, side_by_side in [(3, None, None), (5, None, 2), (1, None, None), (4, grid, None)]:
+for members, mesh, side_by_side in [(5, None, 2), (4, grid, None)]:
     states, history = fit_ensemble(
         key, trainer, rows, members=members, mesh=mesh, side_by_side=side_by_side, **settings
     )
-    assert history.loss.shape == (members, 4)
+    assert history.loss.shape == (members, 3)
     devices = {device for leaf in jax.tree.leaves(states.params) for device in leaf.devices()}
-    assert len(devices) == (2 if mesh is grid else 3) or members % 3, devices
+    assert len(devices) == (2 if mesh is grid else 3), devices
     for i in {0, members - 1}:
         state, solo = fit(jax.random.split(key, members)[i], trainer, rows, **settings)
         for ours, theirs in zip(jax.tree.leaves((states, history)), jax.tree.leaves((state, solo))):
