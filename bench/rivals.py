@@ -1,0 +1,176 @@
+"""What a user would write in PyTorch instead: each trains the same networks on the same batches.
+
+Every rival is a class whose `run(orders)` trains on given permutations of the rows, an array `(epochs,
+members, n)`, and returns the losses of the last step, `(members,)`.
+"""
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch.func import functional_call, grad_and_value, stack_module_state, vmap
+from torch.utils._pytree import tree_map
+from torch.utils.data import DataLoader, TensorDataset
+
+import torch_ref.training
+from torch_ref.losses import gaussian_nll
+
+LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 5e-3, 0.9, 1e-4
+
+
+class Rival:
+    """Holds what all need: modules, one for each member, and the rows."""
+
+    name: str
+
+    def __init__(
+        self, modules: list[torch.nn.Module], data: tuple[torch.Tensor, torch.Tensor], batch_size: int
+    ):
+        self.modules = [copy.deepcopy(module) for module in modules]
+        self.data, self.batch_size = data, batch_size
+
+    def run(self, orders: np.ndarray) -> np.ndarray:
+        """Train for `len(orders)` epochs; the losses of each member's last step."""
+        raise NotImplementedError
+
+
+class Notebook(Rival):
+    """The notebook's loop: a DataLoader, eager steps, `.item()` after each, one member after another."""
+
+    name = "notebook's loop"
+
+    def run(self, orders: np.ndarray) -> np.ndarray:
+        """Each epoch's order is handed to the DataLoader as its sampler, which costs less than shuffling."""
+        rows = TensorDataset(*self.data)
+        last = []
+        for i, module in enumerate(self.modules):
+            optimizer = torch_ref.training.sgd(module, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY)
+            for order in orders[:, i].tolist():
+                for x, y in DataLoader(rows, batch_size=self.batch_size, sampler=order):
+                    loss = torch_ref.training.step(module, optimizer, x, y).item()
+            last.append(loss)
+        return np.array(last)
+
+
+class Eager(Rival):
+    """Eager steps on rows picked from the tensors, one member after another."""
+
+    name = "PyTorch eager step"
+
+    def run(self, orders: np.ndarray) -> np.ndarray:
+        """One member after another."""
+        x, y = self.data
+        last = []
+        for i, module in enumerate(self.modules):
+            optimizer = torch_ref.training.sgd(module, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY)
+            for order in _on_device(orders[:, i], x):
+                for rows in order.split(self.batch_size):
+                    loss = torch_ref.training.step(module, optimizer, x[rows], y[rows])
+            last.append(loss)
+        return torch.stack(last).cpu().numpy()
+
+
+class Functional(Rival):
+    """`torch.func`: the members stacked, their gradients by vmap over grad, SGD on the stacked tensors."""
+
+    name = "torch.func"
+
+    def __init__(
+        self, modules: list[torch.nn.Module], data: tuple[torch.Tensor, torch.Tensor], batch_size: int
+    ):
+        super().__init__(modules, data, batch_size)
+        params, _ = stack_module_state(self.modules)
+        self.state = _start(params)
+        self.step = self.compile(_step(modules[0], vectorised=True))
+
+    def compile(self, step: Callable) -> Callable:
+        """Eager."""
+        return step
+
+    def run(self, orders: np.ndarray) -> np.ndarray:
+        """All members at once."""
+        x, y = self.data
+        for order in _on_device(orders, x):
+            for rows in order.split(self.batch_size, dim=1):
+                *self.state, losses = self.step(*self.state, x[rows], y[rows])
+        return losses.cpu().numpy()
+
+
+class CompiledFunctional(Functional):
+    """The same step through `torch.compile`."""
+
+    name = "torch.func, compiled"
+
+    def compile(self, step: Callable) -> Callable:
+        """Inductor's code."""
+        return torch.compile(step)
+
+
+class CudaGraphs(Functional):
+    """The same step through `torch.compile` with CUDA graphs."""
+
+    name = "torch.func, compiled, CUDA graphs"
+
+    def compile(self, step: Callable) -> Callable:
+        """A graph writes over what it returned before, hence the copies."""
+        fast = torch.compile(step, mode="reduce-overhead")
+        return lambda *arguments: tree_map(torch.clone, fast(*arguments))
+
+
+class CompiledStep(Rival):
+    """The step of one network through `torch.compile`, one member after another."""
+
+    name = "PyTorch compiled step"
+
+    def __init__(
+        self, modules: list[torch.nn.Module], data: tuple[torch.Tensor, torch.Tensor], batch_size: int
+    ):
+        super().__init__(modules, data, batch_size)
+        self.states = [_start(dict(module.named_parameters())) for module in self.modules]
+        self.step = torch.compile(_step(modules[0], vectorised=False))
+
+    def run(self, orders: np.ndarray) -> np.ndarray:
+        """One member after another."""
+        x, y = self.data
+        last = []
+        for i, state in enumerate(self.states):
+            for order in _on_device(orders[:, i], x):
+                for rows in order.split(self.batch_size):
+                    *state, loss = self.step(*state, x[rows], y[rows])
+            self.states[i] = state
+            last.append(loss)
+        return torch.stack(last).cpu().numpy()
+
+
+def _start(params: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    """Parameters and their velocity."""
+    params = {name: value.detach().clone() for name, value in params.items()}
+    return [params, {name: torch.zeros_like(value) for name, value in params.items()}]
+
+
+def _step(module: torch.nn.Module, *, vectorised: bool) -> Callable:
+    """A pure step of SGD with momentum, of one network or of stacked ones."""
+    base = copy.deepcopy(module).to("meta")
+
+    def loss(params: dict, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return gaussian_nll(y, *functional_call(base, params, (x,))).mean()
+
+    gradients = vmap(grad_and_value(loss)) if vectorised else grad_and_value(loss)
+
+    def step(
+        params: dict, velocity: dict, x: torch.Tensor, y: torch.Tensor
+    ) -> tuple[dict, dict, torch.Tensor]:
+        grads, losses = gradients(params, x, y)
+        velocity = {k: MOMENTUM * velocity[k] + (grads[k] + WEIGHT_DECAY * p) for k, p in params.items()}
+        return {k: p - LEARNING_RATE * velocity[k] for k, p in params.items()}, velocity, losses
+
+    return step
+
+
+def _on_device(orders: np.ndarray, x: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(np.array(orders, np.int64)).to(x.device)
+
+
+ALONE = (Notebook, Eager, CompiledStep)
+TOGETHER = (Functional, CompiledFunctional)
