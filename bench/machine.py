@@ -1,5 +1,6 @@
-"""What the machine can do, and what it is: the limits that times are compared with, versions and device."""
+"""What the machine is and what it can do: versions, device, compilations, the limits of a training step."""
 
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -13,26 +14,32 @@ import optax
 import torch
 
 LARGE = 2048
+PRODUCTS = 200
+GPU = jax.default_backend() == "gpu" and torch.cuda.is_available()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:
     """Columns that every row of a result carries."""
     modules = {"jax": jax, "flax": flax, "optax": optax, "torch": torch}
     found = {"python": platform.python_version()}
-    found |= {name: module.__version__ for name, module in modules.items()}
-    return found | {"device": device()}
+    return found | {name: module.__version__ for name, module in modules.items()} | {"device": device()}
 
 
 def device() -> str:
     """The accelerator, or the processor and its cores."""
-    if jax.default_backend() != "cpu":
+    if GPU:
         return jax.devices()[0].device_kind
     try:
         with open("/proc/cpuinfo") as file:
             name = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} cores"
+    return f"{name}, {cores()} cores"
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -42,60 +49,89 @@ def seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def multiply_adds(widths: tuple[int, ...], rows: int) -> int:
-    """Multiply-adds of a training step: each weight forward, and backward twice but in the first layer.
+def count_compilations(function: Callable[[], object]) -> int:
+    """How many programs XLA compiled during a call."""
+    found = []
 
-    Args:
-        widths: features, hidden widths, and 2 for the two heads.
-        rows: rows of the batch.
+    def listen(event: str, duration: float, **_: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        function()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    return len(found)
+
+
+def multiply_adds(width: int, rows: int) -> int:
+    """Multiply-adds of a step of a network 1-width-width-2: forward once, backward twice."""
+    return 3 * rows * (width * width + 2 * width) + 2 * rows * width
+
+
+class Limit:
+    """The rate of matrix products that the machine reaches, on one core or on all of them.
+
+    The faster of a large product and of a step's own (rows x width x width, one after another on each core)
+    counts, and the faster of PyTorch's and XLA's, in float32. On a GPU, all products are one batch.
     """
-    forward = [rows * a * b for a, b in zip(widths, widths[1:], strict=False)]
-    return 3 * sum(forward) - forward[0]
 
+    def __init__(self, width: int, rows: int, members: int):
+        self.width, self.rows, self.members = width, rows, members
+        x, w = jnp.ones((rows, width)), jnp.eye(width)
+        chain = (
+            jax.jit(lambda x, w: jax.lax.fori_loop(0, PRODUCTS, lambda _, x: x @ w, x)).lower(x, w).compile()
+        )
+        self._chain = lambda _=None: chain(x, w).block_until_ready()
+        place = "cuda" if GPU else "cpu"
+        self._large = torch.ones(LARGE, LARGE, device=place), torch.ones(LARGE, LARGE, device=place)
+        self._small = torch.ones(rows, width), torch.ones(width, width), torch.empty(rows, width)
+        many = max(members, 16)
+        self._batch = (
+            torch.ones(many, rows, width, device=place),
+            torch.ones(many, width, width, device=place),
+        )
 
-def matmul_rates(rows: int, width: int, cores: int) -> dict[str, float]:
-    """Multiply-adds per second of a large product and of a step's own, on one core and on all.
+    def rate(self) -> float:
+        """Multiply-adds per second: of one core for one network, else of all."""
+        large, small = LARGE**3, self.rows * self.width**2
+        if GPU:
+            batch = small * len(self._batch[0])
+            return max(large / _median(self._torch_large), batch / _median(self._torch_batch))
+        if self.members == 1:
+            torch.set_num_threads(1)
+            rates = [small * PRODUCTS / _median(f) for f in (self._chain, self._torch_small)]
+            return max(large / _median(self._torch_large), *rates)
+        torch.set_num_threads(cores())
+        with ThreadPoolExecutor(cores()) as pool:
+            together = _median(lambda: list(pool.map(self._chain, range(cores()))))
+        batch = small * len(self._batch[0]) / _median(self._torch_batch)
+        return max(large / _median(self._torch_large), small * PRODUCTS * cores() / together, batch)
 
-    The best of PyTorch's and XLA's products counts, in float32.
-    """
-    torch.set_num_threads(1)
-    rates = {
-        "large, one core": _torch_rate(LARGE, LARGE, 1),
-        "small, one core": _torch_rate(rows, width, 200),
-    }
-    chain = _jax_chain(rows, width)
-    rates["small, one core"] = max(rates["small, one core"], _rate(rows, width, 200, chain))
-    torch.set_num_threads(cores)
-    rates["large, all cores"] = _torch_rate(LARGE, LARGE, 1)
-    with ThreadPoolExecutor(cores) as pool:
-        together = _rate(rows, width, 200, lambda: list(pool.map(lambda _: chain(), range(cores))))
-    batched = _torch_batched_rate(rows, width, 16 * cores)
-    rates["small, all cores"] = max(cores * together, batched, rates["small, one core"])
-    return rates
+    def microseconds(self) -> float:
+        """The least time of a member's step, were it nothing but its products."""
+        return multiply_adds(self.width, self.rows) / self.rate() * 1e6
 
+    def _torch_large(self) -> None:
+        torch.mm(*self._large)
+        _wait()
 
-def _rate(rows: int, width: int, repeats: int, function: Callable[[], object]) -> float:
-    function()
-    return rows * width * width * repeats / np.median([seconds(function) for _ in range(5)])
+    def _torch_batch(self) -> None:
+        torch.bmm(*self._batch)
+        _wait()
 
-
-def _torch_rate(rows: int, width: int, repeats: int) -> float:
-    a, b, out = torch.randn(rows, width), torch.randn(width, width), torch.empty(rows, width)
-
-    def products() -> None:
-        for _ in range(repeats):
+    def _torch_small(self) -> None:
+        a, b, out = self._small
+        for _ in range(PRODUCTS):
             torch.mm(a, b, out=out)
 
-    return _rate(rows, width, repeats, products)
+
+def _wait() -> None:
+    if GPU:
+        torch.cuda.synchronize()
 
 
-def _torch_batched_rate(rows: int, width: int, batch: int) -> float:
-    a, b = torch.randn(batch, rows, width), torch.randn(batch, width, width)
-    return _rate(rows, width, batch, lambda: torch.bmm(a, b))
-
-
-def _jax_chain(rows: int, width: int) -> Callable[[], object]:
-    """200 products one after another in one program."""
-    x, w = jnp.ones((rows, width)), jnp.eye(width)
-    run = jax.jit(lambda x, w: jax.lax.fori_loop(0, 200, lambda _, x: x @ w, x)).lower(x, w).compile()
-    return lambda: run(x, w).block_until_ready()
+def _median(function: Callable[[], object]) -> float:
+    function()
+    return float(np.median([seconds(function) for _ in range(3)]))

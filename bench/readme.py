@@ -12,8 +12,7 @@ def parity(rows: list[dict]) -> list[str]:
     """The largest difference from PyTorch for each thing compared."""
     lines = ["| what | precision | bound | largest difference |", "|---|---|---|---|"]
     lines += [f"| {r['what']} | {r['dtype']} | {r['bound']} | {r['largest_difference']} |" for r in rows]
-    used = ", ".join(f"{name} {rows[0][name]}" for name in ("jax", "flax", "optax", "torch"))
-    return [*lines, "", f"Measured on {rows[0]['platform']} with {used}."]
+    return [*lines, "", _measured_on(rows[0])]
 
 
 def notebook(rows: list[dict]) -> list[str]:
@@ -29,17 +28,71 @@ def notebook(rows: list[dict]) -> list[str]:
         f"| {r['torch_percentile']} | {r['torch_q50']} |"
         for r in rows
     ]
-    used = ", ".join(f"{name} {rows[0][name]}" for name in ("jax", "flax", "torch"))
-    return [*lines, "", f"Measured on {rows[0]['device']} with {used}."]
+    return [*lines, "", _measured_on(rows[0])]
 
 
-TABLES = {"parity": parity, "notebook": notebook}
+def _grouped(rows: list[dict], *keys: str) -> dict[tuple, list[dict]]:
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return groups
+
+
+def speed(rows: list[dict]) -> list[str]:
+    """Times of whole fits, and how many times as long the rivals take."""
+    lines = [
+        "| network | batch | members | jaxreg, µs per member and step | notebook's loop takes "
+        "| the best PyTorch variant takes | matrix products alone would take |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    fits = [row for row in rows if row["question"].endswith("whole fit")]
+    for (network, batch, members), group in _grouped(fits, "hidden", "batch_size", "members").items():
+        by_name = {row["what"]: row for row in group}
+        ours, loop = by_name.pop("jaxreg"), by_name.pop("notebook's loop", None)
+        limit = by_name.pop(next(name for name in by_name if name.startswith("limit")))
+        best = min(by_name.values(), key=lambda row: float(row["times_ours"]))
+        loop = "" if loop is None else f"{loop['times_ours']}x"
+        lines.append(
+            f"| {network} | {batch} | {members} | {ours['median']} | {loop} "
+            f"| {best['times_ours']}x ({best['what']}) | {limit['times_ours']}x |"
+        )
+    by_question = _grouped(rows, "question")
+    step = by_question[("a single step called from Python",)]
+    growth = by_question[("growth, time per member and step",)]
+    memory = by_question[("growth, peak memory",)]
+    sweep = by_question[("hyperparameter sweep",)]
+    grown = ", ".join(f"{row['what'].removesuffix(' members')}: {row['median']}" for row in growth)
+    slopes = ", ".join(f"{row['what']} {float(row['median']):.1f}" for row in memory)
+    compiled = [row["median"] for row in sweep if row["unit"] == "programs compiled"]
+    lines += [
+        "",
+        f"- A single `trainer.step` called from Python: {step[0]['median']} µs; PyTorch's eager step takes "
+        f"{step[1]['times_ours']} times that.",
+        f"- A sweep of {sweep[0]['members']} settings: {compiled[0]} program compiled, {compiled[1]} for the "
+        f"next as many; a loop of compiled single fits takes {sweep[1]['times_ours']} times as long.",
+        f"- µs per member and step as the ensemble grows: {grown}.",
+        f"- Memory per member, in sizes of its parameters: {slopes}.",
+    ]
+    return [*lines, "", _measured_on(rows[0])]
+
+
+def _measured_on(row: dict) -> str:
+    used = ", ".join(f"{name} {row[name]}" for name in ("jax", "flax", "optax", "torch") if name in row)
+    return f"Measured on {row.get('device') or row['platform']} with {used}."
+
+
+TABLES = {
+    "parity": ("parity.csv", parity),
+    "notebook": ("notebook.csv", notebook),
+    "speed": ("speed-cpu.csv", speed),
+    "speed on a GPU": ("speed-gpu.csv", speed),
+}
 
 
 def render(text: str) -> str:
     """The README's text with each table made anew; a table whose results are missing stays as it is."""
-    for name, table in TABLES.items():
-        path = RESULTS / f"{name}.csv"
+    for name, (file_name, table) in TABLES.items():
+        path = RESULTS / file_name
         if path.exists():
             with path.open(newline="") as file:
                 body = "\n".join(table(list(csv.DictReader(file))))

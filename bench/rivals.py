@@ -1,7 +1,7 @@
 """What a user would write in PyTorch instead: each trains the same networks on the same batches.
 
 Every rival is a class whose `run(orders)` trains on given permutations of the rows, an array `(epochs,
-members, n)`, and returns the losses of the last step, `(members,)`.
+members, n)`, and returns the mean loss of the last epoch's steps, weighted by rows, `(members,)`.
 """
 
 import copy
@@ -25,13 +25,19 @@ class Rival:
     name: str
 
     def __init__(
-        self, modules: list[torch.nn.Module], data: tuple[torch.Tensor, torch.Tensor], batch_size: int
+        self,
+        modules: list[torch.nn.Module],
+        data: tuple[torch.Tensor, torch.Tensor],
+        batch_size: int,
+        backend: str = "inductor",
     ):
         self.modules = [copy.deepcopy(module) for module in modules]
-        self.data, self.batch_size = data, batch_size
+        self.data, self.batch_size, self.backend = data, batch_size, backend
+        numbers = LEARNING_RATE, MOMENTUM, WEIGHT_DECAY
+        self.optimizers = [torch_ref.training.sgd(module, *numbers) for module in self.modules]
 
     def run(self, orders: np.ndarray) -> np.ndarray:
-        """Train for `len(orders)` epochs; the losses of each member's last step."""
+        """Train for `len(orders)` epochs; each member's loss in the last."""
         raise NotImplementedError
 
 
@@ -44,12 +50,12 @@ class Notebook(Rival):
         """Each epoch's order is handed to the DataLoader as its sampler, which costs less than shuffling."""
         rows = TensorDataset(*self.data)
         last = []
-        for i, module in enumerate(self.modules):
-            optimizer = torch_ref.training.sgd(module, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY)
+        for i, (module, optimizer) in enumerate(zip(self.modules, self.optimizers, strict=True)):
             for order in orders[:, i].tolist():
+                total = 0.0
                 for x, y in DataLoader(rows, batch_size=self.batch_size, sampler=order):
-                    loss = torch_ref.training.step(module, optimizer, x, y).item()
-            last.append(loss)
+                    total += torch_ref.training.step(module, optimizer, x, y).item() * len(x)
+            last.append(total / len(rows))
         return np.array(last)
 
 
@@ -62,12 +68,12 @@ class Eager(Rival):
         """One member after another."""
         x, y = self.data
         last = []
-        for i, module in enumerate(self.modules):
-            optimizer = torch_ref.training.sgd(module, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY)
+        for i, (module, optimizer) in enumerate(zip(self.modules, self.optimizers, strict=True)):
             for order in _on_device(orders[:, i], x):
+                total = 0.0
                 for rows in order.split(self.batch_size):
-                    loss = torch_ref.training.step(module, optimizer, x[rows], y[rows])
-            last.append(loss)
+                    total += torch_ref.training.step(module, optimizer, x[rows], y[rows]) * len(rows)
+            last.append(total / len(x))
         return torch.stack(last).cpu().numpy()
 
 
@@ -76,13 +82,11 @@ class Functional(Rival):
 
     name = "torch.func"
 
-    def __init__(
-        self, modules: list[torch.nn.Module], data: tuple[torch.Tensor, torch.Tensor], batch_size: int
-    ):
-        super().__init__(modules, data, batch_size)
+    def __init__(self, *arguments: object, **settings: object):
+        super().__init__(*arguments, **settings)
         params, _ = stack_module_state(self.modules)
         self.state = _start(params)
-        self.step = self.compile(_step(modules[0], vectorised=True))
+        self.step = self.compile(_step(self.modules[0], vectorised=True))
 
     def compile(self, step: Callable) -> Callable:
         """Eager."""
@@ -92,9 +96,11 @@ class Functional(Rival):
         """All members at once."""
         x, y = self.data
         for order in _on_device(orders, x):
+            total = 0.0
             for rows in order.split(self.batch_size, dim=1):
                 *self.state, losses = self.step(*self.state, x[rows], y[rows])
-        return losses.cpu().numpy()
+                total += losses * rows.shape[1]
+        return (total / len(x)).cpu().numpy()
 
 
 class CompiledFunctional(Functional):
@@ -104,7 +110,7 @@ class CompiledFunctional(Functional):
 
     def compile(self, step: Callable) -> Callable:
         """Inductor's code."""
-        return torch.compile(step)
+        return torch.compile(step, dynamic=False, backend=self.backend)
 
 
 class CudaGraphs(Functional):
@@ -114,7 +120,7 @@ class CudaGraphs(Functional):
 
     def compile(self, step: Callable) -> Callable:
         """A graph writes over what it returned before, hence the copies."""
-        fast = torch.compile(step, mode="reduce-overhead")
+        fast = torch.compile(step, mode="reduce-overhead", dynamic=False)
         return lambda *arguments: tree_map(torch.clone, fast(*arguments))
 
 
@@ -123,12 +129,12 @@ class CompiledStep(Rival):
 
     name = "PyTorch compiled step"
 
-    def __init__(
-        self, modules: list[torch.nn.Module], data: tuple[torch.Tensor, torch.Tensor], batch_size: int
-    ):
-        super().__init__(modules, data, batch_size)
+    def __init__(self, *arguments: object, **settings: object):
+        super().__init__(*arguments, **settings)
         self.states = [_start(dict(module.named_parameters())) for module in self.modules]
-        self.step = torch.compile(_step(modules[0], vectorised=False))
+        self.step = torch.compile(
+            _step(self.modules[0], vectorised=False), dynamic=False, backend=self.backend
+        )
 
     def run(self, orders: np.ndarray) -> np.ndarray:
         """One member after another."""
@@ -136,10 +142,12 @@ class CompiledStep(Rival):
         last = []
         for i, state in enumerate(self.states):
             for order in _on_device(orders[:, i], x):
+                total = 0.0
                 for rows in order.split(self.batch_size):
                     *state, loss = self.step(*state, x[rows], y[rows])
+                    total += loss * len(rows)
             self.states[i] = state
-            last.append(loss)
+            last.append(total / len(x))
         return torch.stack(last).cpu().numpy()
 
 
@@ -170,7 +178,3 @@ def _step(module: torch.nn.Module, *, vectorised: bool) -> Callable:
 
 def _on_device(orders: np.ndarray, x: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(np.array(orders, np.int64)).to(x.device)
-
-
-ALONE = (Notebook, Eager, CompiledStep)
-TOGETHER = (Functional, CompiledFunctional)

@@ -41,13 +41,14 @@ AXIS = "members"
 
 # A CPU core works through the members one after another, because their matrix products are then fastest.
 # Steps of fewer multiply-adds than this cost more to start than to do, and share one start between several.
-SMALL_STEP = 2**18
-SMALL_SIDE_BY_SIDE = 8
+SMALL_STEP = 2**20
+SMALL_SIDE_BY_SIDE = 4
 
-# A call of a compiled program costs about 0.4 ms. With hooks, calls are so long that this is little; without
-# any nobody waits for their end, and they are longer.
-CALL_SECONDS = 0.01
-UNWATCHED_CALL_SECONDS = 0.05
+# A call of a compiled program costs a core about 1 ms in Python, which calls of this length hide. A core
+# makes several calls for a chunk of epochs, so that a core that is done early takes work from the others.
+CALL_SECONDS = 0.04
+CALLS_PER_CORE = 16
+MEMBERS_IN_TURN = 8
 
 
 def fit_ensemble(
@@ -159,10 +160,10 @@ def fit_ensemble(
     patience = np.asarray(np.iinfo(np.int32).max if patience is None else patience, np.int32)
     with ThreadPoolExecutor(layout.workers) as pool:
         start, begin = partial(_start.lower, **static), (own, states, numbers)
-        run = _dealt(start, layout, pool, begin, shared)(begin, shared)
+        first = [_dealt(start, layout, pool, begin, shared)(begin, shared)]
         limits = np.zeros((), np.int32), patience
         advance = partial(_chunk.lower, batch_size=batch_size, **static)
-        program = _dealt(advance, layout, pool, (own, run), (*shared, *limits))
+        program = _dealt(advance, layout, pool, (own, first[0]), (*shared, *limits))
 
         def chunk(run: Run, stop: int) -> tuple[Run, ArrayLike, ArrayLike | None]:
             limits = np.asarray(stop, np.int32), patience
@@ -170,10 +171,11 @@ def fit_ensemble(
             return program((own, run), (*shared, *limits), None if hooks else run)
 
         calls = math.ceil(members / (layout.call * layout.workers))
-        seconds = calls * (CALL_SECONDS if hooks else UNWATCHED_CALL_SECONDS)
-        run, history = drive(chunk, run, epochs, hooks, max(CHUNK_SECONDS, seconds))
+        seconds = max(CHUNK_SECONDS, calls * CALL_SECONDS)
+        # Popped, so that the run before the first epoch isn't held until the last.
+        run, history = drive(chunk, first.pop(), epochs, hooks, seconds)
     _report_failed(history)
-    return _to_jax(final_state(run)), history
+    return jax.device_put(final_state(run)), history
 
 
 def without_failed(states: TrainState, history: History) -> TrainState:
@@ -300,8 +302,10 @@ def _lay_out(members: int, multiply_adds: int, mesh: Mesh | None, side_by_side: 
     if side_by_side is None:
         side_by_side = share if not on_cpu else SMALL_SIDE_BY_SIDE if multiply_adds < SMALL_STEP else 1
     side_by_side = min(side_by_side, share)
-    call = side_by_side if workers > 1 else shards * side_by_side * math.ceil(share / side_by_side)
-    return Layout(call, side_by_side, workers, mesh)
+    in_turn = math.ceil(share / side_by_side)
+    if workers > 1:  # a power of two: ensembles of about one size share a program
+        in_turn = min(2 ** max(0, int(math.log2(in_turn / CALLS_PER_CORE))), MEMBERS_IN_TURN)
+    return Layout(shards * side_by_side * in_turn, side_by_side, workers, mesh)
 
 
 def _cores() -> int:
@@ -336,6 +340,8 @@ def _dealt(
         """With `out`, the first of what is returned is written over it."""
         blank = jax.tree.map(lambda info: np.empty((members, *info.shape[1:]), info.dtype), program.out_info)
         joined = blank if out is None else (out, *blank[1:])
+        for leaf in jax.tree.leaves(joined):
+            leaf.flags.writeable = True
 
         def call(first: int) -> None:
             with jax.enable_x64(wide):
@@ -344,6 +350,8 @@ def _dealt(
                 whole[first : first + layout.call] = np.asarray(piece)[: members - first]
 
         list(pool.map(call, range(0, members, layout.call)))
+        for leaf in jax.tree.leaves(joined):
+            leaf.flags.writeable = False  # for the hooks that are shown it
         return joined
 
     return one_call if layout.call >= members else many_calls
@@ -362,15 +370,6 @@ def _piece(leaf: ArrayLike, first: int, size: int) -> ArrayLike:
         return part
     kind = jnp if isinstance(leaf, jax.Array) else np
     return kind.concatenate([part, kind.repeat(part[-1:], size - len(part), axis=0)])
-
-
-def _to_jax(tree: PyTree) -> PyTree:
-    """Arrays of JAX in place of NumPy's, one by one: the whole tree isn't held twice."""
-    leaves, structure = jax.tree.flatten(tree)
-    del tree
-    for i in range(len(leaves)):
-        leaves[i] = jnp.asarray(leaves[i])
-    return jax.tree.unflatten(structure, leaves)
 
 
 def _weighted_if_absent(data: Batch, rows: np.ndarray) -> Batch:

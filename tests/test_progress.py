@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from jaxreg import Hook, MeanVarRegressor, fit, make_trainer, sgd
+from jaxreg import Hook, MeanVarRegressor, fit, fit_ensemble, make_trainer, sgd
 from jaxreg.progress import Bar
 
 TRAINER = make_trainer(MeanVarRegressor(hidden=(4,)), sgd(1e-3))
@@ -32,6 +32,14 @@ def test_it_follows_the_validation_nll_and_may_be_used_again(sinusoid):
     for _ in range(2):
         _, history = train(sinusoid, bar, validation=sinusoid)
     assert f"nll {history.validation_nll[-1]:.4f}" in file.getvalue()
+
+
+def test_of_several_members_it_shows_the_median(sinusoid):
+    file = io.StringIO()
+    bar = Bar(Console(file=file, force_terminal=True, width=100))
+    _, history = fit_ensemble(jax.random.key(0), TRAINER, sinusoid, members=3, epochs=30, hooks=[bar])
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.getvalue())
+    assert "30/30" in shown and f"nll {np.median(history.loss[:, -1]):.4f}" in shown
 
 
 def test_nothing_is_printed_without_a_terminal(sinusoid, capfd):
