@@ -249,11 +249,10 @@ import jax, numpy as np
 from jaxreg import Hook, MeanVarRegressor, data, fit_ensemble, make_trainer, sgd
 rows = tuple(np.asarray(a) for a in data.sinusoid(jax.random.key(0)))
 trainer = make_trainer(MeanVarRegressor(), sgd(5e-3, 0.9, 1e-4))
-members = int(sys.argv[1])
 for repeat in range(2):
     open("/proc/self/clear_refs", "w").write("5")  # starts the peak anew: the second fit compiles nothing
     states, history = fit_ensemble(
-        jax.random.key(1), trainer, rows, members=members, epochs=6, batch_size=64, {settings}
+        jax.random.key(1), trainer, rows, members=int(sys.argv[1]), epochs=6, batch_size=64, {settings}
     )
     del states
     gc.collect()
@@ -263,12 +262,9 @@ print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 
 
 def peak_memory(members: int, settings: str) -> int:
-    """Bytes that a process held at most, on Linux."""
-    code = MEMORY_CODE.replace("{settings}", settings)
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(members)], capture_output=True, text=True, check=True
-    )
-    return int(done.stdout.split()[-1]) * 1024
+    """Bytes that a process held at most while it trained so many members; on Linux."""
+    command = [sys.executable, "-c", MEMORY_CODE.replace("{settings}", settings), str(members)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) * 1024
 
 
 def bytes_of_params() -> int:

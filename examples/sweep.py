@@ -28,13 +28,16 @@ def sweep(settings: int, epochs: int) -> list[dict]:
         jax.random.key(2), trainer, train, members=settings, numbers=numbers,
         epochs=epochs, batch_size=64, validation=validation, patience=50,
     )  # fmt: skip
-    best = np.nanmin(history.validation_nll, axis=1)
-    ran = np.isfinite(history.loss).sum(axis=1)
-    return [
-        {name: values[i] for name, values in numbers.items()}
-        | {"best epoch": history.best_epoch[i] + 1, "epochs run": ran[i], "validation NLL": best[i]}
-        for i in np.argsort(best)
-    ]
+    columns = {
+        "rate": numbers["learning_rate"],
+        "momentum": numbers["momentum"],
+        "decay": numbers["weight_decay"],
+        "best epoch": history.best_epoch + 1,
+        "epochs run": np.isfinite(history.loss).sum(axis=1),
+        "validation NLL": np.nanmin(history.validation_nll, axis=1),
+    }
+    order = np.argsort(columns["validation NLL"])
+    return [{name: values[i].item() for name, values in columns.items()} for i in order]
 
 
 def main() -> None:

@@ -46,9 +46,9 @@ SMALL_SIDE_BY_SIDE = 4
 
 # A call of a compiled program costs a core about 1 ms in Python, which calls of this length hide. A core
 # makes several calls for a chunk of epochs, so that a core that is done early takes work from the others.
-CALL_SECONDS = 0.04
+CALL_SECONDS = 0.05
 CALLS_PER_CORE = 16
-MEMBERS_IN_TURN = 8
+MEMBERS_IN_TURN = 4
 
 
 def fit_ensemble(
@@ -297,13 +297,14 @@ def _lay_out(members: int, multiply_adds: int, mesh: Mesh | None, side_by_side: 
         mesh = Mesh(np.array(devices), (AXIS,))
     on_cpu = (jax.default_backend() if mesh is None else mesh.devices.flat[0].platform) == "cpu"
     shards = 1 if mesh is None else mesh.shape[AXIS]
-    workers = _cores() if on_cpu and mesh is None else 1
+    threaded = on_cpu and mesh is None
+    workers = _cores() if threaded else 1
     share = math.ceil(members / (shards * workers))
     if side_by_side is None:
         side_by_side = share if not on_cpu else SMALL_SIDE_BY_SIDE if multiply_adds < SMALL_STEP else 1
     side_by_side = min(side_by_side, share)
     in_turn = math.ceil(share / side_by_side)
-    if workers > 1:  # a power of two: ensembles of about one size share a program
+    if threaded:  # a power of two: ensembles of about one size share a program
         in_turn = min(2 ** max(0, int(math.log2(in_turn / CALLS_PER_CORE))), MEMBERS_IN_TURN)
     return Layout(shards * side_by_side * in_turn, side_by_side, workers, mesh)
 

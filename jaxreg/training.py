@@ -26,7 +26,7 @@ Loss = Callable[[Array, Array, Array], Array]
 Batch = tuple[TableLike, ...] | list[TableLike]
 
 # The longest stretch of epochs between two looks of the host; one compiled program serves all shorter ones.
-CHUNK_EPOCHS = 128
+CHUNK_EPOCHS = 512
 CHUNK_SECONDS = 0.25
 
 

@@ -41,7 +41,7 @@ def member(tree, i):
     return jax.tree.map(lambda leaf: leaf[i], tree)
 
 
-def key_of(i, members=20):
+def key_of(i, members=40):
     return jax.random.split(KEY, members)[i]
 
 
@@ -55,12 +55,12 @@ def split(wide):
     return tuple(a[:192] for a in wide), tuple(a[192:] for a in wide)
 
 
-# The ways in which members may be dealt: (members, side by side, cores).
-LAYOUTS = [(1, None, 2), (3, 1, 2), (5, 2, 2), (7, 3, 1)]
+# The ways in which members may be dealt: (members, side by side, cores, with validation). 33 members on one
+# core go two to a call, the last one alone.
+LAYOUTS = [(1, None, 2, False), (3, 1, 2, True), (5, 2, 2, True), (7, 3, 1, False), (33, 1, 1, False)]
 
 
-@pytest.mark.parametrize("validated", [False, True])
-@pytest.mark.parametrize("members,side_by_side,cores", LAYOUTS)
+@pytest.mark.parametrize("members,side_by_side,cores,validated", LAYOUTS)
 def test_a_member_is_the_solo_fit_with_its_key(split, monkeypatch, members, side_by_side, cores, validated):
     monkeypatch.setattr(ensemble, "_cores", lambda: cores)
     settings = SETTINGS | ({"validation": split[1], "patience": 2} if validated else {})
@@ -129,8 +129,7 @@ def test_a_row_of_minus_one_is_no_row(wide, batch_size):
     close(short, long)  # eight rows of which two are absent make one batch
 
 
-@pytest.mark.parametrize("outputs", [None, 2])
-@pytest.mark.parametrize("own_weight", [None, "rows", "entries"])
+@pytest.mark.parametrize("outputs,own_weight", [(None, None), (2, "rows"), (2, "entries")])
 def test_weights_of_members_multiply_those_of_the_data(wide, outputs, own_weight):
     rng = np.random.default_rng(0)
     x, y = (a[:40] for a in wide)
