@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -337,26 +338,30 @@ def show(rows: list[dict], console: Console) -> None:
         console.print(table)
 
 
-def draw(rows: list[dict], path: Path) -> None:
+def draw(rows: list[dict], path: Path) -> Axes:
     """Time per member and step against the number of members, a line for each contender."""
     kept = [r for r in rows if r["question"] in ("one network, whole fit", "ensemble, whole fit")]
-    fig = Figure(figsize=(7, 4.5), layout="constrained")
+    fig = Figure(figsize=(9, 4.5), layout="constrained")
     ax = fig.subplots()
-    styles = {OURS: ("C0", "o-"), LIMIT: ("0.4", ":"), LIMIT_ONE: ("0.4", "x")}
-    names = list(dict.fromkeys(r["what"] for r in kept))
-    for i, name in enumerate(names):
+    styles = {OURS: ("C0", "o-", 2.5), LIMIT: ("0.3", "x:", 1.5), LIMIT_ONE: ("0.3", "+:", 1.5)}
+    marks = iter(["s--", "D--", "v--", "^-.", "P-.", "*-."])
+    for i, name in enumerate(dict.fromkeys(r["what"] for r in kept)):
         points = [(int(r["members"]), float(r["median"])) for r in kept if r["what"] == name]
-        color, style = styles.get(name, (f"C{i}", ["s--", "^--", "D-.", "v-.", "P--"][i % 5]))
-        ax.plot(
-            *zip(*points, strict=True), style, color=color, label=name, linewidth=2 if name == OURS else 1.3
-        )
+        color, style, width = styles.get(name) or (f"C{i}", next(marks), 1.3)
+        ax.plot(*zip(*points, strict=True), style, color=color, label=name, linewidth=width)
     ax.set(xscale="log", yscale="log", xlabel="members", ylabel="time per member and step (µs)")
-    ticks = sorted({int(r["members"]) for r in kept})
-    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    members = sorted({int(r["members"]) for r in kept})
+    ax.set_xticks(members, [str(number) for number in members])
+    low, high = ax.get_ylim()
+    times = [digit * 10.0**power for power in range(-2, 5) for digit in (1, 2, 5)]
+    times = [time for time in times if low <= time <= high]
+    ax.set_yticks(times, [f"{time:g}" for time in times])
     ax.minorticks_off()
-    ax.set_title(f"Network 128-128, batches of 64\n{kept[0]['device']}", fontsize=10)
-    ax.legend(fontsize=8)
+    ax.grid(alpha=0.3)
+    ax.set_title(f"Network 128-128, batches of 64; {kept[0]['device']}", fontsize=10)
+    fig.legend(loc="outside right upper", fontsize=8)
     fig.savefig(path, dpi=150)
+    return ax
 
 
 def main(*, quick: bool, out: Path) -> list[dict]:

@@ -292,10 +292,10 @@ def _lay_out(members: int, multiply_adds: int, mesh: Mesh | None, side_by_side: 
     if side_by_side is not None:
         check_whole("side_by_side", side_by_side, 1)
     default = jax.config.jax_default_device
-    devices = jax.local_devices() if default is None else [default]
+    devices = [default] if isinstance(default, jax.Device) else jax.local_devices(backend=default)
     if mesh is None and len(devices) > 1:
         mesh = Mesh(np.array(devices), (AXIS,))
-    on_cpu = (jax.default_backend() if mesh is None else mesh.devices.flat[0].platform) == "cpu"
+    on_cpu = (devices[0] if mesh is None else mesh.devices.flat[0]).platform == "cpu"
     shards = 1 if mesh is None else mesh.shape[AXIS]
     threaded = on_cpu and mesh is None
     workers = _cores() if threaded else 1

@@ -1,6 +1,8 @@
+import csv
+
 import numpy as np
 
-from bench import notebook, readme
+from bench import machine, notebook, readme, speed
 
 
 def test_notebook_bench_in_its_quick_form(tmp_path, capsys):
@@ -13,7 +15,48 @@ def test_notebook_bench_in_its_quick_form(tmp_path, capsys):
     assert "-0.2359" in capsys.readouterr().out
 
 
+def test_speed_bench_in_its_quick_form(tmp_path, capsys):
+    rows = speed.main(quick=True, out=tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert {row["device"] for row in rows} == {machine.device()}
+    for row in rows:
+        assert float(row["least"]) <= float(row["median"]) <= float(row["most"])
+    compiled = [row["median"] for row in rows if row["unit"] == "programs compiled"]
+    assert compiled[1] == "0"  # a second sweep, of other numbers
+    printed = capsys.readouterr().out
+    for question in {row["question"] for row in rows}:
+        assert question in printed
+        timed = [row for row in rows if row["question"] == question and row["unit"] == "us"]
+        assert not timed or timed[0]["times_ours"] == "1"
+
+
+def test_a_rival_that_trains_otherwise_is_found():
+    class Faster(speed.rivals.Eager):
+        def run(self, orders):
+            return super().run(orders[:, :, ::-1])  # other batches
+
+    with np.testing.assert_raises_regex(AssertionError, "isn't the same training"):
+        speed.Problem(8, 64, 1).rival(Faster, "eager")
+
+
+def test_the_picture_shows_the_committed_results(tmp_path):
+    with (readme.RESULTS / "speed-cpu.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    ax = speed.draw(rows, tmp_path / "speed.png")
+    ours = next(line for line in ax.lines if line.get_label() == speed.OURS)
+    assert ours.get_xdata().tolist() == [1, 16, 64, 256]
+    times = [row["median"] for row in rows if row["what"] == speed.OURS and row["hidden"] == "128-128"]
+    assert ours.get_ydata().tolist() == [float(value) for value in times[:4]]
+    assert "µs" in ax.get_ylabel() and (tmp_path / "speed.png").stat().st_size > 10_000
+
+
+def test_multiply_adds_are_those_of_the_products():
+    # x W (and by W), h V (by h and V), h w for each of two heads (by h and w); rows 7, width 5.
+    assert machine.multiply_adds(width=5, rows=7) == 7 * (2 * 5 + 3 * 25 + 3 * 2 * 5)
+
+
 def test_the_readme_shows_the_committed_results():
     text = readme.README.read_text()
     assert readme.render(text) == text
     assert "| largest difference |" in text and "| notebook |" in text
+    assert "jaxreg, µs per member and step" in text
