@@ -182,10 +182,11 @@ def ensembles(effort: Effort) -> list[dict]:
 def other_shapes(effort: Effort) -> list[dict]:
     """Smaller and wider networks, smaller and larger batches."""
     rows = []
+    sizes = [(1, [rivals.Eager, rivals.CompiledStep]), (16, TOGETHER)]
     for width in [8] if effort.quick else [32, 128, 512]:
         for batch_size in [64] if effort.quick else [16, 64, 512]:
             if (width, batch_size) != (128, 64):
-                for members, kinds in [(1, [rivals.Eager, rivals.CompiledStep]), (16, TOGETHER)]:
+                for members, kinds in [(2, [rivals.Eager])] if effort.quick else sizes:
                     problem = Problem(width, batch_size, members)
                     rows += problem.compare("other shapes, whole fit", kinds, effort)
     return rows

@@ -339,6 +339,7 @@ def _dealt(
 
     def many_calls(each: PyTree, shared: tuple, out: PyTree = None) -> PyTree:
         """With `out`, the first of what is returned is written over it."""
+        each = jax.device_get(each)
         blank = jax.tree.map(lambda info: np.empty((members, *info.shape[1:]), info.dtype), program.out_info)
         joined = blank if out is None else (out, *blank[1:])
         for leaf in jax.tree.leaves(joined):

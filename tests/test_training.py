@@ -58,9 +58,9 @@ def test_jit_equals_eager(sinusoid, x64):
     sinusoid = tuple(a.astype(np.float64) for a in sinusoid)
     trainer = make_trainer(MODEL, sgd(5e-3))
     state = trainer.init(KEY, sinusoid[0])
-    jitted = run_jitted(KEY, trainer, state, sinusoid, epochs=2, batch_size=100)
+    jitted = run_jitted(KEY, trainer, state, sinusoid, epochs=1, batch_size=100)
     with jax.disable_jit():
-        eager = run_epochs(KEY, trainer, state, sinusoid, epochs=2, batch_size=100)
+        eager = run_epochs(KEY, trainer, state, sinusoid, epochs=1, batch_size=100)
     close(jitted, eager)
 
 
