@@ -124,24 +124,13 @@ def fit_ensemble(
     validated = validation is not None or validation_rows is not None
     check_settings(epochs, batch_size, patience, validated=validated)
     data = check_data(data)
-    if validation is not None:
-        validation = check_data(validation, "validation")
-        check_alike(data, validation)
     if bootstrap:
         if rows is not None:
             raise ValueError("bootstrap draws the rows of each member itself: pass either bootstrap or rows")
         rows, _ = bootstrap_rows(key, len(data[0]), members)
-    if rows is not None:
-        rows = check_rows("rows", rows, members, len(data[0]))
-    if validation_rows is not None:
-        validation = data if validation is None else validation
-        validation_rows = check_rows("validation_rows", validation_rows, members, len(validation[0]))
-        validation = _weighted_if_absent(validation, validation_rows)
-    if weights is not None:
-        weights = check_weights(weights, members, len(data[0]))
-    _check_each_trainable(data, rows, weights)
-    if rows is not None:
-        data = _weighted_if_absent(data, rows)
+    data, validation, rows, validation_rows, weights = _checked(
+        data, validation, rows, validation_rows, weights, members
+    )
     keys = jax.random.split(key, members)
     state = jax.eval_shape(trainer.init, keys[0], jnp.asarray(data[0]))
     numbers = _check_numbers(numbers or {}, state.opt_state, members)
@@ -372,6 +361,31 @@ def _piece(leaf: ArrayLike, first: int, size: int) -> ArrayLike:
         return part
     kind = jnp if isinstance(leaf, jax.Array) else np
     return kind.concatenate([part, kind.repeat(part[-1:], size - len(part), axis=0)])
+
+
+def _checked(
+    data: Batch,
+    validation: Batch | None,
+    rows: TableLike | None,
+    validation_rows: TableLike | None,
+    weights: TableLike | None,
+    members: int,
+) -> tuple[Batch, Batch | None, np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """What members are trained and validated on, as checked arrays; with weights where some rows are none."""
+    if validation is not None:
+        validation = check_data(validation, "validation")
+        check_alike(data, validation)
+    if rows is not None:
+        rows = check_rows("rows", rows, members, len(data[0]))
+    if validation_rows is not None:
+        validation = data if validation is None else validation
+        validation_rows = check_rows("validation_rows", validation_rows, members, len(validation[0]))
+        validation = _weighted_if_absent(validation, validation_rows)
+    if weights is not None:
+        weights = check_weights(weights, members, len(data[0]))
+    _check_each_trainable(data, rows, weights)
+    data = data if rows is None else _weighted_if_absent(data, rows)
+    return data, validation, rows, validation_rows, weights
 
 
 def _weighted_if_absent(data: Batch, rows: np.ndarray) -> Batch:

@@ -1,6 +1,7 @@
 import csv
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -56,3 +57,20 @@ def x64():
 def sinusoid():
     """The notebook's 256 rows, as NumPy arrays."""
     return tuple(np.asarray(a) for a in data.sinusoid(jax.random.key(0)))
+
+
+class Counting(nn.Module):
+    """Counts how often it is traced."""
+
+    traces = []
+
+    @nn.compact
+    def __call__(self, x):
+        self.traces.append(x.shape)
+        return tuple(nn.Dense(2, param_dtype=x.dtype)(x).T)
+
+
+@pytest.fixture
+def counting():
+    """A model whose `traces` grow with each trace."""
+    return Counting()

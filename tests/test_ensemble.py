@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -290,20 +289,9 @@ def test_all_members_failing_is_an_error(sinusoid):
         fit_ensemble(KEY, make_trainer(MODEL, sgd(1e3)), sinusoid, members=3, epochs=50, batch_size=64)
 
 
-class Counting(nn.Module):
-    """Counts how often it is traced."""
-
-    traces = []
-
-    @nn.compact
-    def __call__(self, x):
-        self.traces.append(x.shape)
-        return tuple(nn.Dense(2, param_dtype=x.dtype)(x).T)
-
-
-def test_one_program_serves_any_numbers_epochs_and_members(sinusoid):
+def test_one_program_serves_any_numbers_epochs_and_members(sinusoid, counting):
     def run(learning_rates, epochs):
-        trainer = make_trainer(Counting(), sgd(1e-3))
+        trainer = make_trainer(counting, sgd(1e-3))
         numbers = {"learning_rate": learning_rates}
         fit_ensemble(
             KEY, trainer, sinusoid, members=len(learning_rates), numbers=numbers, epochs=epochs,
@@ -311,10 +299,10 @@ def test_one_program_serves_any_numbers_epochs_and_members(sinusoid):
         )  # fmt: skip
 
     run(np.full(6, 1e-3), 3)
-    traced = len(Counting.traces)
+    traced = len(counting.traces)
     run(np.geomspace(1e-4, 1e-2, 6), 5)
     run(np.full(7, 1e-2), CHUNK_EPOCHS + 1)
-    assert len(Counting.traces) == traced
+    assert len(counting.traces) == traced
 
 
 MESH_CODE = """
