@@ -168,13 +168,14 @@ def row(
 
 def one_network(effort: Effort) -> list[dict]:
     """Whole fits of one network."""
-    return Problem(128, 64, 1).compare("one network, whole fit", ALONE, effort)
+    kinds = ALONE[::2] if effort.quick else ALONE
+    return Problem(128, 64, 1).compare("one network, whole fit", kinds, effort)
 
 
 def ensembles(effort: Effort) -> list[dict]:
     """Whole fits of ensembles."""
     sizes = [2] if effort.quick else [1, 16, 64, 256, 1024, 4096] if GPU else [16, 64, 256]
-    kinds = [rivals.Notebook, *TOGETHER]
+    kinds = TOGETHER[1:] if effort.quick else [rivals.Notebook, *TOGETHER]
     long = effort._replace(seconds=3 * effort.seconds)
     return [r for m in sizes for r in Problem(128, 64, m).compare("ensemble, whole fit", kinds, long)]
 
@@ -183,10 +184,10 @@ def other_shapes(effort: Effort) -> list[dict]:
     """Smaller and wider networks, smaller and larger batches."""
     rows = []
     sizes = [(1, [rivals.Eager, rivals.CompiledStep]), (16, TOGETHER)]
-    for width in [8] if effort.quick else [32, 128, 512]:
-        for batch_size in [64] if effort.quick else [16, 64, 512]:
+    for width in [128] if effort.quick else [32, 128, 512]:
+        for batch_size in [128] if effort.quick else [16, 64, 512]:
             if (width, batch_size) != (128, 64):
-                for members, kinds in [(2, [rivals.Eager])] if effort.quick else sizes:
+                for members, kinds in [(1, [rivals.Eager])] if effort.quick else sizes:
                     problem = Problem(width, batch_size, members)
                     rows += problem.compare("other shapes, whole fit", kinds, effort)
     return rows
