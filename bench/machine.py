@@ -1,6 +1,5 @@
 """What the machine is and what it can do: versions, device, compilations, the limits of a training step."""
 
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -13,14 +12,11 @@ import numpy as np
 import optax
 import torch
 
+from jaxreg.ensemble import cores
+
 LARGE = 2048
 PRODUCTS = 200
 GPU = jax.default_backend() == "gpu" and torch.cuda.is_available()
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:

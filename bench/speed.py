@@ -24,8 +24,9 @@ from rich.table import Table
 import torch_ref.models
 import torch_ref.training
 from bench import rivals
-from bench.machine import GPU, Limit, cores, count_compilations, seconds, versions
+from bench.machine import GPU, Limit, count_compilations, seconds, versions
 from jaxreg import MeanVarRegressor, data, fit, fit_ensemble, make_trainer, sgd, torch_weights
+from jaxreg.ensemble import cores
 
 OURS, LIMIT, LIMIT_ONE = "jaxreg", "limit of the machine", "limit of one core"
 ROWS = 256

@@ -287,7 +287,7 @@ def _lay_out(members: int, multiply_adds: int, mesh: Mesh | None, side_by_side: 
     on_cpu = (devices[0] if mesh is None else mesh.devices.flat[0]).platform == "cpu"
     shards = 1 if mesh is None else mesh.shape[AXIS]
     threaded = on_cpu and mesh is None
-    workers = _cores() if threaded else 1
+    workers = cores() if threaded else 1
     share = math.ceil(members / (shards * workers))
     if side_by_side is None:
         side_by_side = share if not on_cpu else SMALL_SIDE_BY_SIDE if multiply_adds < SMALL_STEP else 1
@@ -298,7 +298,7 @@ def _lay_out(members: int, multiply_adds: int, mesh: Mesh | None, side_by_side: 
     return Layout(shards * side_by_side * in_turn, side_by_side, workers, mesh)
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -200,10 +200,9 @@ def _all_at_once(grads: PyTree) -> PyTree:
     No parameter is then written before the last product that reads it, and XLA needs no copy of them in each
     step. On a CPU that saves 3 % of a step with layers of 128, and 11 % with layers of 512.
     """
-    leaves, structure = jax.tree.flatten(grads)
-    done = 0 * jnp.stack([leaf.ravel()[0] for leaf in leaves]).sum()
+    done = 0 * jnp.stack([leaf.ravel()[0] for leaf in jax.tree.leaves(grads) if leaf.size]).sum()
     done = jnp.where(jnp.isnan(done), 0, done)  # where a gradient is infinite
-    return jax.tree.unflatten(structure, [leaf + done for leaf in leaves])
+    return jax.tree.map(lambda leaf: leaf + done.astype(leaf.dtype), grads)
 
 
 def _present(batch: Batch) -> tuple[Array, Array, Array | None]:
@@ -469,7 +468,7 @@ def run_chunk(
 
 def _all_finite(tree: PyTree) -> Array:
     # A maximum takes XLA a quarter of the time that isfinite and all do, and is NaN where an entry is.
-    return jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(tree)]).max() < jnp.inf
+    return jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(tree) if leaf.size]).max() < jnp.inf
 
 
 _run_chunk = jax.jit(run_chunk, static_argnames="batch_size")

@@ -61,7 +61,7 @@ LAYOUTS = [(1, None, 2, False), (3, 1, 2, True), (5, 2, 2, True), (7, 3, 1, Fals
 
 @pytest.mark.parametrize("members,side_by_side,cores,validated", LAYOUTS)
 def test_a_member_is_the_solo_fit_with_its_key(split, monkeypatch, members, side_by_side, cores, validated):
-    monkeypatch.setattr(ensemble, "_cores", lambda: cores)
+    monkeypatch.setattr(ensemble, "cores", lambda: cores)
     settings = SETTINGS | ({"validation": split[1], "patience": 2} if validated else {})
     states, history = fit_ensemble(
         KEY, TRAINER, split[0], members=members, side_by_side=side_by_side, **settings
@@ -215,7 +215,7 @@ class Watching(Hook):
 @pytest.mark.parametrize("members,side_by_side", [(3, 1), (3, 2), (2, 2)])
 @pytest.mark.parametrize("validated", [False, True])
 def test_a_run_cut_into_chunks_is_bit_identical(sinusoid, monkeypatch, members, side_by_side, validated):
-    monkeypatch.setattr(ensemble, "_cores", lambda: 2 if side_by_side < members else 1)
+    monkeypatch.setattr(ensemble, "cores", lambda: 2 if side_by_side < members else 1)
     settings = {
         "members": members,
         "side_by_side": side_by_side,

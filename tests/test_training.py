@@ -260,6 +260,23 @@ def test_any_linen_module_serves(sinusoid):
     assert history.loss[-1] < history.loss[0]
 
 
+class Mixed(nn.Module):
+    """Parameters of two dtypes, and one that is empty."""
+
+    @nn.compact
+    def __call__(self, x):
+        self.param("empty", nn.initializers.zeros_init(), (0, 3))
+        hidden = nn.relu(nn.Dense(8, param_dtype=jnp.bfloat16)(x))
+        return tuple(nn.Dense(2)(hidden).T)
+
+
+def test_parameters_may_differ_in_dtype_and_be_empty(sinusoid):
+    trainer = make_trainer(Mixed(), optax.adam(1e-2))
+    state, history = fit(KEY, trainer, sinusoid, epochs=20, batch_size=64)
+    assert history.loss[-1] < history.loss[0] and history.failed_epoch == -1
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(state.params)} == {"bfloat16", "float32"}
+
+
 @pytest.mark.parametrize(
     "extra,message", [("BatchNorm", "batch_stats"), ("Dropout", "dropout"), ("shape", r"\(mean, log_var\)")]
 )
