@@ -7,6 +7,7 @@ from jaxreg.ensemble import without_failed as without_failed
 from jaxreg.fitted import Fitted as Fitted
 from jaxreg.gaussian import Affine as Affine
 from jaxreg.gaussian import Gaussian as Gaussian
+from jaxreg.gaussian import GaussianMixture as GaussianMixture
 from jaxreg.losses import gaussian_nll as gaussian_nll
 from jaxreg.losses import torch_gaussian_nll as torch_gaussian_nll
 from jaxreg.models import MeanOnlyRegressor as MeanOnlyRegressor

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from jaxreg import Gaussian, MeanOnlyRegressor, MeanVarRegressor, make_trainer, predict, run_epochs, sgd
+from jaxreg import (
+    Gaussian,
+    GaussianMixture,
+    MeanOnlyRegressor,
+    MeanVarRegressor,
+    make_trainer,
+    predict,
+    run_epochs,
+    sgd,
+)
 
 MODELS = {
     "MeanVarRegressor": MeanVarRegressor(hidden=(8,)),
@@ -86,26 +95,57 @@ def test_predict_under_transforms(rows):
     equal(jax.jit(predict, static_argnums=0)(model, jax.tree.map(lambda a: a[1], params), x), one)
 
 
-METHODS = {
-    "log_prob": lambda d, y: d.log_prob(y),
-    "cdf": lambda d, y: d.cdf(y),
-    "crps": lambda d, y: d.crps(y),
-    "quantile": lambda d, y: d.quantile(jnp.array([0.1, 0.7])),
-    "interval": lambda d, y: d.interval(0.9),
-    "sample": lambda d, y: d.sample(jax.random.key(0), (3,)),
-    "std": lambda d, y: d.std,
+def everything(dist, y):
+    """All that a distribution answers; one program holds it."""
+    named = {name: getattr(dist, name)(y) for name in ("log_prob", "cdf", "log_cdf", "crps", "pit")}
+    named |= {name: getattr(dist, name) for name in ("mean", "std", "aleatoric", "epistemic")}
+    quantiles = dist.quantile(jnp.array([0.1, 0.7])), dist.interval(0.9), dist.moment_matched()
+    return named, quantiles
+
+
+WEIGHTS = jnp.array([1.0, 2.0, 0.5])
+DISTRIBUTIONS = {
+    "Gaussian": (Gaussian, (), 0),
+    "GaussianMixture": (lambda means, log_vars: GaussianMixture(means, log_vars, WEIGHTS), (3,), 1),
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_methods_of_a_gaussian(x64, name):
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_distributions(x64, name):
+    build, members, axis = DISTRIBUTIONS[name]
     rng = np.random.default_rng(0)
-    mean, log_var, y = (jnp.asarray(a) for a in rng.normal(size=(3, 4, 5)))
-    method = METHODS[name]
-    eager = method(Gaussian(mean, log_var), y)
-    equal(jax.jit(lambda *a: method(Gaussian(*a[:2]), a[2]))(mean, log_var, y), eager)
-    if name != "sample":
-        mapped = jax.vmap(lambda m, s, y: method(Gaussian(m, s), y))(mean, log_var, y)
-        looped = [method(Gaussian(m, s), t) for m, s, t in zip(mean, log_var, y, strict=True)]
-        equal(mapped, jax.tree.map(lambda *a: jnp.stack(a), *looped))
-    check_grads(lambda m, s: method(Gaussian(m, s), y), (mean, log_var), order=1, rtol=1e-5)
+    mean, log_var = (jnp.asarray(a) for a in rng.normal(size=(2, *members, 4, 5)))
+    y = jnp.asarray(rng.normal(size=(4, 5)))
+
+    def of(mean, log_var, y):
+        return everything(build(mean, log_var), y)
+
+    whole = jax.jit(of)(mean, log_var, y)
+    equal(of(mean, log_var, y), whole)
+    mapped = jax.jit(jax.vmap(of, in_axes=(axis, axis, 0)))(mean, log_var, y)
+    quantiles = mapped[1][0].swapaxes(0, 1)  # their own axis comes first in the whole
+    equal((mapped[0], (quantiles, *mapped[1][1:])), whole)
+    check_grads(jax.jit(of), (mean, log_var, y), order=1, rtol=1e-4)
+    noise = jax.jit(lambda *a: build(*a).sample(jax.random.key(0), (3,)))
+    equal(noise(mean, log_var), build(mean, log_var).sample(jax.random.key(0), (3,)))
+    check_grads(noise, (mean, log_var), order=1, rtol=1e-4)
+
+
+def test_a_quantile_moves_with_its_level_and_the_shares(x64):
+    means, log_vars = jnp.array([[-1.0], [2.0]]), jnp.array([[0.0], [1.0]])
+
+    def quantile(q, weights):
+        return GaussianMixture(means, log_vars, weights).quantile(q)
+
+    for q in (0.2, 0.8):
+        check_grads(quantile, (jnp.array(q), jnp.array([0.4, 0.6])), order=1, rtol=1e-5)
+    density = jnp.exp(GaussianMixture(means, log_vars).log_prob(quantile(0.2, None)))
+    np.testing.assert_allclose(jax.grad(lambda q: quantile(q, None)[0])(0.2), 1 / density[0], rtol=1e-10)
+
+
+def test_gradients_stay_finite_where_a_mixture_is_flat_or_its_members_agree():
+    far = GaussianMixture(jnp.array([[-1e6], [1e6]]), jnp.zeros((2, 1)))
+    same = GaussianMixture(jnp.ones((2, 1)), jnp.zeros((2, 1)))
+    for dist in (far, same):
+        grads = jax.grad(lambda d: d.quantile(0.5)[0] + d.std[0] + d.epistemic[0])(dist)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
