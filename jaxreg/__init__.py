@@ -3,6 +3,7 @@
 from jaxreg import data as data
 from jaxreg.data import Scaler as Scaler
 from jaxreg.ensemble import fit_ensemble as fit_ensemble
+from jaxreg.ensemble import predict_ensemble as predict_ensemble
 from jaxreg.ensemble import without_failed as without_failed
 from jaxreg.fitted import Fitted as Fitted
 from jaxreg.gaussian import Affine as Affine

@@ -1,4 +1,4 @@
-"""Ensembles: one run mapped over members, dealt to every core or device."""
+"""Ensembles: one run mapped over members, dealt to every core or device, and what they predict."""
 
 import math
 import os
@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,17 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
-from jaxreg.data import TableLike, bootstrap_rows, check_data, check_rows, check_trainable, check_weights
+from jaxreg.data import (
+    TableLike,
+    bootstrap_rows,
+    check_data,
+    check_features,
+    check_rows,
+    check_trainable,
+    check_weights,
+)
+from jaxreg.gaussian import GaussianMixture
+from jaxreg.models import PREDICTION_BLOCK, join_blocks, row_blocks
 from jaxreg.training import (
     CHUNK_SECONDS,
     Batch,
@@ -49,6 +60,9 @@ SMALL_SIDE_BY_SIDE = 4
 CALL_SECONDS = 0.05
 CALLS_PER_CORE = 16
 MEMBERS_IN_TURN = 4
+
+# Rows that a core predicts at once, of all members: few enough that the cores share a few thousand rows.
+ENSEMBLE_PREDICTION_BLOCK = 2048
 
 
 def fit_ensemble(
@@ -179,6 +193,62 @@ def without_failed(states: TrainState, history: History) -> TrainState:
     """
     kept = np.flatnonzero(history.failed_epoch < 0)
     return jax.tree.map(lambda leaf: leaf[kept], states)
+
+
+def predict_ensemble(model: nn.Module, params: PyTree, x: TableLike) -> GaussianMixture:
+    """Predict the mixture of an ensemble's members for each row of x, on every core of a CPU.
+
+    Rows are padded and go block by block, as in `predict`. Under `jax.jit` and the like x is taken as it is.
+
+    Args:
+        model: a Linen module that returns `(mean, log_var)`.
+        params: parameters with a leading axis of members, such as `fit_ensemble`'s `states.params`.
+        x: features, `(n, features)`; arrays, data frames and nested lists serve.
+
+    Returns:
+        A mixture over `(n,)` or `(n, d)`, in the units that the members were trained in.
+
+    Raises:
+        ValueError: if the parameters differ in their number of members, or x isn't two-dimensional, has no
+            rows, or holds missing or infinite values.
+
+    >>> import jax
+    >>> from jaxreg import MeanVarRegressor, predict_ensemble
+    >>> model = MeanVarRegressor(hidden=(8,))
+    >>> keys = jax.random.split(jax.random.key(0), 3)
+    >>> params = jax.vmap(model.init, (0, None))(keys, jax.numpy.ones((1, 2)))
+    >>> dist = predict_ensemble(model, params, [[0.0, 1.0], [2.0, 3.0]])
+    >>> dist.means.shape, dist.mean.shape
+    ((3, 2), (2,))
+    """
+    leaves = jax.tree.leaves(params)
+    counts = sorted({np.shape(leaf)[0] if np.ndim(leaf) else 0 for leaf in leaves})
+    if len(counts) != 1 or counts[0] == 0:
+        raise ValueError(f"params must have a leading axis of members, its leaves have lengths {counts}")
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((params, x))):
+        return GaussianMixture(*jax.vmap(model.apply, (0, None))(params, x))
+    on_cpu = jax.default_backend() == "cpu"
+    blocks = row_blocks(check_features(x), ENSEMBLE_PREDICTION_BLOCK if on_cpu else PREDICTION_BLOCK)
+    params = jax.device_put(params)
+    wide = jax.config.jax_enable_x64
+    # Compiled here, because the context managers of JAX don't reach other threads.
+    programs = {
+        len(block): _apply_members.lower(model, params, block, in_turn=on_cpu).compile() for block in blocks
+    }
+
+    def one(block: np.ndarray) -> GaussianMixture:
+        with jax.enable_x64(wide):
+            return jax.device_get(programs[len(block)](params, block))
+
+    with ThreadPoolExecutor(cores() if on_cpu else 1) as pool:
+        return join_blocks(list(pool.map(one, blocks)), len(x), axis=1)
+
+
+@partial(jax.jit, static_argnames=("model", "in_turn"))
+def _apply_members(model: nn.Module, params: PyTree, x: Array, *, in_turn: bool) -> GaussianMixture:
+    if in_turn:
+        return GaussianMixture(*jax.lax.map(lambda own: tuple(model.apply(own, x)), params))
+    return GaussianMixture(*jax.vmap(model.apply, (0, None))(params, x))
 
 
 class _Own(NamedTuple):

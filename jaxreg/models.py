@@ -155,13 +155,22 @@ def predict(model: nn.Module, params: PyTree, x: TableLike) -> Gaussian:
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((params, x))):
         return Gaussian(*model.apply(params, x))
     x = check_features(x)
-    blocks = [x[i : i + PREDICTION_BLOCK] for i in range(0, len(x), PREDICTION_BLOCK)]
-    parts = [jax.device_get(_apply(model, params, _padded(block))) for block in blocks]
-    # Cut and joined in NumPy: a slice of a device array is one more program for each new length.
-    return jax.tree.map(lambda *a: jnp.asarray(np.concatenate(a)[: len(x)]), *parts)
+    parts = [jax.device_get(_apply(model, params, block)) for block in row_blocks(x, PREDICTION_BLOCK)]
+    return join_blocks(parts, len(x))
 
 
-def _padded(block: np.ndarray) -> np.ndarray:
-    """Rows repeated at the end up to a power of two; only a run's last block needs any."""
-    missing = (1 << (len(block) - 1).bit_length()) - len(block)
-    return np.concatenate([block, np.repeat(block[-1:], missing, axis=0)])
+def row_blocks(x: np.ndarray, size: int) -> list[np.ndarray]:
+    """Blocks of rows; a last, smaller one is filled up to a power of two with repeats of its last row."""
+    blocks = [x[i : i + size] for i in range(0, len(x), size)]
+    last = blocks[-1]
+    missing = min(1 << (len(last) - 1).bit_length(), size) - len(last)
+    return [*blocks[:-1], np.concatenate([last, np.repeat(last[-1:], missing, axis=0)])]
+
+
+def join_blocks(parts: list[PyTree], n: int, axis: int = 0) -> PyTree:
+    """What blocks of rows gave, along an axis, without what filled them up.
+
+    In NumPy: a slice of a device array is one more program for each new length.
+    """
+    kept = (slice(None),) * axis + (slice(n),)
+    return jax.tree.map(lambda *a: jnp.asarray(np.concatenate(a, axis)[kept]), *parts)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -17,6 +18,8 @@ from jaxreg import (
     fit,
     fit_ensemble,
     make_trainer,
+    predict,
+    predict_ensemble,
     sgd,
     without_failed,
 )
@@ -408,3 +411,23 @@ def test_inside_a_transform_it_names_run_epochs(sinusoid, transform):
 def test_no_epochs(sinusoid):
     states, history = fit_ensemble(KEY, TRAINER, sinusoid, members=2, epochs=0)
     assert history.loss.shape == (2, 0) and set(states.step.tolist()) == {0}
+
+
+def test_predictions_are_those_of_each_member(x64):
+    model = MeanVarRegressor(hidden=(8,), outputs=2)
+    x = np.random.default_rng(0).normal(size=(2 * ensemble.ENSEMBLE_PREDICTION_BLOCK + 3, 3))
+    params = jax.vmap(model.init, (0, None))(jax.random.split(jax.random.key(0), 3), x[:1])
+    dist = predict_ensemble(model, params, x)
+    assert dist.means.shape == dist.log_vars.shape == (3, len(x), 2) and dist.weights is None
+    for i in range(3):
+        one = predict(model, jax.tree.map(lambda leaf, i=i: leaf[i], params), x)
+        np.testing.assert_allclose(dist.means[i], one.mean, rtol=1e-12)
+        np.testing.assert_allclose(dist.log_vars[i], one.log_var, rtol=1e-12, atol=1e-12)
+    few = predict_ensemble(model, params, x[:5].tolist())
+    np.testing.assert_allclose(few.means, dist.means[:, :5], rtol=1e-12)
+    traced = jax.jit(predict_ensemble, static_argnums=0)(model, params, x[:5])
+    np.testing.assert_allclose(traced.log_vars, few.log_vars, rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match=r"leading axis of members, its leaves have lengths \[2, 3\]"):
+        predict_ensemble(model, {**params, "other": jnp.zeros((2, 1))}, x)
+    with pytest.raises(ValueError, match="missing or infinite values in x"):
+        predict_ensemble(model, params, x[:2] * np.nan)
