@@ -1,6 +1,7 @@
 """Regression networks that say how sure they are, trained in JAX as one compiled program."""
 
 from jaxreg import data as data
+from jaxreg import metrics as metrics
 from jaxreg.data import Scaler as Scaler
 from jaxreg.ensemble import fit_ensemble as fit_ensemble
 from jaxreg.ensemble import predict_ensemble as predict_ensemble

@@ -286,6 +286,20 @@ def check_features(
     return array
 
 
+def check_targets(y: TableLike, name: str = "y", dtype: DTypeLike | None = None) -> np.ndarray:
+    """Targets as a checked array `(n,)` or `(n, d)`: real and finite.
+
+    The arguments are those of `check_features`.
+
+    Raises:
+        ValueError: names what was found, and what to do.
+    """
+    array = _to_array(y, name, dtype)
+    if array.ndim not in (1, 2) or (array.ndim == 2 and array.shape[1] == 0):
+        raise ValueError(f"y must have shape (rows,) or (rows, outputs), got {array.shape}")
+    return array
+
+
 def check_data(data: TableLike, name: str = "data") -> tuple[np.ndarray, ...]:
     """A checked `(x, y)` or `(x, y, weight)`, of which every array has x's dtype.
 
@@ -310,9 +324,7 @@ def check_data(data: TableLike, name: str = "data") -> tuple[np.ndarray, ...]:
             raise ValueError("weight is zero everywhere: nothing is left to learn from")
         present = np.broadcast_to(weight.reshape(weight.shape + (1,) * (raw.ndim - weight.ndim)), raw.shape)
         y = np.where(present > 0, raw, 0)
-    y = _to_array(y, f"{name}: y" if name != "data" else "y")
-    if y.ndim not in (1, 2) or (y.ndim == 2 and y.shape[1] == 0):
-        raise ValueError(f"y must have shape (rows,) or (rows, outputs), got {y.shape}")
+    y = check_targets(y, f"{name}: y" if name != "data" else "y")
     if len(y) != len(x):
         raise ValueError(f"x has {len(x)} rows and y has {len(y)}: each row of x needs its target")
     return tuple(a.astype(x.dtype, copy=False) for a in (x, y, weight) if a is not None)

@@ -10,7 +10,7 @@ import pytest
 import jaxreg
 
 # A file imports only files that stand before it.
-CORE = ["gaussian", "data", "models", "losses", "training", "ensemble", "fitted"]
+CORE = ["gaussian", "data", "models", "losses", "training", "ensemble", "metrics", "calibration", "fitted"]
 LEAVES = ["files", "plots", "progress", "model_file", "torch_weights"]
 TOP = ["cli"]
 ORDER = [*CORE, *LEAVES, *TOP]

@@ -1,0 +1,384 @@
+"""Scores of predictive distributions: means over rows, one number for each output."""
+
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from jaxreg.data import TableLike, check_targets
+from jaxreg.gaussian import Affine, Gaussian, check_probability, check_same_shape, check_std
+
+# What scores take: a Gaussian, GaussianMixture or Affine, or what a calibration made of one.
+Distribution = Any
+Score = Float[Array | np.ndarray | np.generic, "..."]
+
+# The levels at which the calibration of quantiles is looked at: 1 % to 99 %.
+LEVELS = np.arange(1, 100) / 100
+
+
+def check_prediction(
+    prediction: Distribution, y: TableLike, sample_weight: TableLike | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Targets and row weights as checked arrays, and the prediction checked with them.
+
+    Args:
+        prediction: over `(n,)` or `(n, d)`.
+        y: observed values, of exactly that shape.
+        sample_weight: `(n,)`, or y's shape; not negative.
+
+    Returns:
+        y in the prediction's dtype, and weights of y's rank or None.
+
+    Raises:
+        ValueError: if y is empty, of another shape, or holds missing or infinite values; if the prediction
+            has means that aren't finite or standard deviations that aren't positive and finite; if weights
+            are negative, all zero, or of another shape.
+    """
+    mean = np.asarray(prediction.mean)
+    infinite = (~np.isfinite(mean)).sum()
+    if infinite:
+        raise ValueError(f"the prediction's mean isn't finite in {infinite} of {mean.size} places")
+    check_std(**{"the prediction's std": prediction.std})
+    y = check_targets(y, dtype=mean.dtype)
+    check_same_shape(y=y, mean=mean)
+    if y.size == 0:
+        raise ValueError("y has no rows: at least one is needed")
+    if sample_weight is None:
+        return y, None
+    weight = _of_rank(check_targets(sample_weight, "sample_weight", np.float64), y)
+    if (weight < 0).any():
+        raise ValueError(f"sample_weight has {(weight < 0).sum()} negative values; 0 leaves a row out")
+    if not weight.any(axis=0).all():
+        raise ValueError("sample_weight is zero everywhere: no row is left")
+    return y, weight
+
+
+def _of_rank(weight: ArrayLike, y: ArrayLike) -> ArrayLike:
+    """Weights of rows with an axis more where y has one."""
+    if weight.shape not in (np.shape(y), np.shape(y)[:1]):
+        raise ValueError(
+            f"sample_weight has shape {weight.shape}, expected {np.shape(y)[:1]} or y's {np.shape(y)}"
+        )
+    return weight.reshape(weight.shape + (1,) * (np.ndim(y) - weight.ndim))
+
+
+def _checked(
+    prediction: Distribution, y: ArrayLike | TableLike, sample_weight: TableLike | None
+) -> tuple[ModuleType, ArrayLike, ArrayLike | None]:
+    """The array library to compute in, y and weights; traced arrays have their shapes checked alone.
+
+    Unless it is traced a score is computed by NumPy in float64: in JAX each number of rows would cost a
+    program more, and a sum over many rows the last digits.
+    """
+    if not any(isinstance(a, jax.core.Tracer) for a in (prediction.mean, y, sample_weight)):
+        return np, *check_prediction(prediction, y, sample_weight)
+    check_same_shape(y=y, mean=prediction.mean)
+    return jnp, y, None if sample_weight is None else _of_rank(jnp.asarray(sample_weight), y)
+
+
+def _average(xp: ModuleType, values: ArrayLike, weight: ArrayLike | None, leading: int = 0) -> Score:
+    """The weighted mean over rows, the axis after so many leading ones."""
+    values = xp.asarray(values, float)
+    if weight is None:
+        return values.mean(axis=leading)
+    weight = xp.broadcast_to(weight, values.shape[leading:])
+    share = (weight / weight.sum(axis=0)).reshape((1,) * leading + weight.shape)
+    return (values * share).sum(axis=leading)
+
+
+def rmse(prediction: Distribution, y: TableLike, *, sample_weight: TableLike | None = None) -> Score:
+    """Root mean squared error of the mean, in units of y.
+
+    Args:
+        prediction: over `(n,)` or `(n, d)`, as for all scores here.
+        y: observed values, the same shape.
+        sample_weight: weight of each row `(n,)`, or of each value `(n, d)`; default 1.
+
+    Returns:
+        A number, or one for each output `(d,)`.
+
+    Raises:
+        ValueError: as `check_prediction`; so do all scores here.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxreg import Gaussian, metrics
+    >>> prediction = Gaussian(mean=jnp.array([1.0, 2.0]), log_var=jnp.zeros(2))
+    >>> print(metrics.rmse(prediction, [1.0, 4.0]).round(4))
+    1.4142
+    """
+    xp, y, weight = _checked(prediction, y, sample_weight)
+    return xp.sqrt(_average(xp, (_values(xp, prediction.mean) - y) ** 2, weight))
+
+
+def _values(xp: ModuleType, values: ArrayLike) -> ArrayLike:
+    return np.asarray(values, np.float64) if xp is np else values
+
+
+def mae(prediction: Distribution, y: TableLike, *, sample_weight: TableLike | None = None) -> Score:
+    """Mean absolute error of the mean, in units of y."""
+    xp, y, weight = _checked(prediction, y, sample_weight)
+    return _average(xp, abs(_values(xp, prediction.mean) - y), weight)
+
+
+def nll(prediction: Distribution, y: TableLike, *, sample_weight: TableLike | None = None) -> Score:
+    """Negative log-likelihood with its constant, `-log_prob(y)`, in nats; a mixture's is its own.
+
+    It depends on the unit of y: in one that is c times as large it is `log(c)` less.
+    """
+    xp, y, weight = _checked(prediction, y, sample_weight)
+    return -_average(xp, prediction.log_prob(y), weight)
+
+
+def crps(prediction: Distribution, y: TableLike, *, sample_weight: TableLike | None = None) -> Score:
+    """Continuous ranked probability score in closed form, in units of y; lower is better.
+
+    Gneiting & Raftery 2007, "Strictly proper scoring rules, prediction, and estimation".
+    """
+    xp, y, weight = _checked(prediction, y, sample_weight)
+    return _average(xp, prediction.crps(y), weight)
+
+
+def pit(prediction: Distribution, y: TableLike) -> Float[Array | np.ndarray, "..."]:
+    """Probability integral transform, the cdf at y: uniform on (0, 1) if predictions are right.
+
+    Returns:
+        A value for each of y's.
+    """
+    xp, y, _ = _checked(prediction, y, None)
+    return _values(xp, prediction.pit(y))
+
+
+def coverage(
+    prediction: Distribution, y: TableLike, level: TableLike = 0.95, *, sample_weight: TableLike | None = None
+) -> Score:
+    """Share of observed values inside the central interval.
+
+    Args:
+        prediction: over `(n,)` or `(n, d)`.
+        y: observed values, the same shape.
+        level: of the interval, a number or an array of several.
+        sample_weight: weight of each row or value.
+
+    Returns:
+        Shape `level.shape`, or `level.shape + (d,)`.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxreg import Gaussian, metrics
+    >>> prediction = Gaussian(mean=jnp.zeros(4), log_var=jnp.zeros(4))
+    >>> print(metrics.coverage(prediction, [0.1, -1.0, 1.5, 3.0], level=jnp.array([0.5, 0.95])))
+    [0.25 0.75]
+    """
+    xp, y, weight = _checked(prediction, y, sample_weight)
+    (lower, upper), leading = prediction.interval(level), np.ndim(level)
+    y = y.reshape((1,) * leading + y.shape)
+    return _average(xp, (lower <= y) & (y <= upper), weight, leading)
+
+
+def width(
+    prediction: Distribution, level: TableLike = 0.95, *, sample_weight: TableLike | None = None
+) -> Score:
+    """Mean width of the central interval, in units of y; the narrower the better at equal coverage.
+
+    Returns:
+        Shape `level.shape`, or `level.shape + (d,)`.
+    """
+    xp, _, weight = _checked(prediction, prediction.mean, sample_weight)
+    lower, upper = (_values(xp, end) for end in prediction.interval(level))
+    return _average(xp, upper - lower, weight, np.ndim(level))
+
+
+def interval_score(
+    prediction: Distribution, y: TableLike, level: float = 0.95, *, sample_weight: TableLike | None = None
+) -> Score:
+    """Winkler's score: the interval's width, and `2 / (1 - level)` times how far a value lies outside it.
+
+    In units of y; lower is better. Winkler 1972, "A decision-theoretic approach to interval estimation".
+    """
+    xp, y, weight = _checked(prediction, y, sample_weight)
+    lower, upper = (_values(xp, end) for end in prediction.interval(level))
+    outside = xp.maximum(lower - y, 0) + xp.maximum(y - upper, 0)
+    return _average(xp, upper - lower + 2 / (1 - level) * outside, weight)
+
+
+def pinball(
+    prediction: Distribution, y: TableLike, q: float, *, sample_weight: TableLike | None = None
+) -> Score:
+    """Pinball (quantile) loss of the predicted quantile q, in units of y; lower is better.
+
+    Koenker & Bassett 1978, "Regression quantiles".
+    """
+    xp, y, weight = _checked(prediction, y, sample_weight)
+    residual = y - _values(xp, prediction.quantile(q))
+    return _average(xp, xp.maximum(q * residual, (q - 1) * residual), weight)
+
+
+def observed_levels(
+    prediction: Distribution,
+    y: TableLike,
+    levels: TableLike = LEVELS,
+    *,
+    sample_weight: TableLike | None = None,
+) -> Score:
+    """Share of values at most the predicted quantile of each level: what a reliability diagram shows.
+
+    Returns:
+        Shape `(levels,)`, or `(levels, d)`.
+    """
+    check_probability("levels", levels)
+    xp, y, weight = _checked(prediction, y, sample_weight)
+    pit = _values(xp, prediction.pit(y))
+    return xp.stack([_average(xp, pit <= level, weight) for level in levels])
+
+
+def calibration_error(
+    prediction: Distribution, y: TableLike, *, sample_weight: TableLike | None = None
+) -> Score:
+    """Expected calibration error of the quantiles: the mean of `abs(observed - level)`, 1 % to 99 %.
+
+    Kuleshov et al. 2018, "Accurate uncertainties for deep learning using calibrated regression".
+    """
+    return _off_level(observed_levels(prediction, y, sample_weight=sample_weight)).mean(axis=0)
+
+
+def max_calibration_error(
+    prediction: Distribution, y: TableLike, *, sample_weight: TableLike | None = None
+) -> Score:
+    """Maximum calibration error of the quantiles: the largest `abs(observed - level)`, 1 % to 99 %."""
+    return _off_level(observed_levels(prediction, y, sample_weight=sample_weight)).max(axis=0)
+
+
+def _off_level(observed: Score) -> Score:
+    return abs(observed - LEVELS.reshape((-1,) + (1,) * (observed.ndim - 1)))
+
+
+def sharpness(prediction: Distribution, *, sample_weight: TableLike | None = None) -> Score:
+    """Root of the mean predicted variance, in units of y: how narrow predictions are, right or wrong."""
+    xp, _, weight = _checked(prediction, prediction.mean, sample_weight)
+    return xp.sqrt(_average(xp, _values(xp, prediction.std) ** 2, weight))
+
+
+def variance_split(
+    prediction: Distribution, *, sample_weight: TableLike | None = None
+) -> tuple[Score, Score]:
+    """Roots of the mean aleatoric and epistemic variance, whose squares sum to that of `sharpness`.
+
+    In units of y. Depeweg et al. 2018, "Decomposition of uncertainty in Bayesian deep learning for
+    efficient and risk-sensitive learning".
+
+    Returns:
+        `(aleatoric, epistemic)`.
+    """
+    xp, _, weight = _checked(prediction, prediction.mean, sample_weight)
+    parts = prediction.aleatoric, prediction.epistemic
+    return tuple(xp.sqrt(_average(xp, _values(xp, part) ** 2, weight)) for part in parts)
+
+
+def error_by_std(
+    prediction: Distribution, y: TableLike, bins: int = 10, *, sample_weight: TableLike | None = None
+) -> tuple[Score, Score]:
+    """Root mean predicted variance and root mean squared error, in bins of rows of similar std.
+
+    Bins hold equal numbers of rows, in the order of the predicted standard deviation.
+
+    Args:
+        prediction: over `(n,)` or `(n, d)`.
+        y: observed values, the same shape.
+        bins: how many; at most the number of rows.
+        sample_weight: weight of each row or value.
+
+    Returns:
+        `(predicted, observed)`, each of shape `(bins,)` or `(bins, d)`, in units of y; NaN where a bin has
+        no weight.
+    """
+    xp, y, weight = _checked(prediction, y, sample_weight)
+    std, residual = _values(xp, prediction.std), _values(xp, prediction.mean) - y
+    order = xp.argsort(std, axis=0)
+    weight = xp.ones(y.shape) if weight is None else xp.broadcast_to(weight, y.shape)
+    std, residual, weight = (xp.take_along_axis(a, order, axis=0) for a in (std, residual, weight))
+    parts = []
+    for part in np.array_split(np.arange(len(y)), min(bins, len(y))):
+        rows = slice(part[0], part[-1] + 1)
+        total = weight[rows].sum(axis=0)
+        share = xp.where(total > 0, weight[rows] / xp.where(total > 0, total, 1)[None], xp.nan)
+        parts.append([xp.sqrt((share * a[rows] ** 2).sum(axis=0)) for a in (std, residual)])
+    predicted, observed = (xp.stack(a) for a in zip(*parts, strict=True))
+    return predicted, observed
+
+
+def ence(
+    prediction: Distribution, y: TableLike, bins: int = 10, *, sample_weight: TableLike | None = None
+) -> Score:
+    """Expected normalised calibration error: the mean over bins of `abs(predicted - observed) / predicted`.
+
+    Levi et al. 2022, "Evaluating and calibrating uncertainty prediction in regression tasks". The bins are
+    those of `error_by_std`.
+    """
+    predicted, observed = error_by_std(prediction, y, bins, sample_weight=sample_weight)
+    xp = np if isinstance(predicted, np.ndarray) else jnp
+    return xp.nanmean(abs(predicted - observed) / predicted, axis=0)
+
+
+def evaluate(
+    prediction: Distribution,
+    y: TableLike,
+    *,
+    level: float = 0.95,
+    baseline: tuple[ArrayLike, ArrayLike] | None = None,
+    sample_weight: TableLike | None = None,
+) -> dict[str, Any]:
+    """All scores of a prediction, and beside them those of a trivial one.
+
+    Args:
+        prediction: over `(n,)` or `(n, d)`.
+        y: observed values, the same shape.
+        level: of the interval that coverage, width and interval score are of.
+        baseline: mean and standard deviation of the training targets, in units of y: what a reader who
+            knows no features would predict for every row. Its scores come under the key "baseline".
+        sample_weight: weight of each row or value.
+
+    Returns:
+        Scores by name: numbers, or arrays `(d,)`. A score that the prediction can't give is left out:
+        conformal intervals have no density.
+
+    Raises:
+        ValueError: as `check_prediction`, or if the level lies outside (0, 1).
+
+    >>> import jax.numpy as jnp
+    >>> from jaxreg import Gaussian, metrics
+    >>> prediction = Gaussian(mean=jnp.array([1.0, 2.0, 3.0]), log_var=jnp.zeros(3))
+    >>> scores = metrics.evaluate(prediction, [1.5, 2.0, 2.0], baseline=(2.0, 2.0))
+    >>> print(f"{scores['crps']:.3f} {scores['baseline']['crps']:.3f}")
+    0.389 0.484
+    """
+    weighted = {"sample_weight": sample_weight}
+    able = prediction.dist if isinstance(prediction, Affine) else prediction
+    aleatoric, epistemic = variance_split(prediction, **weighted)
+    scores = {"rmse": rmse(prediction, y, **weighted), "mae": mae(prediction, y, **weighted)}
+    if hasattr(able, "log_prob"):
+        scores["nll"] = nll(prediction, y, **weighted)
+    if hasattr(able, "crps"):
+        scores["crps"] = crps(prediction, y, **weighted)
+    scores |= {
+        "level": level,
+        "coverage": coverage(prediction, y, level, **weighted),
+        "width": width(prediction, level, **weighted),
+        "interval_score": interval_score(prediction, y, level, **weighted),
+    }
+    if hasattr(able, "cdf"):
+        scores["calibration_error"] = calibration_error(prediction, y, **weighted)
+        scores["max_calibration_error"] = max_calibration_error(prediction, y, **weighted)
+    scores |= {
+        "ence": ence(prediction, y, **weighted),
+        "sharpness": sharpness(prediction, **weighted),
+        "aleatoric": aleatoric,
+        "epistemic": epistemic,
+    }
+    if baseline is not None:
+        zeros = jnp.zeros(np.shape(prediction.mean))
+        trivial = Affine(Gaussian(zeros, zeros), *(np.asarray(a, np.float64) for a in baseline))
+        scores["baseline"] = evaluate(trivial, y, level=level, **weighted)
+    return {name: float(v) if isinstance(v, np.generic) else v for name, v in scores.items()}
