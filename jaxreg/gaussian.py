@@ -546,7 +546,8 @@ class Affine(NamedTuple):
     def _out(self, values: ArrayLike) -> np.ndarray:
         return self.loc + self.scale * np.asarray(values, np.float64)
 
-    def _in(self, y: ArrayLike) -> np.ndarray:
+    def standardised(self, y: ArrayLike) -> np.ndarray:
+        """Values of y in the units of `dist`."""
         check_same_shape(y=y, mean=self.dist.mean)
         return ((np.asarray(y, np.float64) - self.loc) / self.scale).astype(self.dist.mean.dtype)
 
@@ -576,15 +577,15 @@ class Affine(NamedTuple):
 
     def log_prob(self, y: ArrayLike) -> np.ndarray:
         """Log density at y, elementwise, in nats."""
-        return np.asarray(self.dist.log_prob(self._in(y)), np.float64) - np.log(self.scale)
+        return np.asarray(self.dist.log_prob(self.standardised(y)), np.float64) - np.log(self.scale)
 
     def cdf(self, y: ArrayLike) -> np.ndarray:
         """Probability of a value at most y, elementwise."""
-        return np.asarray(self.dist.cdf(self._in(y)), np.float64)
+        return np.asarray(self.dist.cdf(self.standardised(y)), np.float64)
 
     def log_cdf(self, y: ArrayLike) -> np.ndarray:
         """Log of the cdf, accurate in the lower tail."""
-        return np.asarray(self.dist.log_cdf(self._in(y)), np.float64)
+        return np.asarray(self.dist.log_cdf(self.standardised(y)), np.float64)
 
     def quantile(self, q: ArrayLike | Sequence[ArrayLike]) -> np.ndarray:
         """Quantiles, in units of y; shape `q.shape + mean.shape`."""
@@ -601,7 +602,7 @@ class Affine(NamedTuple):
 
     def crps(self, y: ArrayLike) -> np.ndarray:
         """Continuous ranked probability score, elementwise, in units of y."""
-        return self.scale * np.asarray(self.dist.crps(self._in(y)), np.float64)
+        return self.scale * np.asarray(self.dist.crps(self.standardised(y)), np.float64)
 
     def pit(self, y: ArrayLike) -> np.ndarray:
         """Probability integral transform: the cdf at y."""

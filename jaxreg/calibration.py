@@ -1,0 +1,509 @@
+"""Calibration on held-out rows: one factor for the variance, recalibrated levels, conformal intervals.
+
+A calibration is fitted to predictions of rows that had no part in training, and applied to other
+predictions. Rows that chose a member's best epoch had a part: calibrated on them, intervals are a little too
+narrow, and what is guaranteed below is guaranteed no more.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float
+from scipy.optimize import minimize_scalar
+
+from jaxreg.data import TableLike
+from jaxreg.gaussian import Affine, Gaussian, GaussianMixture, check_probability
+from jaxreg.metrics import Distribution, check_prediction
+
+# Values that the jackknife+ sorts at once.
+SORTED_AT_ONCE = 2**22
+
+
+class VarianceScaling(NamedTuple):
+    """Multiplies every predicted variance by one number, or by one for each output.
+
+    A mixture is stretched about its mean, so that its shape, and how its variance splits, stay as they are.
+
+    Attributes:
+        factor: of the variance; a number or `(d,)`.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxreg import Gaussian
+    >>> from jaxreg.calibration import VarianceScaling
+    >>> held_out = Gaussian(jnp.zeros(4), jnp.zeros(4))
+    >>> scaling = VarianceScaling.fit(held_out, [-2.0, 2.0, -2.0, 2.0])
+    >>> print(f"{scaling.factor:.2f} {scaling(held_out).std[0]:.2f}")
+    4.00 2.00
+    """
+
+    factor: Float[ArrayLike, "..."]
+
+    @classmethod
+    def fit(
+        cls,
+        prediction: Distribution,
+        y: TableLike,
+        *,
+        score: str = "nll",
+        sample_weight: TableLike | None = None,
+    ) -> "VarianceScaling":
+        """Find the factor that gives held-out rows the best score.
+
+        Args:
+            prediction: of held-out rows, `(n,)` or `(n, d)`: a Gaussian, GaussianMixture, or Affine of one.
+            y: observed values, the same shape.
+            score: "nll", or "crps" which single far-off values move less.
+            sample_weight: weight of each row or value.
+
+        Raises:
+            ValueError: as `metrics.check_prediction`, for another score, or if every prediction is exact.
+        """
+        if score not in SCORES:
+            raise ValueError(f"score must be one of {', '.join(map(repr, SCORES))}, got {score!r}")
+        y, weight = check_prediction(prediction, y, sample_weight)
+        if isinstance(prediction, Affine):
+            prediction, y = prediction.dist, prediction.standardised(y)
+        if y.ndim == 1:
+            return cls(_best_factor(prediction, y, weight, score))
+        weight = np.broadcast_to(1.0 if weight is None else weight, y.shape)
+        factors = [
+            _best_factor(_output(prediction, i), y[:, i], weight[:, i], score) for i in range(y.shape[1])
+        ]
+        return cls(np.array(factors))
+
+    def __call__(self, prediction: Distribution) -> Distribution:
+        """The prediction with its variance scaled: a Gaussian stays one, a mixture one."""
+        if np.ndim(self.factor):
+            _check_outputs(np.shape(self.factor), prediction)
+        if isinstance(prediction, Affine):
+            return prediction._replace(dist=self(prediction.dist))
+        return _scaled(prediction, jnp.log(jnp.asarray(self.factor)))
+
+
+def _scaled(prediction: Gaussian | GaussianMixture, log_factor: ArrayLike) -> Gaussian | GaussianMixture:
+    log_factor = jnp.asarray(log_factor, prediction.mean.dtype)
+    if isinstance(prediction, Gaussian):
+        mean, log_var = jnp.asarray(prediction.mean), jnp.asarray(prediction.log_var)
+        return Gaussian(mean, log_var + _of_rank(log_factor, log_var))
+    means, log_vars, mean = (
+        jnp.asarray(prediction.means),
+        jnp.asarray(prediction.log_vars),
+        prediction.mean[None],
+    )
+    log_factor = _of_rank(log_factor, log_vars)
+    means = mean + jnp.exp(0.5 * log_factor) * (means - mean)
+    return prediction._replace(means=means, log_vars=log_vars + log_factor)
+
+
+def _of_rank(values: ArrayLike, like: ArrayLike) -> ArrayLike:
+    return values.reshape((1,) * (like.ndim - values.ndim) + values.shape)
+
+
+def _output(prediction: Gaussian | GaussianMixture, i: int) -> Gaussian | GaussianMixture:
+    """The prediction of one output."""
+    first, second, *weights = prediction
+    return type(prediction)(first[..., i], second[..., i], *weights)
+
+
+def _nll(prediction: Gaussian | GaussianMixture, y: ArrayLike) -> ArrayLike:
+    return -prediction.log_prob(y)
+
+
+def _crps(prediction: Gaussian | GaussianMixture, y: ArrayLike) -> ArrayLike:
+    return prediction.crps(y)
+
+
+SCORES = {"nll": _nll, "crps": _crps}
+
+
+@partial(jax.jit, static_argnums=3)
+def _score_scaled(
+    prediction: Gaussian | GaussianMixture, y: ArrayLike, log_factor: ArrayLike, score: Callable
+) -> ArrayLike:
+    return score(_scaled(prediction, log_factor), y)
+
+
+def _best_factor(
+    prediction: Gaussian | GaussianMixture, y: np.ndarray, weight: np.ndarray | None, score: str
+) -> float:
+    """The factor of the variance with the lowest mean score."""
+    squares = ((y - np.asarray(prediction.mean, np.float64)) / np.asarray(prediction.std, np.float64)) ** 2
+    if not squares.any():
+        raise ValueError("every prediction equals its y: there is no error to scale the variance to")
+    largest = squares.max()
+    smallest = max(squares.min(), 1e-12 * largest)
+
+    def mean_score(log_factor: float) -> float:
+        values = _score_scaled(prediction, y, log_factor, SCORES[score])
+        return float(np.average(np.asarray(values, np.float64), weights=weight))
+
+    # For one row the best factor is its squared error in units of the variance, or near it.
+    bounds = np.log(smallest) - 2, np.log(largest) + 2
+    return float(np.exp(minimize_scalar(mean_score, bounds=bounds, options={"xatol": 1e-8}).x))
+
+
+class Recalibration(NamedTuple):
+    """A map from predicted to observed levels of the cdf, piecewise linear; `isotonic.fit` makes one.
+
+    Kuleshov et al. 2018, "Accurate uncertainties for deep learning using calibrated regression".
+
+    Attributes:
+        knots: for each output the predicted levels and the levels that they stand for, both strictly
+            increasing from 0 to 1.
+    """
+
+    knots: tuple[tuple[np.ndarray, np.ndarray], ...]
+
+    def __call__(self, prediction: Distribution) -> "Recalibrated":
+        """The prediction with its levels mapped."""
+        if len(self.knots) > 1 or np.ndim(prediction.mean) > 1:
+            _check_outputs((len(self.knots),), prediction)
+        return Recalibrated(prediction, self)
+
+
+class Recalibrated(NamedTuple):
+    """A distribution whose cdf has been mapped; mean and std are those of the prediction it was made from.
+
+    Its density is the prediction's times the slope of the map, which jumps from knot to knot.
+    """
+
+    prediction: Distribution
+    calibration: Recalibration
+
+    @property
+    def mean(self) -> ArrayLike:
+        """Mean of the prediction before recalibration, in units of y."""
+        return self.prediction.mean
+
+    @property
+    def std(self) -> ArrayLike:
+        """Standard deviation of the prediction before recalibration, in units of y."""
+        return self.prediction.std
+
+    @property
+    def aleatoric(self) -> ArrayLike:
+        """Its standard deviation of the noise."""
+        return self.prediction.aleatoric
+
+    @property
+    def epistemic(self) -> ArrayLike:
+        """Its standard deviation of the members' means."""
+        return self.prediction.epistemic
+
+    def _mapped(self, values: ArrayLike, mapping: Callable) -> np.ndarray:
+        """A function of the knots, on the values of each output."""
+        values = np.asarray(values, np.float64)
+        if values.ndim == 1:
+            return mapping(values, *self.calibration.knots[0])
+        return np.stack([mapping(values[:, i], *own) for i, own in enumerate(self.calibration.knots)], axis=1)
+
+    def cdf(self, y: ArrayLike) -> np.ndarray:
+        """Probability of a value at most y, elementwise."""
+        return self._mapped(self.prediction.cdf(y), np.interp)
+
+    def pit(self, y: ArrayLike) -> np.ndarray:
+        """Probability integral transform: the cdf at y."""
+        return self.cdf(y)
+
+    def log_prob(self, y: ArrayLike) -> np.ndarray:
+        """Log density at y, elementwise, in nats."""
+        return np.asarray(self.prediction.log_prob(y)) + self._mapped(self.prediction.cdf(y), _log_slope)
+
+    def quantile(self, q: ArrayLike | Sequence[ArrayLike]) -> np.ndarray:
+        """Value below which a share q of the probability lies; shape `q.shape + mean.shape`."""
+        check_probability("q", q)
+        q = np.asarray(q, np.float64)
+        edge = np.finfo(np.float64).eps
+        before = [
+            np.clip(np.interp(q, levels, pit), edge, 1 - edge) for pit, levels in self.calibration.knots
+        ]
+        if np.ndim(self.mean) == 1:
+            return np.asarray(self.prediction.quantile(before[0]))
+        columns = [np.asarray(self.prediction.quantile(own))[..., i] for i, own in enumerate(before)]
+        return np.stack(columns, axis=-1)
+
+    def interval(self, level: ArrayLike | Sequence[ArrayLike] = 0.95) -> tuple[np.ndarray, np.ndarray]:
+        """Central interval `(lo, hi)`; either end has the shape `level.shape + mean.shape`."""
+        check_probability("level", level)
+        level = np.asarray(level, np.float64)
+        return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
+
+
+def _log_slope(values: np.ndarray, pit: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Log of the slope of a piecewise linear map."""
+    piece = np.clip(np.searchsorted(pit, values, side="right") - 1, 0, len(pit) - 2)
+    return np.log(np.diff(levels) / np.diff(pit))[piece]
+
+
+class Conformal(NamedTuple):
+    """A prediction with conformal intervals; mean and std are those of the prediction.
+
+    It has no density and no cdf: that its intervals hold their share is all that is known.
+    """
+
+    prediction: Distribution
+    calibration: Any
+
+    @property
+    def mean(self) -> ArrayLike:
+        """Mean of the prediction, in units of y."""
+        return self.prediction.mean
+
+    @property
+    def std(self) -> ArrayLike:
+        """Standard deviation of the prediction, in units of y."""
+        return self.prediction.std
+
+    @property
+    def aleatoric(self) -> ArrayLike:
+        """Its standard deviation of the noise."""
+        return self.prediction.aleatoric
+
+    @property
+    def epistemic(self) -> ArrayLike:
+        """Its standard deviation of the members' means."""
+        return self.prediction.epistemic
+
+    def interval(self, level: ArrayLike | Sequence[ArrayLike] = 0.95) -> tuple[np.ndarray, np.ndarray]:
+        """Interval `(lo, hi)`; either end has the shape `level.shape + mean.shape`.
+
+        Raises:
+            ValueError: if the level lies outside (0, 1), or asks for more held-out rows than there were.
+        """
+        check_probability("level", level)
+        level = np.asarray(level, np.float64)
+        ends = [self.calibration.interval(self.prediction, float(one)) for one in level.flat]
+        lower, upper = (
+            np.stack(end).reshape(level.shape + np.shape(self.mean)) for end in zip(*ends, strict=True)
+        )
+        return lower, upper
+
+    def quantile(self, q: ArrayLike | Sequence[ArrayLike]) -> np.ndarray:
+        """The end of the interval that leaves q below, or 1 - q above; shape `q.shape + mean.shape`.
+
+        At 0.5 it is the middle of the narrowest interval.
+        """
+        check_probability("q", q)
+        q = np.asarray(q, np.float64)
+        lower, upper = self.interval(np.maximum(np.abs(1 - 2 * q), 1e-9))
+        below = q.reshape(q.shape + (1,) * np.ndim(self.mean))
+        return np.where(below < 0.5, lower, np.where(below > 0.5, upper, 0.5 * (lower + upper)))
+
+
+def rank(level: float, n: int) -> int:
+    """The number of the score, counted from 1, below which a new one lies with probability `level`.
+
+    `ceil(level (n + 1))`: the new score is as likely to come anywhere among the n others.
+
+    Raises:
+        ValueError: if n is too small, with the number that is needed.
+
+    >>> from jaxreg.calibration import rank
+    >>> rank(0.9, n=99)
+    90
+    >>> rank(0.95, n=10)
+    Traceback (most recent call last):
+    ...
+    ValueError: an interval of level 0.95 needs at least 19 held-out rows, there are 10
+    """
+    # Products such as 0.55 * 100 come out a little above the whole number that they are.
+    found = max(math.ceil(round(level * (n + 1), 9)), 1)
+    if found > n:
+        needed = math.ceil(round(level / (1 - level), 9))
+        raise ValueError(
+            f"an interval of level {level:g} needs at least {needed} held-out rows, there are {n}"
+        )
+    return found
+
+
+class SplitConformal(NamedTuple):
+    """Intervals `mean ± r std`, where r is a quantile of held-out `abs(y - mean) / std`.
+
+    If the held-out rows and a new one are exchangeable, and none had a part in training, the interval of
+    level a holds the new value with a probability of a to a + 1 / (n + 1), whatever the model. Lei et al.
+    2018, "Distribution-free predictive inference for regression".
+
+    Attributes:
+        scores: the n held-out `abs(y - mean) / std`, sorted, `(n,)` or for each output `(n, d)`.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxreg import Gaussian
+    >>> from jaxreg.calibration import SplitConformal
+    >>> conformal = SplitConformal.fit(Gaussian(jnp.zeros(9), jnp.zeros(9)), jnp.arange(9.0))
+    >>> lo, hi = conformal(Gaussian(jnp.array([100.0]), jnp.zeros(1))).interval(0.8)
+    >>> print(lo, hi)
+    [93.] [107.]
+    """
+
+    scores: Float[np.ndarray, "n ..."]
+
+    @classmethod
+    def fit(cls, prediction: Distribution, y: TableLike) -> "SplitConformal":
+        """Learn from held-out rows.
+
+        Args:
+            prediction: of held-out rows, `(n,)` or `(n, d)`.
+            y: observed values, the same shape.
+
+        Raises:
+            ValueError: as `metrics.check_prediction`.
+        """
+        y, _ = check_prediction(prediction, y)
+        return cls(np.sort(_normalised_error(prediction, y), axis=0))
+
+    def __call__(self, prediction: Distribution) -> Conformal:
+        """The prediction with conformal intervals."""
+        _check_outputs(self.scores.shape[1:], prediction)
+        return Conformal(prediction, self)
+
+    def interval(self, prediction: Distribution, level: float) -> tuple[np.ndarray, np.ndarray]:
+        """The interval of one level."""
+        mean, std = (np.asarray(a, np.float64) for a in (prediction.mean, prediction.std))
+        reach = self.scores[rank(level, len(self.scores)) - 1] * std
+        return mean - reach, mean + reach
+
+
+def _normalised_error(prediction: Distribution, y: np.ndarray) -> np.ndarray:
+    mean, std = (np.asarray(a, np.float64) for a in (prediction.mean, prediction.std))
+    return np.abs(np.asarray(y, np.float64) - mean) / std
+
+
+class ConformalQuantiles(NamedTuple):
+    """Predicted intervals, moved outwards or inwards by as much as held-out rows ask for.
+
+    The guarantee is that of `SplitConformal`, in units of y where that one works in units of std. Romano et
+    al. 2019, "Conformalized quantile regression".
+
+    Attributes:
+        prediction: of the held-out rows.
+        y: what was observed.
+    """
+
+    prediction: Distribution
+    y: np.ndarray
+
+    @classmethod
+    def fit(cls, prediction: Distribution, y: TableLike) -> "ConformalQuantiles":
+        """Keep held-out rows; the arguments and errors are those of `SplitConformal.fit`."""
+        y, _ = check_prediction(prediction, y)
+        return cls(prediction, y)
+
+    def __call__(self, prediction: Distribution) -> Conformal:
+        """The prediction with conformal intervals."""
+        _check_outputs(self.y.shape[1:], prediction)
+        return Conformal(prediction, self)
+
+    def interval(self, prediction: Distribution, level: float) -> tuple[np.ndarray, np.ndarray]:
+        """The interval of one level; where it shrinks to nothing, its middle twice."""
+        found = rank(level, len(self.y))
+        lower, upper = (np.asarray(end, np.float64) for end in self.prediction.interval(level))
+        moved = np.partition(np.maximum(lower - self.y, self.y - upper), found - 1, axis=0)[found - 1]
+        lower, upper = (np.asarray(end, np.float64) for end in prediction.interval(level))
+        middle = 0.5 * (lower + upper)
+        return np.minimum(lower - moved, middle), np.maximum(upper + moved, middle)
+
+
+class JackknifePlus(NamedTuple):
+    """CV+ and jackknife+: intervals from members that each held some training rows out.
+
+    Every row is used, to train some members and to calibrate the others. If rows are exchangeable, the
+    interval of level a holds a new value with a probability of at least 2 a - 1, less `sqrt(2 / n)` for
+    folds of rows; in practice it is about a. Barber et al. 2021, "Predictive inference with the jackknife+";
+    members of bootstrapped rows: Kim et al. 2020, "Predictive inference is free with the
+    jackknife+-after-bootstrap".
+
+    Attributes:
+        held_out: the sets of members that held one and the same rows out, `(sets, members)`.
+        of_row: which of these sets held each row out, `(n,)`.
+        scores: `abs(y - mean) / std` of each row by the mixture of those members, `(n,)` or `(n, d)`.
+    """
+
+    held_out: Bool[np.ndarray, "sets members"]
+    of_row: np.ndarray
+    scores: Float[np.ndarray, "n ..."]
+
+    @classmethod
+    def fit(cls, prediction: Distribution, y: TableLike, held_out: TableLike) -> "JackknifePlus":
+        """Learn from the training rows.
+
+        Args:
+            prediction: the ensemble's, of all rows that it was trained on: a GaussianMixture over `(n,)` or
+                `(n, d)`, or an Affine of one.
+            y: observed values, the same shape.
+            held_out: booleans `(members, n)`, whether a member had no part of a row.
+
+        Raises:
+            ValueError: as `metrics.check_prediction`, or if a row was held out by no member.
+        """
+        y, _ = check_prediction(prediction, y)
+        mixture, held_out = _mixture(prediction), np.asarray(held_out)
+        expected = (len(mixture.means), len(y))
+        if held_out.shape != expected or held_out.dtype != bool:
+            raise ValueError(
+                f"held_out must be booleans of shape {expected}, members and rows, got {held_out.dtype} of "
+                f"shape {held_out.shape}"
+            )
+        seen = np.flatnonzero(~held_out.any(axis=0))
+        if seen.size:
+            raise ValueError(f"row {seen[0]} was held out by no member, nor were {seen.size - 1} others")
+        sets, of_row = np.unique(held_out.T, axis=0, return_inverse=True)
+        of_row = of_row.ravel()
+        scores = np.empty(y.shape)
+        for i, members in enumerate(sets):
+            scores[of_row == i] = _normalised_error(_by_members(prediction, members), y)[of_row == i]
+        return cls(sets, of_row, scores)
+
+    def __call__(self, prediction: Distribution) -> Conformal:
+        """The ensemble's prediction with conformal intervals."""
+        members = len(_mixture(prediction).means)
+        if members != self.held_out.shape[1]:
+            raise ValueError(f"fitted to {self.held_out.shape[1]} members, the prediction has {members}")
+        return Conformal(prediction, self)
+
+    def interval(self, prediction: Distribution, level: float) -> tuple[np.ndarray, np.ndarray]:
+        """The interval of one level."""
+        n = len(self.scores)
+        upper_rank = rank(level, n)
+        parts = [_by_members(prediction, members) for members in self.held_out]
+        means, stds = (
+            np.stack([np.asarray(getattr(part, name), np.float64) for part in parts])
+            for name in ("mean", "std")
+        )
+        lower, upper = np.empty(means.shape[1:]), np.empty(means.shape[1:])
+        rows = max(1, SORTED_AT_ONCE // self.scores.size)
+        for first in range(0, means.shape[1], rows):
+            block = slice(first, first + rows)
+            mean, std = means[self.of_row, block], stds[self.of_row, block]
+            reach = self.scores[:, None] * std
+            upper[block] = np.partition(mean + reach, upper_rank - 1, axis=0)[upper_rank - 1]
+            # The same rank from above: floor((1 - level) (n + 1)) from below.
+            lower[block] = np.partition(mean - reach, n - upper_rank, axis=0)[n - upper_rank]
+        return lower, upper
+
+
+def _check_outputs(fitted: tuple[int, ...], prediction: Distribution) -> None:
+    """Raise unless a prediction has the outputs that a calibration was fitted to."""
+    found = np.shape(prediction.mean)[1:]
+    if found != fitted:
+        raise ValueError(f"the calibration is for outputs of shape {fitted}, the prediction has {found}")
+
+
+def _mixture(prediction: Distribution) -> GaussianMixture:
+    mixture = prediction.dist if isinstance(prediction, Affine) else prediction
+    if not isinstance(mixture, GaussianMixture):
+        raise ValueError(f"the members of a GaussianMixture are needed, got a {type(mixture).__name__}")
+    return mixture
+
+
+def _by_members(prediction: Distribution, members: np.ndarray) -> GaussianMixture | Affine:
+    """The prediction by some of the members alone."""
+    mixture = _mixture(prediction)
+    weights = members * (1.0 if mixture.weights is None else np.asarray(mixture.weights))
+    alone = mixture._replace(weights=jnp.asarray(weights, mixture.mean.dtype))
+    return prediction._replace(dist=alone) if isinstance(prediction, Affine) else alone
