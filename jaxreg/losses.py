@@ -1,11 +1,19 @@
-"""Losses for mean-variance networks: elementwise `(y, mean, log_var) -> loss`, the caller reduces."""
+"""Losses for mean-variance networks: elementwise `(y, mean, log_var) -> loss`, the caller reduces.
+
+`faithful_nll` belongs with a `MeanVarRegressor(detach_variance=True)`, and the natural parametrisation is a
+model, `NaturalRegressor`, under `gaussian_nll`. `beta_nll` and `faithful_nll` are no scores: compare models
+trained with them by `gaussian_nll` or by the CRPS.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxreg.gaussian import check_same_shape
+from jaxreg.gaussian import Gaussian, check_same_shape
 
 
 def gaussian_nll(
@@ -38,6 +46,118 @@ def gaussian_nll(
     # Scaled before it is squared: residuals of 1e30 or a std of 1e-30 have no float32 square.
     z = (y - mean) * jnp.exp(-0.5 * log_var)
     return 0.5 * (log_var + z * z)
+
+
+def squared_error(
+    y: Float[ArrayLike, "*shape"],
+    mean: Float[ArrayLike, "*shape"],
+    log_var: Float[ArrayLike, "*shape"],
+) -> Float[Array, "*shape"]:
+    """Half the squared error, `0.5 (y - mean)^2`, which trains the mean alone.
+
+    A first run with it is the warm-up of Sluijterman et al. 2024, "Optimal training of mean variance
+    estimation neural networks"; `start_variance` then says how wide the second one begins.
+
+    Args:
+        y: targets, `(n,)` or `(n, d)`.
+        mean: predicted means, the same shape and units.
+        log_var: predicted log variances, the same shape; without effect.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    check_same_shape(y=y, mean=mean, log_var=log_var)
+    return 0.5 * (jnp.asarray(y) - mean) ** 2
+
+
+def beta_nll(beta: float | int = 0.5) -> Callable[[Array, Array, Array], Array]:
+    """Make the loss `var^beta gaussian_nll`, whose factor has no gradient.
+
+    With beta 0 it is the NLL, in which rows of large variance hardly move the mean; with beta 1 the mean
+    has the gradient of the squared error. Seitzer et al. 2022, "On the pitfalls of heteroscedastic
+    uncertainty estimation with probabilistic neural networks".
+
+    Args:
+        beta: from 0 to 1.
+
+    Returns:
+        A loss `(y, mean, log_var) -> loss`; the same function for the same beta, so that trainers share
+        their compiled programs.
+
+    Raises:
+        ValueError: if beta lies outside [0, 1].
+
+    >>> import jax.numpy as jnp
+    >>> from jaxreg import beta_nll
+    >>> print(beta_nll(1.0)(jnp.array([2.0]), mean=jnp.zeros(1), log_var=jnp.log(jnp.array([4.0]))))
+    [4.7725887]
+    """
+    if not 0 <= beta <= 1:
+        raise ValueError(f"beta must lie between 0 (the NLL) and 1 (as squared error), got {beta}")
+    return _beta_nll(float(beta))
+
+
+@lru_cache
+def _beta_nll(beta: float) -> Callable[[Array, Array, Array], Array]:
+    def loss(y: ArrayLike, mean: ArrayLike, log_var: ArrayLike) -> Array:
+        return jnp.exp(beta * jax.lax.stop_gradient(jnp.asarray(log_var))) * gaussian_nll(y, mean, log_var)
+
+    return loss
+
+
+def faithful_nll(
+    y: Float[ArrayLike, "*shape"],
+    mean: Float[ArrayLike, "*shape"],
+    log_var: Float[ArrayLike, "*shape"],
+) -> Float[Array, "*shape"]:
+    """`0.5 (y - mean)^2 + gaussian_nll`, whose second term sees the mean as a constant.
+
+    With `MeanVarRegressor(detach_variance=True)`, whose variance head reads its features as constants, the
+    mean trains exactly as under squared error. Stirn et al. 2023, "Faithful heteroscedastic regression with
+    neural networks".
+
+    Args:
+        y: targets, `(n,)` or `(n, d)`.
+        mean: predicted means, the same shape and units.
+        log_var: predicted log variances, the same shape.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxreg import faithful_nll
+    >>> faithful_nll(jnp.array([2.0]), mean=jnp.zeros(1), log_var=jnp.zeros(1))
+    Array([4.], dtype=float32)
+    """
+    fixed = jax.lax.stop_gradient(jnp.asarray(mean))
+    return squared_error(y, mean, log_var) + gaussian_nll(y, fixed, log_var)
+
+
+def crps_gaussian(
+    y: Float[ArrayLike, "*shape"],
+    mean: Float[ArrayLike, "*shape"],
+    log_var: Float[ArrayLike, "*shape"],
+) -> Float[Array, "*shape"]:
+    """Continuous ranked probability score of a Gaussian, in units of y; single far-off values move it less.
+
+    Gneiting et al. 2005, "Calibrated probabilistic forecasting using ensemble model output statistics and
+    minimum CRPS estimation".
+
+    Args:
+        y: targets, `(n,)` or `(n, d)`.
+        mean: predicted means, the same shape and units.
+        log_var: predicted log variances, the same shape.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxreg import crps_gaussian
+    >>> print(f"{crps_gaussian(jnp.zeros(1), mean=jnp.zeros(1), log_var=jnp.zeros(1))[0]:.4f}")
+    0.2337
+    """
+    check_same_shape(y=y, mean=mean, log_var=log_var)
+    return Gaussian(jnp.asarray(mean), jnp.asarray(log_var)).crps(y)
 
 
 def torch_gaussian_nll(

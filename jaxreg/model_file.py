@@ -15,10 +15,10 @@ from safetensors.numpy import save_file
 from jaxreg.data import Scaler
 from jaxreg.files import check_writable, replacing
 from jaxreg.fitted import Fitted
-from jaxreg.models import MeanOnlyRegressor, MeanVarRegressor
+from jaxreg.models import MeanOnlyRegressor, MeanVarRegressor, NaturalRegressor
 
 FORMAT = 1
-MODELS = {model.__name__: model for model in (MeanVarRegressor, MeanOnlyRegressor)}
+MODELS = {model.__name__: model for model in (MeanVarRegressor, MeanOnlyRegressor, NaturalRegressor)}
 ACTIVATIONS = {
     name: getattr(nn, name) for name in ("relu", "silu", "gelu", "elu", "softplus", "tanh", "sigmoid")
 }
@@ -108,7 +108,15 @@ def _describe(model: nn.Module) -> dict:
             f"a model file can hold a {' or '.join(MODELS)} without embedding, whose activation is one of "
             f"{', '.join(ACTIVATIONS)}; got {model}"
         )
-    return {"kind": kind, "hidden": list(model.hidden), "outputs": model.outputs, "activation": activation}
+    described = {
+        "kind": kind,
+        "hidden": list(model.hidden),
+        "outputs": model.outputs,
+        "activation": activation,
+    }
+    if getattr(model, "detach_variance", False):
+        described["detach_variance"] = True
+    return described
 
 
 def _build(described: dict) -> nn.Module:

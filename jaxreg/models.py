@@ -18,6 +18,13 @@ torch_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 PREDICTION_BLOCK = 8192
 
+VARIANCE_BIAS = -1.0
+SMALLEST_VARIANCE = 1e-6
+SMALLEST_PRECISION = 1e-6
+
+# Names that the parameters of the variance have in the models here; a user's own do well to keep to them.
+VARIANCE_NAMES = ("log_var_head", "precision_head", "log_var")
+
 
 def torch_bias_init(fan_in: int) -> Callable[..., Array]:
     """Initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)), which is how torch.nn.Linear starts its biases."""
@@ -79,6 +86,8 @@ class MeanVarRegressor(_Regressor):
         embedding: a Linen module put before the first layer, `(n, features) -> (n, any)`.
         kernel_init: initialiser of the weights; default that of `torch.nn.Linear`.
         bias_init: initialiser of the biases; None is that of `torch.nn.Linear`.
+        detach_variance: the variance head reads the features as constants, so that it has no part in what
+            they become; `faithful_nll` wants that.
 
     >>> import jax
     >>> from jaxreg import MeanVarRegressor
@@ -90,13 +99,46 @@ class MeanVarRegressor(_Regressor):
     ((5,), (5,))
     """
 
+    detach_variance: bool = False
+
     @nn.compact
     def __call__(self, x: Num[ArrayLike, "... features"]) -> Gaussian:
         """Map features to a Gaussian over y."""
         features = self._trunk(x)
         mean = self._head(features, "mean_head")
-        raw = self._head(features, "log_var_head", nn.initializers.constant(-1.0))
-        return Gaussian(mean, jnp.log(nn.softplus(raw) + 1e-6))
+        if self.detach_variance:
+            features = jax.lax.stop_gradient(features)
+        raw = self._head(features, "log_var_head", nn.initializers.constant(VARIANCE_BIAS))
+        return Gaussian(mean, jnp.log(nn.softplus(raw) + SMALLEST_VARIANCE))
+
+
+class NaturalRegressor(_Regressor):
+    """A network that gives the natural parameters of a Gaussian for each input (heteroscedastic).
+
+    Two linear heads give `mean / var`, and by a softplus the precision `1 / var`. Under `gaussian_nll` their
+    gradients are `mean - y` and, by `-precision / 2`, `mean^2 + var - y^2`: the step of the mean isn't
+    divided by the variance. Immer et al. 2023, "Effective Bayesian heteroscedastic regression with deep
+    neural networks".
+
+    The arguments are those of `MeanOnlyRegressor`. The variance starts as that of `MeanVarRegressor`.
+
+    >>> import jax
+    >>> from jaxreg import NaturalRegressor
+    >>> model = NaturalRegressor(hidden=(32, 32))
+    >>> x = jax.numpy.ones((5, 3))
+    >>> mean, log_var = model.apply(model.init(jax.random.key(0), x), x)
+    >>> mean.shape, log_var.shape
+    ((5,), (5,))
+    """
+
+    @nn.compact
+    def __call__(self, x: Num[ArrayLike, "... features"]) -> Gaussian:
+        """Map features to a Gaussian over y."""
+        features = self._trunk(x)
+        eta_1 = self._head(features, "mean_head")
+        start = np.log(np.expm1(1 / np.log1p(np.exp(VARIANCE_BIAS))))
+        raw = self._head(features, "precision_head", nn.initializers.constant(start))
+        return Gaussian.from_natural(eta_1, -0.5 * (nn.softplus(raw) + SMALLEST_PRECISION))
 
 
 class MeanOnlyRegressor(_Regressor):
@@ -120,6 +162,59 @@ class MeanOnlyRegressor(_Regressor):
         shape = () if self.outputs is None else (self.outputs,)
         log_var = self.param("log_var", nn.initializers.zeros_init(), shape, mean.dtype)
         return Gaussian(mean, jnp.broadcast_to(log_var, mean.shape))
+
+
+def head_labels(params: PyTree) -> PyTree:
+    """Label each parameter "variance" where it belongs to the variance alone, and "mean" elsewhere.
+
+    Optax's `partition` takes it for its labels: see `by_head`.
+    """
+
+    def label(path: tuple, _: Array) -> str:
+        names = {getattr(part, "key", None) for part in path}
+        return "variance" if names & set(VARIANCE_NAMES) else "mean"
+
+    return jax.tree.map_with_path(label, params)
+
+
+def start_variance(model: nn.Module, params: PyTree, variance: ArrayLike) -> PyTree:
+    """Parameters whose variance starts at given numbers: the bias of its head says so.
+
+    The second half of a warm-up: after a run of the mean alone under `squared_error`, the variance starts
+    at that run's mean squared error. Sluijterman et al. 2024, "Optimal training of mean variance estimation
+    neural networks".
+
+    Args:
+        model: a `MeanVarRegressor` or `MeanOnlyRegressor`.
+        params: its parameters; they aren't changed.
+        variance: positive, a number, or one for each output `(d,)`, in the units of training.
+
+    Raises:
+        ValueError: for another model, or if a variance isn't positive.
+
+    >>> import jax
+    >>> from jaxreg import MeanOnlyRegressor, start_variance
+    >>> model = MeanOnlyRegressor(hidden=(4,))
+    >>> params = start_variance(model, model.init(jax.random.key(0), jax.numpy.ones((1, 1))), 0.25)
+    >>> print(jax.numpy.exp(params["params"]["log_var"]))
+    0.25
+    """
+    if not isinstance(variance, jax.core.Tracer) and not (np.asarray(variance) > 0).all():
+        raise ValueError(f"variance must be positive, got {variance}")
+    variance = jnp.asarray(variance)
+    own = dict(params["params"])
+    if isinstance(model, MeanVarRegressor):
+        head = own["log_var_head"]
+        above = jnp.maximum(variance - SMALLEST_VARIANCE, SMALLEST_VARIANCE)
+        # The inverse of log(1 + exp(b)), in a form that keeps its digits for large variances.
+        bias = jnp.broadcast_to(above + jnp.log(-jnp.expm1(-above)), head["bias"].shape)
+        own["log_var_head"] = head | {"bias": bias.astype(head["bias"].dtype)}
+    elif isinstance(model, MeanOnlyRegressor):
+        old = own["log_var"]
+        own["log_var"] = jnp.broadcast_to(jnp.log(variance), old.shape).astype(old.dtype)
+    else:
+        raise ValueError(f"a {type(model).__name__} has no bias that sets its variance alone")
+    return params | {"params": own}
 
 
 @partial(jax.jit, static_argnums=0)

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, PyTree
 from jaxreg.data import TableLike, batch_order, check_data, check_features, check_trainable
 from jaxreg.gaussian import check_same_shape
 from jaxreg.losses import gaussian_nll
+from jaxreg.models import head_labels
 
 Loss = Callable[[Array, Array, Array], Array]
 Batch = tuple[TableLike, ...] | list[TableLike]
@@ -82,7 +83,8 @@ def sgd(
 def _sgd_init(
     learning_rate: ArrayLike, momentum: ArrayLike, weight_decay: ArrayLike, params: PyTree
 ) -> SGDState:
-    dtype = jnp.result_type(*jax.tree.leaves(params))
+    leaves = jax.tree.leaves(params)
+    dtype = jnp.result_type(*leaves) if leaves else jnp.float32  # a part of a model may have none
     numbers = (jnp.asarray(number, dtype) for number in (learning_rate, momentum, weight_decay))
     return SGDState(*numbers, velocity=jax.tree.map(jnp.zeros_like, params))
 
@@ -94,6 +96,37 @@ def _sgd_update(grads: PyTree, state: SGDState, params: PyTree | None = None) ->
         lambda v, g, p: state.momentum * v + (g + state.weight_decay * p), state.velocity, grads, params
     )
     return jax.tree.map(lambda v: -state.learning_rate * v, velocity), state._replace(velocity=velocity)
+
+
+def by_head(
+    mean: optax.GradientTransformation, variance: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """Train the parameters of the variance alone by an optimizer of their own, all others by the first.
+
+    The variance wants more weight decay than the mean: `by_head(sgd(5e-3), sgd(5e-3, weight_decay=1e-2))`.
+    Build it once and keep it: as every Optax chain it is a new program each time it is built.
+
+    Args:
+        mean: for the mean and the layers that both heads share.
+        variance: for what `models.head_labels` labels so.
+    """
+    return optax.partition({"mean": mean, "variance": variance}, head_labels)
+
+
+def warm_up(optimizer: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
+    """Leave the parameters of the variance alone as they are for the first steps, while the mean is trained.
+
+    Sluijterman et al. 2024, "Optimal training of mean variance estimation neural networks". Another way
+    is a run under `squared_error`, then `start_variance`, then a second run from there. Build it once and
+    keep it.
+
+    Args:
+        optimizer: trains all parameters; for the variance it begins after the warm-up.
+        steps: steps of warm-up, not negative.
+    """
+    check_whole("steps", steps, 0)
+    later = optax.conditionally_mask(optimizer, lambda step: step >= steps)
+    return by_head(optimizer, later)
 
 
 class TrainState(NamedTuple):

@@ -9,7 +9,7 @@ import pytest
 from flax.linen import gelu, leaky_relu
 from safetensors.numpy import load_file, save_file
 
-from jaxreg import Fitted, MeanOnlyRegressor, MeanVarRegressor, Scaler, model_file
+from jaxreg import Fitted, MeanOnlyRegressor, MeanVarRegressor, NaturalRegressor, Scaler, model_file
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(20, 2)) * [1.0, 1e3]
@@ -28,6 +28,8 @@ def make(model=None, seed=0, outputs=1):
         (MeanVarRegressor(hidden=(8, 4)), 1),
         (MeanVarRegressor(hidden=(8,), outputs=3, activation=gelu), 3),
         (MeanOnlyRegressor(hidden=()), 1),
+        (NaturalRegressor(hidden=(4,)), 1),
+        (MeanVarRegressor(hidden=(4,), detach_variance=True), 1),
     ],
 )
 def test_round_trip(tmp_path, model, outputs):
