@@ -73,7 +73,7 @@ class VarianceScaling(NamedTuple):
             return cls(_best_factor(prediction, y, weight, score))
         weight = np.broadcast_to(1.0 if weight is None else weight, y.shape)
         factors = [
-            _best_factor(_output(prediction, i), y[:, i], weight[:, i], score) for i in range(y.shape[1])
+            _best_factor(prediction.output(i), y[:, i], weight[:, i], score) for i in range(y.shape[1])
         ]
         return cls(np.array(factors))
 
@@ -103,12 +103,6 @@ def _scaled(prediction: Gaussian | GaussianMixture, log_factor: ArrayLike) -> Ga
 
 def _of_rank(values: ArrayLike, like: ArrayLike) -> ArrayLike:
     return values.reshape((1,) * (like.ndim - values.ndim) + values.shape)
-
-
-def _output(prediction: Gaussian | GaussianMixture, i: int) -> Gaussian | GaussianMixture:
-    """The prediction of one output."""
-    first, second, *weights = prediction
-    return type(prediction)(first[..., i], second[..., i], *weights)
 
 
 def _nll(prediction: Gaussian | GaussianMixture, y: ArrayLike) -> ArrayLike:
@@ -165,6 +159,10 @@ class Recalibration(NamedTuple):
         if len(self.knots) > 1 or np.ndim(prediction.mean) > 1:
             _check_outputs((len(self.knots),), prediction)
         return Recalibrated(prediction, self)
+
+    def output(self, i: int) -> "Recalibration":
+        """The map of one of several outputs."""
+        return Recalibration(self.knots[i : i + 1])
 
 
 class Recalibrated(NamedTuple):
@@ -234,6 +232,10 @@ class Recalibrated(NamedTuple):
         level = np.asarray(level, np.float64)
         return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
 
+    def output(self, i: int) -> "Recalibrated":
+        """The distribution of one of several outputs, over `(n,)`."""
+        return Recalibrated(self.prediction.output(i), self.calibration.output(i))
+
 
 def _log_slope(values: np.ndarray, pit: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Log of the slope of a piecewise linear map."""
@@ -294,6 +296,10 @@ class Conformal(NamedTuple):
         lower, upper = self.interval(np.maximum(np.abs(1 - 2 * q), 1e-9))
         below = q.reshape(q.shape + (1,) * np.ndim(self.mean))
         return np.where(below < 0.5, lower, np.where(below > 0.5, upper, 0.5 * (lower + upper)))
+
+    def output(self, i: int) -> "Conformal":
+        """The intervals of one of several outputs, over `(n,)`."""
+        return Conformal(self.prediction.output(i), self.calibration.output(i))
 
 
 def rank(level: float, n: int) -> int:
@@ -368,6 +374,10 @@ class SplitConformal(NamedTuple):
         reach = self.scores[rank(level, len(self.scores)) - 1] * std
         return mean - reach, mean + reach
 
+    def output(self, i: int) -> "SplitConformal":
+        """The calibration of one of several outputs."""
+        return SplitConformal(self.scores[:, i])
+
 
 def _normalised_error(prediction: Distribution, y: np.ndarray) -> np.ndarray:
     mean, std = (np.asarray(a, np.float64) for a in (prediction.mean, prediction.std))
@@ -407,6 +417,10 @@ class ConformalQuantiles(NamedTuple):
         lower, upper = (np.asarray(end, np.float64) for end in prediction.interval(level))
         middle = 0.5 * (lower + upper)
         return np.minimum(lower - moved, middle), np.maximum(upper + moved, middle)
+
+    def output(self, i: int) -> "ConformalQuantiles":
+        """The calibration of one of several outputs."""
+        return ConformalQuantiles(self.prediction.output(i), self.y[:, i])
 
 
 class JackknifePlus(NamedTuple):
@@ -485,6 +499,10 @@ class JackknifePlus(NamedTuple):
             # The same rank from above: floor((1 - level) (n + 1)) from below.
             lower[block] = np.partition(mean - reach, n - upper_rank, axis=0)[n - upper_rank]
         return lower, upper
+
+    def output(self, i: int) -> "JackknifePlus":
+        """The calibration of one of several outputs."""
+        return self._replace(scores=self.scores[:, i])
 
 
 def _check_outputs(fitted: tuple[int, ...], prediction: Distribution) -> None:

@@ -131,6 +131,10 @@ class Gaussian(NamedTuple):
         """The Gaussian of the same mean and variance: itself."""
         return self
 
+    def output(self, i: int) -> "Gaussian":
+        """The distribution of one of several outputs, over `(n,)`."""
+        return Gaussian(self.mean[..., i], self.log_var[..., i])
+
     def _z(self, y: ArrayLike) -> Float[Array, "..."]:
         check_same_shape(y=y, mean=self.mean)
         # The residual is scaled before anything is squared: a std below 1e-19 has no float32 square.
@@ -382,6 +386,10 @@ class GaussianMixture(NamedTuple):
         """Probability integral transform: the cdf at y, uniform if the prediction is right."""
         return self.cdf(y)
 
+    def output(self, i: int) -> "GaussianMixture":
+        """The distribution of one of several outputs, over `(n,)`."""
+        return self._replace(means=self.means[..., i], log_vars=self.log_vars[..., i])
+
 
 def _members(dist: GaussianMixture) -> tuple[Array, Array, Array]:
     """Means, standard deviations and shares, after a look at their shapes."""
@@ -617,3 +625,8 @@ class Affine(NamedTuple):
     def pit(self, y: ArrayLike) -> np.ndarray:
         """Probability integral transform: the cdf at y."""
         return self.cdf(y)
+
+    def output(self, i: int) -> "Affine":
+        """The distribution of one of several outputs, over `(n,)`."""
+        loc, scale = (a[i] if np.ndim(a) else a for a in (self.loc, self.scale))
+        return Affine(self.dist.output(i), loc, scale)

@@ -1,24 +1,52 @@
-"""Pictures of predictions, in matplotlib."""
+"""Pictures of predictions and of what they are worth, in matplotlib.
+
+Each function draws on `ax`, by default the axes of a new figure, and returns it; `ax.figure.savefig(path)`
+writes the picture. What stands for different things differs in shape or in brightness, not in hue alone.
+"""
+
+from collections.abc import Callable
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+from scipy.special import bdtrik, chdtri
 
 from jaxreg.data import TableLike
-from jaxreg.gaussian import Affine, Gaussian
+from jaxreg.gaussian import check_probability
+from jaxreg.metrics import LEVELS, Distribution, check_prediction, observed_levels
+from jaxreg.metrics import error_by_std as binned_error
+from jaxreg.training import History
+
+# Share of pictures of a right prediction that stay inside a consistency band, at each point.
+CONSISTENCY = 0.95
+
+# More error bars than these can't be told apart: rows between them are left out.
+MOST_ERROR_BARS = 60
+
+# Dark enough to be seen over points and band in black and white.
+DARK = "#a33c00"
+
+# Beyond so many, points are small and pale.
+MANY_POINTS = 500
 
 
 def band(
     x: TableLike,
-    prediction: Gaussian | Affine,
+    prediction: Distribution,
     *,
     train: tuple[TableLike, TableLike] | None = None,
     level: float = 0.95,
     title: str | None = None,
     labels: tuple[str, str] = ("x", "y"),
+    points: str = "train",
     ax: Axes | None = None,
 ) -> Axes:
     """Draw the mean and the central interval over one feature, and the training points.
+
+    Where members disagree, dashed lines show how wide the band would be of the noise alone.
 
     Args:
         x: where the prediction stands, `(n, 1)` or `(n,)`, in any order.
@@ -27,10 +55,11 @@ def band(
         level: share of the probability inside the band.
         title: of the axes.
         labels: names, with units, of the two axes.
-        ax: axes to draw on; by default those of a new figure of 8 x 5 inches.
+        points: what the legend calls the points.
+        ax: axes to draw on.
 
     Returns:
-        The axes; `ax.figure.savefig(path)` writes the picture.
+        The axes.
 
     Raises:
         ValueError: if x holds more than one feature or its rows aren't the prediction's.
@@ -45,21 +74,325 @@ def band(
             raise ValueError(
                 f"train: x has {len(train[0])} rows, y has shape {train[1].shape}: they must agree"
             )
-    if ax is None:
-        ax = plt.subplots(figsize=(8, 5), layout="constrained")[1]
+    ax = _axes(ax, (8, 5))
     order = np.argsort(x)
     if train is not None:
-        ax.scatter(*train, s=12, alpha=0.6, label="train")
-    ax.plot(x[order], mean[order], linewidth=2, color="C1", label="μ(x)")
+        many = len(train[0]) > MANY_POINTS
+        ax.scatter(*train, s=4 if many else 12, alpha=0.4 if many else 0.6, label=points)
+    ax.plot(x[order], mean[order], linewidth=2, color=DARK, label="μ(x)")
     bounds = np.asarray(lower)[order], np.asarray(upper)[order]
     ax.fill_between(
         x[order], *bounds, alpha=0.25, color="C1", linewidth=0, label=f"{100 * level:g}% interval"
     )
+    if np.any(prediction.epistemic):
+        share = np.asarray(prediction.aleatoric / prediction.std)[order]
+        for bound, label in zip(bounds, ("of the noise alone", None), strict=True):
+            inner = mean[order] + share * (bound - mean[order])
+            ax.plot(x[order], inner, "--", linewidth=1, color="0.25", label=label)
     ax.set(xlabel=labels[0], ylabel=labels[1])
+    return _finished(ax, title)
+
+
+def reliability(
+    prediction: Distribution,
+    y: TableLike,
+    *,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the share of values below each predicted quantile against its level.
+
+    A right prediction follows the diagonal, and leaves the grey band at a given level in 5 % of data sets.
+    Bröcker & Smith 2007, "Increasing the reliability of reliability diagrams".
+
+    Args:
+        prediction: over `(n,)`; it needs a cdf, which conformal intervals haven't.
+        y: observed values.
+        title: of the axes.
+        ax: axes to draw on.
+
+    Raises:
+        ValueError: as `metrics.check_prediction`, or for several outputs.
+    """
+    y = _one_output(prediction, y)
+    observed = observed_levels(prediction, y)
+    ax = _axes(ax)
+    lower, upper = _binomial(len(y), LEVELS)
+    label = f"{100 * CONSISTENCY:g}% of right predictions"
+    ax.fill_between(LEVELS, lower, upper, color="0.85", linewidth=0, label=label)
+    ax.plot([0, 1], [0, 1], "--", color="0.4", linewidth=1, label="ideal")
+    ax.plot([0, *LEVELS, 1], [0, *observed, 1], color="C0", linewidth=2, label="observed")
+    ax.set(xlabel="predicted level", ylabel="share of values below", xlim=(0, 1), ylim=(0, 1))
+    ax.set_aspect("equal")
+    return _finished(ax, title)
+
+
+def pit_histogram(
+    prediction: Distribution,
+    y: TableLike,
+    *,
+    bins: int = 20,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw how often values fall into equally likely parts of their predictions (the PIT).
+
+    Flat is right. A hill says that predictions are too wide, a valley that they are too narrow, a slope
+    that they are off to one side. A bar of a right prediction leaves the grey band in 5 % of data sets.
+    Gneiting et al. 2007, "Probabilistic forecasts, calibration and sharpness".
+
+    Args:
+        prediction: over `(n,)`; it needs a cdf, which conformal intervals haven't.
+        y: observed values.
+        bins: number of parts.
+        title: of the axes.
+        ax: axes to draw on.
+
+    Raises:
+        ValueError: as `metrics.check_prediction`, or for several outputs.
+    """
+    y = _one_output(prediction, y)
+    counts, edges = np.histogram(np.asarray(prediction.pit(y)), bins, (0, 1))
+    ax = _axes(ax)
+    lower, upper = (bins * share[0] for share in _binomial(len(y), np.array([1 / bins])))
+    label = f"{100 * CONSISTENCY:g}% of right predictions"
+    heights = bins * counts / len(y)
+    ax.bar(edges[:-1], heights, 1 / bins, align="edge", color="C0", edgecolor="white", label="observed")
+    ax.axhspan(lower, upper, color="0.5", alpha=0.35, linewidth=0, label=label)
+    ax.axhline(1, linestyle="--", color="0.2", linewidth=1, label="ideal")
+    ax.set(xlabel="cdf at the observed value (PIT)", ylabel="density", xlim=(0, 1))
+    ax.set_ylim(0, 1.35 * max(upper, heights.max()))  # room for the legend
+    return _finished(ax, title)
+
+
+def observed_against_predicted(
+    prediction: Distribution,
+    y: TableLike,
+    *,
+    level: float = 0.95,
+    label: str = "y",
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw observed values against predicted means, with intervals; hollow points lie outside theirs.
+
+    Of more than 60 rows the intervals are drawn of as many, taken evenly along the predicted mean.
+
+    Args:
+        prediction: over `(n,)`.
+        y: observed values.
+        level: of the intervals.
+        label: name of the target, with its unit.
+        title: of the axes.
+        ax: axes to draw on.
+
+    Raises:
+        ValueError: as `metrics.check_prediction`, or for several outputs.
+    """
+    check_probability("level", level)
+    y = _one_output(prediction, y)
+    mean = np.asarray(prediction.mean)
+    lower, upper = (np.asarray(end) for end in prediction.interval(level))
+    inside = (lower <= y) & (y <= upper)
+    ax = _axes(ax)
+    order = np.argsort(mean)
+    shown = order[np.unique(np.linspace(0, len(y) - 1, MOST_ERROR_BARS).round().astype(int))]
+    reach = np.stack([mean - lower, upper - mean])[:, shown]
+    ax.errorbar(
+        mean[shown], mean[shown], reach, fmt="none", ecolor="0.65", elinewidth=1, zorder=1,
+        label=f"{100 * level:g}% interval",
+    )  # fmt: skip
+    ends = mean[order[[0, -1]]]
+    ax.plot(ends, ends, "--", color="0.1", linewidth=1.5, zorder=3, label="observed as predicted")
+    size = 4 if len(y) > MANY_POINTS else 12
+    ax.scatter(mean[inside], y[inside], s=size, color="C0", zorder=2, label="inside")
+    outside = f"outside ({100 * np.mean(~inside):.1f}%)"
+    ax.scatter(
+        mean[~inside], y[~inside], s=size + 8, facecolor="white", edgecolor="C3", zorder=2, label=outside
+    )
+    ax.set(xlabel=f"predicted {label}", ylabel=f"observed {label}")
+    return _finished(ax, title)
+
+
+def error_by_std(
+    prediction: Distribution,
+    y: TableLike,
+    *,
+    bins: int = 10,
+    label: str = "y",
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the root mean squared error of rows of similar predicted std against that std.
+
+    A right prediction follows the diagonal; bars are 95 % intervals of the error if errors are normal.
+    Levi et al. 2022, "Evaluating and calibrating uncertainty prediction in regression tasks".
+
+    Args:
+        prediction: over `(n,)`.
+        y: observed values.
+        bins: number of groups of rows.
+        label: name of the target, with its unit.
+        title: of the axes.
+        ax: axes to draw on.
+
+    Raises:
+        ValueError: as `metrics.check_prediction`, or for several outputs.
+    """
+    y = _one_output(prediction, y)
+    predicted, observed = binned_error(prediction, y, bins)
+    rows = np.array([len(part) for part in np.array_split(np.arange(len(y)), len(predicted))])
+    # n RMSE^2 / sigma^2 is chi-squared with n degrees of freedom.
+    tail = (1 - CONSISTENCY) / 2
+    ends = [observed * np.sqrt(rows / chdtri(rows, q)) for q in (tail, 1 - tail)]
+    ax = _axes(ax)
+    top = 1.05 * max(predicted.max(), observed.max())
+    ax.plot([0, top], [0, top], "--", color="0.4", linewidth=1, label="ideal")
+    reach = np.abs(np.stack(ends) - observed)
+    bar_label = f"{len(predicted)} groups of rows, {100 * CONSISTENCY:g}% interval"
+    ax.errorbar(predicted, observed, reach, fmt="o-", color="C0", capsize=3, label=bar_label)
+    ax.set(xlabel=f"predicted std of {label}", ylabel=f"RMSE of {label}", xlim=(0, top))
+    ax.set_ylim(0, None)
+    return _finished(ax, title)
+
+
+def history(report: History, *, title: str | None = None, ax: Axes | None = None) -> Axes:
+    """Draw the loss and the validation NLL over the epochs, and mark the best epoch.
+
+    Of an ensemble the members are thin lines and their median a bold one; each member's best epoch is a
+    mark on its line.
+
+    Args:
+        report: of a fit, `(epochs,)`, or of an ensemble, `(members, epochs)`.
+        title: of the axes.
+        ax: axes to draw on.
+
+    Raises:
+        ValueError: if no epoch has a loss.
+    """
+    ax = _axes(ax, (8, 5))
+    series = {
+        "training loss": ("C0", "-", report.loss),
+        "validation NLL": ("C1", "--", report.validation_nll),
+    }
+    if not np.isfinite(report.loss).any():
+        raise ValueError("the history has no finite loss")
+    for name, (color, style, values) in series.items():
+        if values is None:
+            continue
+        values = np.atleast_2d(values)
+        epochs = np.arange(1, values.shape[1] + 1)
+        alone = len(values) == 1
+        if not alone:
+            ax.plot(epochs, values.T, style, color=color, linewidth=0.6, alpha=0.5)
+        known = np.isfinite(values).any(axis=0)
+        median = np.nanmedian(values[:, known], axis=0)
+        label = name if alone else f"{name}, median of {len(values)}"
+        ax.plot(epochs[known], median, style, color=color, linewidth=1.5 if alone else 2.5, label=label)
+    best = np.atleast_1d(report.best_epoch)
+    if report.validation_nll is not None and (best >= 0).any():
+        at = np.atleast_2d(report.validation_nll)[np.flatnonzero(best >= 0), best[best >= 0]]
+        label = f"best epoch ({best[0] + 1})" if len(best) == 1 else "best epoch of each member"
+        ax.plot(best[best >= 0] + 1, at, "v", color="black", markersize=6, label=label)
+    ax.set(xlabel="epoch", ylabel="mean over rows (nats)")
+    return _finished(ax, title)
+
+
+def report(
+    prediction: Distribution,
+    y: TableLike,
+    *,
+    x: TableLike | None = None,
+    training: History | None = None,
+    level: float = 0.95,
+    label: str = "y",
+    x_label: str = "x",
+    title: str | None = None,
+) -> Figure:
+    """Draw one page for a model and data that it hasn't seen: every picture here that they allow.
+
+    Args:
+        prediction: over `(n,)`; of several outputs draw `prediction.output(i)` one by one.
+        y: observed values.
+        x: the feature, where there is but one: the band over it is drawn too.
+        training: the model's history.
+        level: of intervals.
+        label: name of the target, with its unit.
+        x_label: name of the feature, with its unit.
+        title: of the page.
+
+    Returns:
+        A figure the size of a sheet of A4 paper.
+
+    Raises:
+        ValueError: as `metrics.check_prediction`, or for several outputs.
+    """
+    panels = report_panels(prediction, y, x=x, training=training, level=level, label=label, x_label=x_label)
+    page = Figure(figsize=(8.27, 11.69), layout="constrained")
+    page.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    for i, draw in enumerate(panels.values()):
+        draw(page.add_subplot(max(-(-len(panels) // 2), 3), 2, i + 1))
+    if title is not None:
+        page.suptitle(title)
+    return page
+
+
+def report_panels(
+    prediction: Distribution,
+    y: TableLike,
+    *,
+    x: TableLike | None = None,
+    training: History | None = None,
+    level: float = 0.95,
+    label: str = "y",
+    x_label: str = "x",
+) -> dict[str, Callable[[Axes | None], Axes]]:
+    """The pictures of a `report` by name, as functions of the axes to draw on; the arguments are its own."""
+    y = _one_output(prediction, y)
+    of = {"prediction": prediction, "y": y}
+    panels = {
+        "observed_against_predicted": partial(
+            observed_against_predicted, **of, level=level, label=label, title="Observed against predicted"
+        ),
+        "error_by_std": partial(error_by_std, **of, label=label, title="Error against predicted std"),
+    }
+    if hasattr(getattr(prediction, "dist", prediction), "cdf"):
+        panels["reliability"] = partial(reliability, **of, title="Reliability of the quantiles")
+        panels["pit_histogram"] = partial(pit_histogram, **of, title="Where values fall in their predictions")
+    if x is not None:
+        drawn = {"train": (x, y), "points": "observed", "level": level, "labels": (x_label, label)}
+        panels["band"] = partial(band, x, prediction, **drawn, title="Prediction")
+    if training is not None:
+        panels["history"] = partial(history, training, title="Training")
+    return {name: lambda ax=None, draw=draw: draw(ax=ax) for name, draw in panels.items()}
+
+
+def _axes(ax: Axes | None, size: tuple[int, int] = (5, 5)) -> Axes:
+    return plt.subplots(figsize=size, layout="constrained")[1] if ax is None else ax
+
+
+def _finished(ax: Axes, title: str | None) -> Axes:
     if title is not None:
         ax.set_title(title)
-    ax.legend()
+    for handle in ax.legend(fontsize="small").legend_handles:
+        if isinstance(handle, PathCollection):  # small, pale points are not so in the legend
+            handle.set(alpha=1, sizes=[20])
     return ax
+
+
+def _one_output(prediction: Distribution, y: TableLike) -> np.ndarray:
+    if np.ndim(prediction.mean) != 1:
+        shape = np.shape(prediction.mean)
+        raise ValueError(
+            f"one output is drawn at a time, the prediction has {shape}: pass prediction.output(i)"
+        )
+    return check_prediction(prediction, y)[0]
+
+
+def _binomial(n: int, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The shares between which a binomial one lies with a probability of at least CONSISTENCY."""
+    tail = (1 - CONSISTENCY) / 2
+    return tuple(np.ceil(np.maximum(bdtrik(q, n, share), 0)) / n for q in (tail, 1 - tail))
 
 
 def _single_feature(x: TableLike) -> np.ndarray:

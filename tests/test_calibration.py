@@ -128,8 +128,8 @@ def test_each_output_is_recalibrated_by_itself(x64):
     recalibration, new = isotonic.fit(held_out, y), gaussian((5, 2), seed=1)[0]
     both = recalibration(new)
     for i in range(2):
-        own = isotonic.fit(jax.tree.map(lambda a, i=i: a[:, i], held_out), y[:, i])
-        one = own(jax.tree.map(lambda a, i=i: a[:, i], new))
+        one = isotonic.fit(held_out.output(i), y[:, i])(new.output(i))
+        np.testing.assert_array_equal(both.output(i).quantile(0.2), one.quantile(0.2))
         np.testing.assert_allclose(both.quantile([0.1, 0.7])[..., i], one.quantile([0.1, 0.7]), rtol=1e-10)
         at = np.zeros((5, 2))
         np.testing.assert_allclose(both.log_prob(at)[:, i], one.log_prob(at[:, i]), rtol=1e-10)
@@ -271,12 +271,9 @@ def test_what_a_conformal_prediction_answers(kind, x64):
     scores = metrics.evaluate(dist, y_new, level=0.9)
     assert "crps" not in scores and "nll" not in scores and scores["coverage"].shape == (2,)
     # Each output by itself.
-    one = CONFORMAL[kind](*(take(held_out, 1), y[:, 1]))(take(new, 1))
-    np.testing.assert_allclose(one.interval(0.9)[0], lower[1][:, 1], rtol=1e-12)
-
-
-def take(dist, i):
-    return jax.tree.map(lambda a: a[..., i], dist)
+    one = CONFORMAL[kind](held_out.output(1), y[:, 1])(new.output(1))
+    for alone in (one, dist.output(1)):
+        np.testing.assert_allclose(alone.interval(0.9)[0], lower[1][:, 1], rtol=1e-12)
 
 
 def binomial(inside, low, high):

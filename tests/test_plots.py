@@ -3,9 +3,12 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import scipy.stats
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from jaxreg import Affine, Gaussian, plots
+from jaxreg import Affine, Gaussian, GaussianMixture, History, metrics, plots
+from jaxreg.calibration import SplitConformal
 
 X = np.array([3.0, 1.0, 2.0], np.float32)
 PREDICTION = Gaussian(np.array([9.0, 1.0, 4.0], np.float32), np.log(np.array([4.0, 1.0, 0.25], np.float32)))
@@ -26,7 +29,7 @@ def test_what_is_drawn(x):
         x, PREDICTION, train=train, level=0.9, title="Prices", labels=("area [m²]", "price"), ax=ax
     )
     assert got is ax
-    (line,) = ax.lines
+    (line,) = ax.lines  # a single network has no members that disagree
     np.testing.assert_allclose(line.get_xydata(), np.stack([SORTED["x"], SORTED["mean"]], 1), rtol=1e-6)
     points, band = ax.collections
     np.testing.assert_allclose(points.get_offsets(), [[0, 2], [5, -20]])
@@ -48,6 +51,166 @@ def test_a_figure_of_its_own():
     np.testing.assert_allclose(ax.lines[0].get_ydata(), [1e6 + 10, 1e6 + 40, 1e6 + 90])
     assert ax.get_title() == "" and len(ax.collections) == 1
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("x", "y")
+
+
+def test_the_noise_alone_is_told_apart():
+    mixture = GaussianMixture.from_std(np.array([[0.0, 3.0], [2.0, 3.0]]), np.full((2, 2), 2.0))
+    ax = plots.band([0.0, 1.0], mixture, level=0.5)
+    mean, lower, upper = (line.get_ydata() for line in ax.lines)
+    np.testing.assert_allclose(mean, [1, 3], rtol=1e-6)
+    ends = np.stack(mixture.interval(0.5))
+    share = 2 / np.sqrt([5, 4])  # of the members' std in all of it
+    np.testing.assert_allclose(np.stack([lower, upper]), mean + share * (ends - mean), rtol=1e-5)
+    assert ax.lines[1].get_linestyle() == "--" and "of the noise alone" in texts(ax)
+
+
+def texts(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def rows(n=150, seed=0):
+    rng = np.random.default_rng(seed)
+    mean, std = rng.normal(size=n), np.exp(0.5 * rng.normal(size=n))
+    return Gaussian.from_std(mean, std), mean + 1.5 * std * rng.normal(size=n)
+
+
+def corners(collection):
+    return collection.get_paths()[0].vertices
+
+
+def test_reliability():
+    prediction, y = rows()
+    ax = plots.reliability(prediction, y, title="Prices")
+    ideal, observed = ax.lines
+    np.testing.assert_allclose(ideal.get_xydata(), [[0, 0], [1, 1]])
+    np.testing.assert_allclose(observed.get_xdata(), np.arange(101) / 100)
+    expected = metrics.observed_levels(prediction, y)
+    np.testing.assert_allclose(observed.get_ydata(), [0, *expected, 1])
+    levels = np.arange(1, 100) / 100
+    for tail in (0.025, 0.975):
+        edge = np.stack([levels, scipy.stats.binom.ppf(tail, 150, levels) / 150], axis=1)
+        apart = np.abs(corners(ax.collections[0])[:, None] - edge).max(axis=2).min(axis=0)
+        assert apart.max() < 1e-9
+    assert (ax.get_xlim(), ax.get_ylim(), ax.get_title()) == ((0, 1), (0, 1), "Prices")
+    assert ax.get_xlabel() == "predicted level" and ax.get_ylabel() == "share of values below"
+    assert texts(ax) == ["95% of right predictions", "ideal", "observed"]
+
+
+def test_pit_histogram():
+    prediction, y = rows()
+    ax = plots.pit_histogram(prediction, y, bins=8)
+    bars = [patch for patch in ax.patches if abs(patch.get_width() - 1 / 8) < 1e-9]
+    counts, _ = np.histogram(scipy.stats.norm.cdf(y, prediction.mean, prediction.std), 8, (0, 1))
+    np.testing.assert_allclose([bar.get_height() for bar in bars], 8 * counts / 150)
+    (span,) = [patch for patch in ax.patches if patch.get_width() == 1]
+    limits = span.get_y(), span.get_y() + span.get_height()
+    np.testing.assert_allclose(limits, 8 * scipy.stats.binom.ppf([0.025, 0.975], 150, 1 / 8) / 150)
+    assert ax.get_xlabel() == "cdf at the observed value (PIT)" and ax.get_ylabel() == "density"
+
+
+def test_consistency_bands_hold_right_predictions():
+    lower, upper = plots._binomial(80, metrics.LEVELS)
+    drawn = np.random.default_rng(0).binomial(80, metrics.LEVELS, (4000, 99)) / 80
+    inside = ((lower <= drawn) & (drawn <= upper)).mean(axis=0)
+    assert inside.min() > 0.94 and inside.mean() < 0.98
+
+
+def test_observed_against_predicted():
+    prediction, y = rows(40)
+    ax = plots.observed_against_predicted(prediction, y, level=0.8, label="price [€]")
+    lower, upper = (np.asarray(end) for end in prediction.interval(0.8))
+    inside = (lower <= y) & (y <= upper)
+    scatters = {c.get_label(): c for c in ax.collections if hasattr(c, "get_sizes") and len(c.get_sizes())}
+    points = np.stack([prediction.mean, y], axis=1)
+    np.testing.assert_allclose(scatters["inside"].get_offsets(), points[inside], rtol=1e-6)
+    outside = f"outside ({100 * np.mean(~inside):.1f}%)"
+    np.testing.assert_allclose(scatters[outside].get_offsets(), points[~inside], rtol=1e-6)
+    (bars,) = [c for c in ax.collections if isinstance(c, LineCollection)]
+    segments = np.array(bars.get_segments())
+    order = np.argsort(prediction.mean)
+    np.testing.assert_allclose(segments[:, 0, 1], lower[order], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(segments[:, 1, 1], upper[order], rtol=1e-5, atol=1e-6)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted price [€]", "observed price [€]")
+    many = plots.observed_against_predicted(*rows(900))
+    (bars,) = [c for c in many.collections if isinstance(c, LineCollection)]
+    assert len(bars.get_segments()) == plots.MOST_ERROR_BARS
+
+
+def test_error_by_std():
+    prediction, y = rows()
+    ax = plots.error_by_std(prediction, y, bins=5, label="price [€]")
+    predicted, observed = metrics.error_by_std(prediction, y, 5)
+    line = next(line for line in ax.lines if len(line.get_xdata()) == 5 and line.get_linestyle() == "-")
+    np.testing.assert_allclose(line.get_xydata(), np.stack([predicted, observed], axis=1))
+    (bars,) = [c for c in ax.collections if isinstance(c, LineCollection)]
+    ends = np.array(bars.get_segments())[:, :, 1]
+    for i, tail in enumerate((0.975, 0.025)):
+        expected = observed * np.sqrt(30 / scipy.stats.chi2.ppf(tail, 30))
+        np.testing.assert_allclose(ends[:, i], expected, rtol=1e-6)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted std of price [€]", "RMSE of price [€]")
+
+
+def test_history_of_one_and_of_many():
+    loss, nll = np.array([3.0, 2.0, 1.0, np.nan]), np.array([2.0, 1.0, 1.5, np.nan])
+    ax = plots.history(History(loss, nll, np.array(1), np.array(-1)))
+    trained, validated, best = ax.lines
+    np.testing.assert_array_equal(trained.get_xydata(), [[1, 3], [2, 2], [3, 1]])
+    np.testing.assert_array_equal(validated.get_ydata(), [2, 1, 1.5])
+    np.testing.assert_array_equal(best.get_xydata(), [[2, 1]])
+    assert texts(ax) == ["training loss", "validation NLL", "best epoch (2)"]
+    many = History(
+        np.stack([loss, loss + 2, loss + 1]), np.stack([nll, nll + 2, nll + 1]), np.array([1, -1, 1]), None
+    )
+    ax = plots.history(many)
+    thin = [line for line in ax.lines if line.get_linewidth() < 1]
+    bold = [line for line in ax.lines if line.get_linewidth() > 2]
+    assert len(thin) == 6 and len(bold) == 2
+    np.testing.assert_array_equal(bold[0].get_ydata(), [4, 3, 2])
+    np.testing.assert_array_equal(ax.lines[-1].get_xydata(), [[2, 1], [2, 2]])
+    ax = plots.history(History(loss, None, np.array(-1), np.array(-1)))
+    assert len(ax.lines) == 1 and texts(ax) == ["training loss"]
+    with pytest.raises(ValueError, match="no finite loss"):
+        plots.history(History(loss * np.nan, None, np.array(-1), np.array(-1)))
+
+
+def test_a_page_for_any_model():
+    prediction, y = rows()
+    training = History(np.array([2.0, 1.0]), None, np.array(-1), np.array(-1))
+    page = plots.report(prediction, y, x=np.arange(150.0), training=training, label="price", title="Page")
+    titles = [ax.get_title() for ax in page.axes]
+    assert len(set(titles)) == 6 and {"Reliability of the quantiles", "Prediction", "Training"} <= set(titles)
+    assert page.get_suptitle() == "Page"
+    assert page.get_size_inches()[1] > page.get_size_inches()[0]  # a sheet of paper
+    page.canvas.draw()
+    # A conformal prediction has no cdf, so two of the pictures are left out.
+    conformal = SplitConformal.fit(prediction, y)(prediction)
+    assert len(plots.report(conformal, y).axes) == 2
+    with pytest.raises(ValueError, match=r"one output .*\(2, 2\): pass prediction.output"):
+        plots.report(Gaussian(np.zeros((2, 2)), np.zeros((2, 2))), np.zeros((2, 2)))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        plots.reliability,
+        plots.pit_histogram,
+        plots.observed_against_predicted,
+        plots.error_by_std,
+        plots.report,
+    ],
+)
+def test_what_is_no_prediction(draw):
+    prediction, y = rows(10)
+    for wrong, message in [
+        (y[:, None], r"y \(10, 1\)"),
+        (np.full(10, np.nan), "missing or infinite values in y"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            draw(prediction, wrong)
+    assert not plt.get_fignums()
+    if draw is not plots.report:
+        ax = Figure().subplots()
+        assert draw(prediction, y, ax=ax) is ax
 
 
 def test_what_cannot_be_drawn():
