@@ -17,11 +17,12 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from jaxreg import model_file, plots
+from jaxreg import model_file, plots, report
 from jaxreg.data import Scaler, check_data, check_features, check_trainable, grid, sinusoid
 from jaxreg.files import check_writable, replacing
 from jaxreg.fitted import Fitted
 from jaxreg.gaussian import Affine, Gaussian, check_probability
+from jaxreg.metrics import evaluate
 from jaxreg.models import MeanOnlyRegressor, MeanVarRegressor
 from jaxreg.progress import Bar
 from jaxreg.training import History, Hook, Run, fit, make_trainer, sgd
@@ -229,9 +230,12 @@ def fit_command(
     if len(held_out):
         summary.add_row("held-out rows (chose the epoch)", f"{len(held_out):,}")
         summary.add_row("epoch kept", f"{int(history.best_epoch) + 1} of {np.isfinite(history.loss).sum()}")
-        for name, value in scores(fitted.predict(x[held_out]), y[held_out]).items():
-            summary.add_row(f"held-out {name}", f"{value:.4g}")
     out.print(summary)
+    if len(held_out):
+        baseline = (float(np.ravel(a)[0]) for a in scalers[1])
+        result = evaluate(fitted.predict(x[held_out]), y[held_out], baseline=tuple(baseline))
+        out.print("held-out rows")
+        out.print(report.score_table(result))
     out.print(f"the model is in {out_file}", soft_wrap=True)
 
 
@@ -272,6 +276,53 @@ def predict_command(
             predictions.write_parquet(path)
     else:
         write_csv(predictions, out_file)
+
+
+@app.command("evaluate")
+def evaluate_command(
+    model: Annotated[Path, typer.Argument(help="Model file, from jaxreg fit.")],
+    file: Annotated[
+        Path, typer.Argument(help="CSV or Parquet file with the columns and the target it was trained on.")
+    ],
+    level: Annotated[float, typer.Option(help="Share of the probability inside the intervals.")] = 0.95,
+    report_file: Annotated[
+        Path | None, typer.Option("--report", help="Page with scores and pictures to write, .html or .pdf.")
+    ] = None,
+    no_cache: NoCache = False,
+) -> None:
+    """Score a model on rows whose target is known, best ones it wasn't trained on."""
+    use_cache(off=no_cache)
+    check_probability("--level", level)
+    if report_file is not None:
+        report.check_suffix(report_file)
+        check_output(report_file, model, file)
+    fitted = model_file.load(model)
+    if fitted.feature_names is None or fitted.target_names is None:
+        raise ValueError(
+            f"{model} doesn't say what its columns are called: use jaxreg.metrics.evaluate in Python"
+        )
+    table = read_table(file)
+    for name in fitted.target_names:
+        check_column(table, name, file)
+    known = set(fitted.feature_names) <= set(table.columns)
+    numbers = numeric(table.select([*fitted.feature_names, *fitted.target_names]), file) if known else table
+    prediction = fitted.predict(numbers)
+    y = check_features(numbers.select(fitted.target_names), "the target", dtype=np.float64)
+
+    about = f"{len(y):,} rows of {file.name}, predicted by {model.name}"
+    x = numbers[fitted.feature_names[0]].to_numpy() if len(fitted.feature_names) == 1 else None
+    sections = []
+    for i, name in enumerate(fitted.target_names):
+        one = prediction if prediction.mean.ndim == 1 else prediction.output(i)
+        baseline = (float(np.ravel(a)[i]) for a in fitted.y_scaler)
+        result = evaluate(one, y[:, i], level=level, baseline=tuple(baseline))
+        sections.append(report.Section(name, one, y[:, i], result, x, fitted.feature_names[0]))
+        out.print(f"{name}: {about}", markup=False, soft_wrap=True)
+        out.print(report.score_table(result))
+    if report_file is not None:
+        title = f"How well {', '.join(fitted.target_names)} is predicted"
+        report.write(report_file, sections, title=title, about=about)
+        out.print(f"the report is in {report_file}", soft_wrap=True)
 
 
 def read_table(path: Path) -> pl.DataFrame:
@@ -360,17 +411,6 @@ def prediction_table(prediction: Affine | Gaussian, level: float) -> pl.DataFram
     """Mean, standard deviation and interval as columns."""
     lower, upper = prediction.interval(level)
     return pl.DataFrame({"mean": prediction.mean, "std": prediction.std, "lower": lower, "upper": upper})
-
-
-def scores(prediction: Affine, y: np.ndarray) -> dict[str, float]:
-    """What a user wants to know of held-out rows, in the target's units."""
-    lower, upper = prediction.interval(0.95)
-    return {
-        "RMSE": float(np.sqrt(np.mean((y - prediction.mean) ** 2))),
-        "NLL (nats)": float(-prediction.log_prob(y).mean()),
-        "CRPS": float(prediction.crps(y).mean()),
-        "rows inside the 95 % interval": float(np.mean((lower <= y) & (y <= upper))),
-    }
 
 
 def write_csv(table: pl.DataFrame, path: Path) -> None:

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from safetensors.numpy import save_file
 
-from jaxreg import cli, model_file
+from jaxreg import cli, metrics, model_file, report
 from jaxreg.fitted import Fitted
 from jaxreg.models import MeanVarRegressor
 
@@ -163,7 +163,7 @@ def test_fit_and_predict(run, tmp_path, suffix):
         rows.write_csv(file, separator="\t" if suffix == ".tsv" else ",")
     code, out, err = run(*train(file, model, "--epochs", 60, "--drop", "rooms"))
     assert code == 0 and err == "", err
-    assert "held-out RMSE" in out and str(model) in out
+    assert "held-out rows" in out and "inside the 95% interval" in out and str(model) in out
     fitted = model_file.load(model)
     assert fitted.feature_names == ("area",) and fitted.target_names == ("price",)
     assert fitted.settings["rows"] + fitted.settings["held_out_rows"] == 300
@@ -350,6 +350,47 @@ def test_unusable_prediction_files(refused, model, tmp_path, content, words):
     refused(["predict", model, tmp_path / "p.csv", "--out", tmp_path / "out.csv"], *words)
     with pytest.raises(AssertionError):  # predict has no --drop to point to
         refused(["predict", model, tmp_path / "p.csv"], "--drop")
+
+
+def test_evaluate(run, model, tmp_path):
+    rows = table(80, seed=1)
+    rows.write_csv(tmp_path / "new.csv")
+    fitted = model_file.load(model)
+    code, out, err = run("evaluate", model, tmp_path / "new.csv", "--level", 0.8)
+    assert code == 0 and err == ""
+    expected = metrics.evaluate(
+        fitted.predict(rows), rows["price"], level=0.8, baseline=tuple(fitted.y_scaler)
+    )
+    for row in report.score_rows(expected):
+        (line,) = [line for line in out.splitlines() if line.strip("│ ").startswith(row.name)]
+        assert row.model in line and row.trivial in line
+    assert "inside the 80% interval" in out and "80 rows of new.csv" in out
+    page = tmp_path / "page.html"
+    code, out, err = run("evaluate", model, tmp_path / "new.csv", "--report", page)
+    assert code == 0 and str(page) in out
+    assert "80 rows of new.csv" in page.read_text() and "price" in page.read_text()
+
+
+def test_evaluate_arguments(refused, run, houses, model, tmp_path):
+    command = ["evaluate", model, houses]
+    refused([*command, "--level", 1.5], "--level", "1.5")
+    refused([*command, "--report", tmp_path / "r.docx"], ".html or .pdf", "'.docx'")
+    refused([*command, "--report", tmp_path / "none" / "r.pdf"], "none doesn't exist")
+    refused(["evaluate", tmp_path / "none", houses], "no model file")
+    (tmp_path / "page.html").write_bytes(model.read_bytes())
+    inputs = ["evaluate", tmp_path / "page.html", houses, "--report", tmp_path / "page.html"]
+    refused(inputs, "would replace", "page.html")
+    for content, words in [
+        ("area,rooms\n1,2\n", ["no column 'price'", "'area', 'rooms'"]),
+        ("area,price\n1,2\n", ["'rooms'"]),
+        ("area,rooms,price\n1,2,\n3,4,5\n", ["missing", "'price'", "1 of 2 rows"]),
+        ("area,rooms,price\n1,2,cheap\n", ["'price'", "'cheap'"]),
+    ]:
+        (tmp_path / "new.csv").write_text(content)
+        refused(["evaluate", model, tmp_path / "new.csv", "--report", tmp_path / "r.html"], *words)
+    fitted = model_file.load(model)
+    model_file.save(tmp_path / "unnamed", fitted._replace(feature_names=None, target_names=None))
+    refused(["evaluate", tmp_path / "unnamed", houses], "doesn't say what its columns are called")
 
 
 def test_unusable_model_files(refused, houses, model, tmp_path):

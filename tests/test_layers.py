@@ -11,7 +11,7 @@ import jaxreg
 
 # A file imports only files that stand before it.
 CORE = ["gaussian", "data", "models", "losses", "training", "ensemble", "metrics", "calibration", "fitted"]
-LEAVES = ["isotonic", "files", "plots", "progress", "model_file", "torch_weights"]
+LEAVES = ["isotonic", "files", "plots", "report", "progress", "model_file", "torch_weights"]
 TOP = ["cli"]
 ORDER = [*CORE, *LEAVES, *TOP]
 OPTIONAL = [
@@ -23,6 +23,7 @@ OPTIONAL = [
     "polars",
     "platformdirs",
     "safetensors",
+    "jinja2",
     "pandas",
 ]
 FOLDER = Path(jaxreg.__file__).parent

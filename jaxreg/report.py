@@ -1,0 +1,221 @@
+"""What a model is worth on data it hasn't seen: the scores as a table, and a page with pictures."""
+
+import base64
+import io
+import math
+from collections.abc import Mapping
+from datetime import date
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_pdf import PdfPages
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from jaxreg import plots
+from jaxreg.data import TableLike
+from jaxreg.files import replacing
+from jaxreg.metrics import Distribution
+
+SUFFIXES = (".html", ".pdf")
+
+# Of each score: how it is called, whether it is a share or has the target's unit, and what it says.
+SCORES = {
+    "rmse": ("RMSE", "unit", "root mean squared error of the mean"),
+    "mae": ("MAE", "unit", "mean absolute error of the mean"),
+    "nll": ("NLL (nats)", "", "negative log-likelihood, lower is better; it depends on the unit"),
+    "crps": ("CRPS", "unit", "mean distance of the predicted distribution, lower is better"),
+    "coverage": ("inside the {level} interval", "share", "should be {level}"),
+    "width": ("width of the {level} interval", "unit", "the narrower the better, at equal coverage"),
+    "interval_score": ("interval score", "unit", "width, and a fine for values outside; lower is better"),
+    "calibration_error": ("calibration error", "share", "mean distance of quantiles from their levels"),
+    "max_calibration_error": ("largest calibration error", "share", "that of the quantile furthest off"),
+    "ence": ("ENCE", "share", "how far predicted stds are from the errors of rows like them"),
+    "sharpness": ("sharpness", "unit", "root of the mean predicted variance"),
+    "aleatoric": ("of the noise alone", "unit", "root of the mean variance that members see in the data"),
+    "epistemic": ("of disagreement alone", "unit", "root of the mean variance of the members' means"),
+}
+
+CAPTIONS = {
+    "observed_against_predicted": "Points on the dashed line were predicted exactly; hollow ones lie outside "
+    "their interval.",
+    "error_by_std": "Rows in groups of similar predicted std. On the dashed line the errors are as large as "
+    "predicted; above it the model is too sure.",
+    "reliability": "How many values lie below each predicted quantile. A right model stays in the grey band.",
+    "pit_histogram": "Flat is right; a hill means too wide, a valley too narrow, a slope off to one side.",
+    "band": "The mean and the interval over the feature, and the observed values.",
+    "history": "Loss and validation NLL over the epochs.",
+}
+
+
+class Row(NamedTuple):
+    """A score as it is shown."""
+
+    name: str
+    model: str
+    trivial: str
+    meaning: str
+
+
+def score_rows(scores: Mapping[str, Any]) -> list[Row]:
+    """The scores of one output, from `metrics.evaluate`, as text."""
+    level = f"{100 * scores['level']:g}%"
+    trivial = scores.get("baseline", {})
+    rows = []
+    for key, (name, kind, meaning) in SCORES.items():
+        if key in scores and (scores["epistemic"] > 0 or key not in ("aleatoric", "epistemic")):
+            shown = [_shown(values[key], kind) if key in values else "" for values in (scores, trivial)]
+            rows.append(Row(name.format(level=level), *shown, meaning.format(level=level)))
+    return rows
+
+
+def _shown(value: float, kind: str) -> str:
+    if kind == "share":
+        return f"{100 * value:.1f}%"
+    if value == 0 or not 1e-3 <= abs(value) < 1e7:
+        return f"{value:.3e}" if value else "0"
+    return f"{value:,.{max(3 - math.floor(math.log10(abs(value))), 0)}f}"
+
+
+def score_table(scores: Mapping[str, Any]) -> Table:
+    """The scores of one output, from `metrics.evaluate`, as a table for the terminal.
+
+    >>> import jax.numpy as jnp
+    >>> from rich import print
+    >>> from jaxreg import Gaussian, metrics, report
+    >>> prediction = Gaussian(jnp.zeros(3), jnp.zeros(3))
+    >>> scores = metrics.evaluate(prediction, [0.5, -1.0, 1.5], baseline=(0.0, 2.0))
+    >>> report.score_table(scores).row_count
+    11
+    """
+    caption = "trivial: mean and std of the training rows" if "baseline" in scores else None
+    table = Table(caption=caption, caption_justify="left")
+    table.add_column("score")
+    table.add_column("model", justify="right")
+    if caption is not None:
+        table.add_column("trivial", justify="right", style="dim")
+    for row in score_rows(scores):
+        table.add_row(*row[: len(table.columns)])
+    return table
+
+
+class Section(NamedTuple):
+    """What a report says of one output.
+
+    Attributes:
+        name: of the target, with its unit.
+        prediction: over `(n,)`.
+        y: observed values.
+        scores: from `metrics.evaluate`.
+        x: the feature, where there is but one.
+        x_label: its name, with its unit.
+    """
+
+    name: str
+    prediction: Distribution
+    y: TableLike
+    scores: Mapping[str, Any]
+    x: TableLike | None = None
+    x_label: str = "x"
+
+
+def write(path: Path, sections: list[Section], *, title: str, about: str) -> None:
+    """Write a report that needs nothing beside it: an HTML page, or a PDF of a page for each output.
+
+    The path holds the old file or the whole new one, never a part.
+
+    Args:
+        path: ends in .html or .pdf.
+        sections: one for each output.
+        title: of the report.
+        about: a line below it: which rows, which model.
+
+    Raises:
+        ValueError: if the path has another ending.
+    """
+    path = Path(path)
+    check_suffix(path)
+    with replacing(path) as temporary:
+        if path.suffix.lower() == ".html":
+            temporary.write_text(_html(sections, title, about), encoding="utf-8")
+        else:
+            with PdfPages(temporary, metadata={"Title": title}) as pages:
+                for section in sections:
+                    pages.savefig(_page(section, title, about))
+
+
+def check_suffix(path: Path) -> None:
+    """Raise unless a path ends as a report does."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{path}: a report is a {' or '.join(SUFFIXES)}, not {path.suffix or 'nameless'!r}")
+
+
+def _panels(section: Section) -> dict:
+    settings = {"x": section.x, "x_label": section.x_label, "label": section.name}
+    settings["level"] = section.scores["level"]
+    return plots.report_panels(section.prediction, section.y, **settings)
+
+
+def _made_by() -> str:
+    return f"Made by jaxreg {version('jaxreg')} on {date.today().isoformat()}"
+
+
+def _html(sections: list[Section], title: str, about: str) -> str:
+    template = Environment(autoescape=True).from_string(
+        files("jaxreg").joinpath("report.html").read_text("utf-8")
+    )
+    shown = [
+        {
+            "name": section.name,
+            "rows": score_rows(section.scores),
+            "pictures": [
+                {"caption": CAPTIONS[name], **_picture(draw)} for name, draw in _panels(section).items()
+            ],
+        }
+        for section in sections
+    ]
+    return template.render(title=title, about=about, sections=shown, made_by=_made_by())
+
+
+def _picture(draw: Any) -> dict[str, str]:
+    """A picture as text that a page can hold, and its title."""
+    ax = draw(Figure(figsize=(5.2, 4.6), layout="constrained").subplots())
+    buffer = io.BytesIO()
+    ax.figure.savefig(buffer, format="png", dpi=144)
+    return {"title": ax.get_title(), "png": base64.b64encode(buffer.getvalue()).decode("ascii")}
+
+
+def _page(section: Section, title: str, about: str) -> Figure:
+    """One sheet of A4 paper: the scores, then the pictures."""
+    panels = list(_panels(section).values())
+    rows = -(-len(panels) // 2)
+    page = Figure(figsize=(8.27, 11.69), layout="constrained")
+    page.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+    cells = page.add_gridspec(rows + 1, 2, height_ratios=[1.1] + [1] * rows)
+    _draw_table(page.add_subplot(cells[0, :]), score_rows(section.scores))
+    for i, draw in enumerate(panels):
+        draw(page.add_subplot(cells[1 + i // 2, i % 2]))
+    page.suptitle(title, fontsize="x-large")
+    page.supxlabel(f"{section.name}: {about} ({_made_by()})", fontsize="small", color="0.4")
+    return page
+
+
+def _draw_table(ax: Axes, rows: list[Row]) -> None:
+    ax.set_axis_off()
+    table = ax.table(
+        [list(row) for row in rows],
+        colLabels=["score", "model", "trivial", "what it says"],
+        colWidths=[0.24, 0.11, 0.11, 0.54],
+        cellLoc="left",
+        loc="center",
+        edges="horizontal",
+    )
+    table.auto_set_font_size(False)
+    table.set_fontsize(8)
+    for (row, _), cell in table.get_celld().items():
+        cell.set(linewidth=0.3, edgecolor="0.7")
+        cell.set_text_props(horizontalalignment="left", weight="bold" if row == 0 else "normal")
