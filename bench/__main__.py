@@ -1,21 +1,23 @@
-"""`python -m bench notebook | parity | speed | readme`."""
+"""`python -m bench notebook | parity | speed | predict | readme`."""
 
 import argparse
 import subprocess
 import sys
 
-from bench import notebook, readme, speed
+from bench import notebook, predict, readme, speed
 from bench.readme import RESULTS
+
+MEASUREMENTS = {"notebook": notebook, "speed": speed, "predict": predict}
 
 
 def main() -> None:
     """Run one measurement, or make the README's tables anew."""
     parser = argparse.ArgumentParser(prog="python -m bench")
-    parser.add_argument("what", choices=["notebook", "parity", "speed", "readme"])
+    parser.add_argument("what", choices=[*MEASUREMENTS, "parity", "readme"])
     parser.add_argument("--quick", action="store_true", help="a few seeds in seconds; nothing is kept")
     args = parser.parse_args()
-    if args.what in ("notebook", "speed"):
-        {"notebook": notebook, "speed": speed}[args.what].main(quick=args.quick, out=RESULTS)
+    if args.what in MEASUREMENTS:
+        MEASUREMENTS[args.what].main(quick=args.quick, out=RESULTS)
     elif args.what == "readme":
         readme.main()
     else:

@@ -1,6 +1,5 @@
 """200 seeds of the notebook's first model beside the figures that the notebook printed."""
 
-import csv
 import platform
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,6 +14,7 @@ import torch
 import torch_ref.data
 import torch_ref.models
 import torch_ref.training
+from bench.readme import write
 from jaxreg import MeanVarRegressor, data, make_trainer, run_epochs, sgd
 
 PRINTED = {
@@ -87,8 +87,5 @@ def main(*, quick: bool, out: Path) -> list[dict]:
             f"{row['torch_percentile']:12.1f}  {quantiles}  {row['torch_q50']:14.4f}"
         )
     if not quick:
-        with (out / "notebook.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        write(rows, out / "notebook.csv")
     return rows

@@ -1,4 +1,4 @@
-"""The README's tables, made from the committed results."""
+"""Results as files, and the README's tables made from them."""
 
 import csv
 import re
@@ -6,6 +6,14 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
+
+
+def write(rows: list[dict], path: Path) -> None:
+    """Keep a result."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def parity(rows: list[dict]) -> list[str]:

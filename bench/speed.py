@@ -4,7 +4,6 @@ Contenders train the same networks on the same batches; that their losses agree 
 timed in turn, round after round; medians over the rounds are kept, of times and of ratios within a round.
 """
 
-import csv
 import math
 import subprocess
 import sys
@@ -25,6 +24,7 @@ import torch_ref.models
 import torch_ref.training
 from bench import rivals
 from bench.machine import GPU, Limit, count_compilations, seconds, versions
+from bench.readme import write
 from jaxreg import MeanVarRegressor, data, fit, fit_ensemble, make_trainer, sgd, torch_weights
 from jaxreg.ensemble import cores
 
@@ -377,9 +377,6 @@ def main(*, quick: bool, out: Path) -> list[dict]:
         rows += found
     if not quick:
         name = f"speed-{jax.default_backend()}"
-        with (out / f"{name}.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        write(rows, out / f"{name}.csv")
         draw(rows, out / f"{name}.png")
     return rows

@@ -470,30 +470,10 @@ def _tail_root(means: Array, stds: Array, shares: Array, tail: Array, sign: Arra
 
     The shapes are `(members, n)`, twice, `(members,)`, `(k, 1)`, twice, and of the roots `(k, n)`.
 
-    Newton's method on `ndtri(F(x)) = ndtri(tail)`, which one step solves for a Gaussian. The members' own
-    quantiles are a bracket; a step that leaves it, or doesn't halve the distance, is a bisection.
+    Newton's method on `ndtri(F(x)) = ndtri(tail)`, which one step solves for a Gaussian. A step that leaves
+    the bracket, or comes from one that didn't halve the distance, is a bisection.
     """
-    # From here on the tail is the lower one.
-    signed = sign[:, :, None] * means[None]
-    z = ndtri(tail)
-    present = shares[None, :, None] > 0
-    own = signed + stds[None] * z[:, :, None]
-    low = jnp.where(present, own, jnp.inf).min(axis=1)
-    high = jnp.where(present, own, -jnp.inf).max(axis=1)
-    mean = _weighted(shares, means)[None]
-    spread = jnp.hypot(_root_mean_square(shares, stds), _root_mean_square(shares, means - mean))
-    eps = jnp.finfo(means.dtype).eps
-
-    def tail_and_density(x: Array) -> tuple[Array, Array]:
-        def add(sums: tuple[Array, Array], member: tuple[Array, ...]) -> tuple[tuple[Array, Array], None]:
-            mean, std, share = member
-            z = (x - sign * mean[None]) / std[None]
-            density = jnp.exp(-0.5 * z * z) / std[None]
-            return (sums[0] + share * jax.lax.erfc(-SQRT_HALF * z), sums[1] + share * density), None
-
-        zero = jnp.zeros_like(x)
-        (probability, density), _ = jax.lax.scan(add, (zero, zero), (means, stds, shares))
-        return 0.5 * probability, density
+    z, eps = ndtri(tail), jnp.finfo(means.dtype).eps
 
     def go_on(carry: tuple) -> Array:
         *_, done, steps = carry
@@ -501,22 +481,64 @@ def _tail_root(means: Array, stds: Array, shares: Array, tail: Array, sign: Arra
 
     def step(carry: tuple) -> tuple:
         x, low, high, distance, done, steps = carry
-        probability, density = tail_and_density(x)
+        probability, density = _lower_tail(x, sign, means, stds, shares)
         low, high = jnp.where(probability < tail, x, low), jnp.where(probability < tail, high, x)
         now = ndtri(jnp.clip(probability, jnp.finfo(x.dtype).tiny, 1 - eps))
-        apart = jnp.abs(z - now)
-        new = x + (z - now) * jnp.exp(-0.5 * now * now) / density
+        apart, move = jnp.abs(z - now), (z - now) * jnp.exp(-0.5 * now * now) / density
+        smallest = eps * jnp.abs(x)
+        found = (apart <= 8 * eps * (1 + jnp.abs(z))) | (high - low <= 2 * smallest) | jnp.isnan(apart)
+        # A move that x can't show is made as large as it can, so that the bracket closes behind it.
+        tiny = ~found & (jnp.abs(move) < smallest)
+        new = x + jnp.where(tiny, jnp.sign(move) * smallest, move)
         inside = (new >= low) & (new <= high)
-        found = (apart <= 8 * eps * (1 + jnp.abs(z))) | (high - low <= 2 * eps * jnp.abs(x))
-        found |= jnp.isnan(apart)
-        new = jnp.where(inside & (found | (apart < 0.5 * distance)), new, 0.5 * low + 0.5 * high)
+        new = jnp.where(inside & (found | tiny | (apart < 0.5 * distance)), new, 0.5 * low + 0.5 * high)
         return jnp.where(done | found & ~inside, x, new), low, high, apart, done | found, steps + 1
 
-    start = jnp.clip(sign * mean + spread[None] * z, low, high)
-    done = jnp.zeros(start.shape, bool)
-    carry = start, low, high, jnp.full_like(start, jnp.inf), done, 0
+    low, high = _bracket(z, sign, means, stds, shares, tail)
+    carry = high, low, high, jnp.full_like(high, jnp.inf), jnp.zeros(high.shape, bool), 0
     x, low, high, *_ = jax.lax.while_loop(go_on, step, carry)
     return sign * jnp.clip(x, low, high)
+
+
+def _bracket(
+    z: Array, sign: Array, means: Array, stds: Array, shares: Array, tail: Array
+) -> tuple[Array, Array]:
+    """Two points around a mixture's quantile, of which the upper one is near it.
+
+    It lies between the members' own quantiles; and not above where a member's part of the lower tail alone is
+    the whole of it, which is where it lies if that member is far below the others.
+    """
+    present = shares > 0
+    alone = ndtri(jnp.minimum(tail / jnp.where(present, shares, 1)[None], 1)).T
+
+    def narrow(ends: tuple[Array, ...], member: tuple[Array, ...]) -> tuple[tuple[Array, ...], None]:
+        mean, std, present, alone = member
+        low, high, highest = ends
+        own, whole = (sign * mean[None] + std[None] * at for at in (z, alone[:, None]))
+        low = jnp.where(present, jnp.minimum(low, own), low)
+        high = jnp.where(present, jnp.maximum(high, own), high)
+        return (low, high, jnp.where(present, jnp.minimum(highest, whole), highest)), None
+
+    far = jnp.full((len(tail), means.shape[1]), jnp.inf, means.dtype)
+    (low, high, highest), _ = jax.lax.scan(narrow, (far, -far, far), (means, stds, present, alone))
+    return low, jnp.minimum(high, highest)
+
+
+def _lower_tail(x: Array, sign: Array, means: Array, stds: Array, shares: Array) -> tuple[Array, Array]:
+    """The cdf of a mixture, mirrored where `sign` is -1, and its density times `sqrt(2 pi)`.
+
+    Member by member: on a CPU ten times as fast as a sum over the leading axis.
+    """
+
+    def add(sums: tuple[Array, Array], member: tuple[Array, ...]) -> tuple[tuple[Array, Array], None]:
+        mean, std, share = member
+        z = (x - sign * mean[None]) / std[None]
+        density = jnp.exp(-0.5 * z * z) / std[None]
+        return (sums[0] + share * jax.lax.erfc(-SQRT_HALF * z), sums[1] + share * density), None
+
+    zero = jnp.zeros_like(x)
+    (probability, density), _ = jax.lax.scan(add, (zero, zero), (means, stds, shares))
+    return 0.5 * probability, density
 
 
 @_tail_root.defjvp
