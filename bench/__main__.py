@@ -1,13 +1,20 @@
-"""`python -m bench notebook | parity | speed | predict | readme`."""
+"""`python -m bench notebook | parity | speed | predict | coverage | losses | readme`."""
 
 import argparse
 import subprocess
 import sys
+from pathlib import Path
 
-from bench import notebook, predict, readme, speed
+from bench import coverage, losses, notebook, predict, readme, speed
 from bench.readme import RESULTS
 
-MEASUREMENTS = {"notebook": notebook, "speed": speed, "predict": predict}
+MEASUREMENTS = {
+    "notebook": notebook,
+    "speed": speed,
+    "predict": predict,
+    "coverage": coverage,
+    "losses": losses,
+}
 
 
 def main() -> None:
@@ -15,9 +22,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench")
     parser.add_argument("what", choices=[*MEASUREMENTS, "parity", "readme"])
     parser.add_argument("--quick", action="store_true", help="a few seeds in seconds; nothing is kept")
+    parser.add_argument(
+        "--data", type=Path, action="append", help="losses: a folder of data sets; may be given several times"
+    )
     args = parser.parse_args()
     if args.what in MEASUREMENTS:
-        MEASUREMENTS[args.what].main(quick=args.quick, out=RESULTS)
+        folders = {"folders": args.data} if args.what == "losses" else {}
+        MEASUREMENTS[args.what].main(quick=args.quick, out=RESULTS, **folders)
     elif args.what == "readme":
         readme.main()
     else:

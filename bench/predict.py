@@ -142,7 +142,7 @@ def compare(case: str, effort: Effort) -> list[dict]:
             "least_ms": f"{1e3 * min(own):.4g}",
             "most_ms": f"{1e3 * max(own):.4g}",
             "times_ours": f"{np.median(own) / ours:.3g}",
-            "largest_error_in_stds": f"{errors[name]:.1e}" if name in errors else "",
+            "largest_error_in_stds": f"{errors[name]:.1e}" if errors.get(name) else "",
         }
         for name, own in times.items()
     ]

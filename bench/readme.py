@@ -84,6 +84,60 @@ def speed(rows: list[dict]) -> list[str]:
     return [*lines, "", _measured_on(rows[0])]
 
 
+def predict(rows: list[dict]) -> list[str]:
+    """Times and errors of exact intervals and of what is used in their place."""
+    lines = [
+        "| | " + " | ".join(f"{name}: takes, and is off by" for (name,) in _grouped(rows, "case")) + " |"
+    ]
+    lines.append("|---" * (len(_grouped(rows, "case")) + 1) + "|")
+    for (what,), own in _grouped(rows, "what").items():
+        cells = []
+        for row in own:
+            error = f"; {row['largest_error_in_stds']}" if float(row["largest_error_in_stds"] or 0) else ""
+            cells.append(f"{float(row['median_ms']):,.0f} ms ({row['times_ours']}x){error}")
+        lines.append(f"| {what} | " + " | ".join(cells) + " |")
+    return [*lines, "", _measured_on(rows[0])]
+
+
+def coverage(rows: list[dict]) -> list[str]:
+    """What 95 % intervals hold where the truth is known."""
+    lines = [
+        "| 16 members | coverage, mean of 20 data seeds (least to most) | width | CRPS | noise found, off by "
+        "| bias of the mean over all seeds, largest |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        spread = f" ({row['least']} to {row['most']})" if row["seeds"] != "1" else ""
+        off = f"{100 * float(row['aleatoric_off']):.1f} %" if row["aleatoric_off"] else ""
+        lines.append(
+            f"| {row['setting']} | {row['coverage']}{spread} | {row['width']} | {row['crps']} | {off} "
+            f"| {row['bias_of_the_mean_of_all_seeds']} |"
+        )
+    return [*lines, "", _measured_on(rows[0])]
+
+
+def losses(rows: list[dict]) -> list[str]:
+    """CRPS and coverage of each loss on each set, and how its mean does."""
+    names = [name for (name,) in _grouped(rows, "set")]
+    lines = [f"| loss | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    best = {
+        name: {score: min(float(row[score]) for row in own) for score in ("rmse", "crps")}
+        for (name,), own in _grouped(rows, "set").items()
+    }
+    for (loss,), own in _grouped(rows, "loss").items():
+        cells = []
+        for row in own:
+            marked = {
+                score: f"**{row[score]}**" if float(row[score]) == best[row["set"]][score] else row[score]
+                for score in ("rmse", "crps")
+            }
+            failed = f"; {row['failed_members']} failed" if row["failed_members"] != "0" else ""
+            share = f"{100 * float(row['coverage']):.0f} %"
+            cells.append(f"{marked['rmse']}, {row['nll']}, {marked['crps']}, {share}{failed}")
+        lines.append(f"| {loss} | " + " | ".join(cells) + " |")
+    return [*lines, "", _measured_on(rows[0])]
+
+
 def _measured_on(row: dict) -> str:
     used = ", ".join(f"{name} {row[name]}" for name in ("jax", "flax", "optax", "torch") if name in row)
     return f"Measured on {row.get('device') or row['platform']} with {used}."
@@ -94,6 +148,9 @@ TABLES = {
     "notebook": ("notebook.csv", notebook),
     "speed": ("speed-cpu.csv", speed),
     "speed on a GPU": ("speed-gpu.csv", speed),
+    "predict": ("predict-cpu.csv", predict),
+    "coverage": ("coverage.csv", coverage),
+    "losses": ("losses.csv", losses),
 }
 
 

@@ -165,6 +165,12 @@ class Recalibration(NamedTuple):
         return Recalibration(self.knots[i : i + 1])
 
 
+def _passed_on(name: str) -> property:
+    return property(
+        lambda self: getattr(self.prediction, name), doc=f"The prediction's `{name}`, in units of y."
+    )
+
+
 class Recalibrated(NamedTuple):
     """A distribution whose cdf has been mapped; mean and std are those of the prediction it was made from.
 
@@ -174,25 +180,7 @@ class Recalibrated(NamedTuple):
     prediction: Distribution
     calibration: Recalibration
 
-    @property
-    def mean(self) -> ArrayLike:
-        """Mean of the prediction before recalibration, in units of y."""
-        return self.prediction.mean
-
-    @property
-    def std(self) -> ArrayLike:
-        """Standard deviation of the prediction before recalibration, in units of y."""
-        return self.prediction.std
-
-    @property
-    def aleatoric(self) -> ArrayLike:
-        """Its standard deviation of the noise."""
-        return self.prediction.aleatoric
-
-    @property
-    def epistemic(self) -> ArrayLike:
-        """Its standard deviation of the members' means."""
-        return self.prediction.epistemic
+    mean, std, aleatoric, epistemic = map(_passed_on, ("mean", "std", "aleatoric", "epistemic"))
 
     def _mapped(self, values: ArrayLike, mapping: Callable) -> np.ndarray:
         """A function of the knots, on the values of each output."""
@@ -252,25 +240,7 @@ class Conformal(NamedTuple):
     prediction: Distribution
     calibration: Any
 
-    @property
-    def mean(self) -> ArrayLike:
-        """Mean of the prediction, in units of y."""
-        return self.prediction.mean
-
-    @property
-    def std(self) -> ArrayLike:
-        """Standard deviation of the prediction, in units of y."""
-        return self.prediction.std
-
-    @property
-    def aleatoric(self) -> ArrayLike:
-        """Its standard deviation of the noise."""
-        return self.prediction.aleatoric
-
-    @property
-    def epistemic(self) -> ArrayLike:
-        """Its standard deviation of the members' means."""
-        return self.prediction.epistemic
+    mean, std, aleatoric, epistemic = map(_passed_on, ("mean", "std", "aleatoric", "epistemic"))
 
     def interval(self, level: ArrayLike | Sequence[ArrayLike] = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """Interval `(lo, hi)`; either end has the shape `level.shape + mean.shape`.

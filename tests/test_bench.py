@@ -2,7 +2,7 @@ import csv
 
 import numpy as np
 
-from bench import machine, notebook, readme, speed
+from bench import coverage, datasets, losses, machine, notebook, predict, readme, speed
 
 
 def test_notebook_bench_in_its_quick_form(tmp_path, capsys):
@@ -48,6 +48,59 @@ def test_the_picture_shows_the_committed_results(tmp_path):
     times = [row["median"] for row in rows if row["what"] == speed.OURS and row["hidden"] == "128-128"]
     assert ours.get_ydata().tolist() == [float(value) for value in times[:4]]
     assert "µs" in ax.get_ylabel() and (tmp_path / "speed.png").stat().st_size > 10_000
+
+
+def test_predict_bench_in_its_quick_form(tmp_path, capsys):
+    rows = predict.main(quick=True, out=tmp_path)
+    assert not list(tmp_path.iterdir()) and {row["case"] for row in rows} == set(predict.CASES)
+    errors = {}
+    for row in rows:
+        if row["largest_error_in_stds"]:
+            errors.setdefault(row["what"], []).append(float(row["largest_error_in_stds"]))
+    assert max(errors["jaxreg, float64"]) < 1e-9 and max(errors["jaxreg"]) < 1e-4
+    assert min(errors["1,000 draws a row, NumPy"]) > 1e-3
+    assert "members far apart" in capsys.readouterr().out
+
+
+def test_coverage_bench_in_its_quick_form(tmp_path, capsys):
+    truth, ours, conformal = coverage.main(quick=True, out=tmp_path)
+    assert not list(tmp_path.iterdir()) and "truth" in capsys.readouterr().out
+    assert abs(float(truth["coverage"]) - 0.95) < 0.05 and truth["aleatoric_off"] == ""
+    assert float(ours["least"]) <= float(ours["coverage"]) <= float(ours["most"])
+    assert ours["seeds"] == 2 and "x =" in ours["bias_of_the_mean_of_all_seeds"]
+    assert conformal["setting"].endswith("CV+") and conformal["crps"] == ""
+
+
+def test_losses_bench_in_its_quick_form(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    (tmp_path / "in" / "made").mkdir(parents=True)
+    table = np.c_[rng.normal(size=(60, 2)), 1e3 + rng.normal(size=60)]
+    for name, values in [
+        ("data", table),
+        ("index_features", [0, 1]),
+        ("index_target", [2]),
+        ("n_splits", [3]),
+    ]:
+        np.savetxt(tmp_path / "in" / "made" / f"{name}.txt", values)
+    rows = losses.main(quick=True, out=tmp_path, folders=[tmp_path / "in"])
+    assert [row["set"] for row in rows] == ["made"] and len(list(tmp_path.iterdir())) == 1
+    assert float(rows[0]["rmse"]) < 10  # in units of the target, whose mean is 1,000
+    assert all(np.isfinite(float(rows[0][score])) for score in losses.SCORES)
+    assert "made, 1 splits" in capsys.readouterr().out
+
+
+def test_datasets_are_split_as_the_literature_does(tmp_path):
+    (tmp_path / "line.txt").write_text("x y\n" + "".join(f"{i} {2 * i}\n" for i in range(20)))
+    (one,) = datasets.read(tmp_path)
+    assert one.name == "line" and one.x.shape == (20, 1) and one.y.tolist() == list(range(0, 40, 2))
+    splits = list(one.splits(2))
+    rng = np.random.RandomState(1)
+    for train, test in splits:
+        np.testing.assert_array_equal(np.r_[train, test], rng.choice(20, 20, replace=False))
+        assert len(train) == 18
+    with np.testing.assert_raises_regex(ValueError, "holds no data sets"):
+        (tmp_path / "empty").mkdir()
+        datasets.read(tmp_path / "empty")
 
 
 def test_multiply_adds_are_those_of_the_products():
