@@ -87,13 +87,11 @@ def train(way: Way, rows: tuple[np.ndarray, np.ndarray], seed: int, epochs: int)
     order = np.random.default_rng(seed).permutation(len(rows[0]))
     folds = [np.sort(order[i::MEMBERS]) for i in range(MEMBERS)]
     size = len(order) // MEMBERS
-    parts = {
-        "validation_rows": np.stack([fold[:size] for fold in folds]),
-        "rows": np.stack([np.setdiff1d(order, fold[:size]) for fold in folds]),
-    }
-    settings = {"members": MEMBERS, "batch_size": 64, **parts}
+    held_out = np.stack([fold[:size] for fold in folds])
+    settings = {"members": MEMBERS, "batch_size": 64}
+    settings["rows"] = np.stack([np.setdiff1d(order, fold) for fold in held_out])
     key, states = jax.random.key(seed), None
-    if way.warm:
+    if way.warm:  # its last epoch is kept: the best one by NLL would be that of an untrained variance
         epochs //= 2
         trainer = make_trainer(way.model, way.optimizer, squared_error)
         first, _ = fit_ensemble(key, trainer, rows, epochs=epochs, **settings)
@@ -102,6 +100,7 @@ def train(way: Way, rows: tuple[np.ndarray, np.ndarray], seed: int, epochs: int)
         states = jax.vmap(
             lambda params: TrainState(np.zeros((), np.int32), params, way.optimizer.init(params))
         )(params)
+    settings["validation_rows"] = held_out
     trainer = make_trainer(way.model, way.optimizer, way.loss)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # members that fail are counted below

@@ -21,6 +21,9 @@ from jaxreg.data import TableLike
 from jaxreg.gaussian import Affine, Gaussian, GaussianMixture, check_probability
 from jaxreg.metrics import Distribution, check_prediction
 
+# Factors of the variance that are tried before the best is refined.
+GRID = 100
+
 # Values that the jackknife+ sorts at once.
 SORTED_AT_ONCE = 2**22
 
@@ -69,6 +72,11 @@ class VarianceScaling(NamedTuple):
         y, weight = check_prediction(prediction, y, sample_weight)
         if isinstance(prediction, Affine):
             prediction, y = prediction.dist, prediction.standardised(y)
+        if not isinstance(prediction, Gaussian | GaussianMixture):
+            found = type(prediction).__name__
+            raise ValueError(
+                f"the variance of a Gaussian or GaussianMixture can be scaled, not that of a {found}"
+            )
         if y.ndim == 1:
             return cls(_best_factor(prediction, y, weight, score))
         weight = np.broadcast_to(1.0 if weight is None else weight, y.shape)
@@ -83,11 +91,22 @@ class VarianceScaling(NamedTuple):
             _check_outputs(np.shape(self.factor), prediction)
         if isinstance(prediction, Affine):
             return prediction._replace(dist=self(prediction.dist))
-        return _scaled(prediction, jnp.log(jnp.asarray(self.factor)))
+        if not isinstance(prediction, Gaussian | GaussianMixture):
+            found = type(prediction).__name__
+            raise ValueError(
+                f"the variance of a Gaussian or GaussianMixture can be scaled, not that of a {found}"
+            )
+        if isinstance(self.factor, jax.core.Tracer):
+            return _scaled(prediction, jnp.log(self.factor))
+        # As float64 until it is a logarithm, which any dtype holds.
+        factor = np.asarray(self.factor, np.float64)
+        if not ((factor > 0) & np.isfinite(factor)).all():
+            raise ValueError(f"the factor of the variance must be positive and finite, got {self.factor}")
+        return _scaled(prediction, np.log(factor))
 
 
 def _scaled(prediction: Gaussian | GaussianMixture, log_factor: ArrayLike) -> Gaussian | GaussianMixture:
-    log_factor = jnp.asarray(log_factor, prediction.mean.dtype)
+    log_factor = jnp.asarray(log_factor, jnp.result_type(prediction.mean, 0.0))
     if isinstance(prediction, Gaussian):
         mean, log_var = jnp.asarray(prediction.mean), jnp.asarray(prediction.log_var)
         return Gaussian(mean, log_var + _of_rank(log_factor, log_var))
@@ -127,6 +146,9 @@ def _best_factor(
     prediction: Gaussian | GaussianMixture, y: np.ndarray, weight: np.ndarray | None, score: str
 ) -> float:
     """The factor of the variance with the lowest mean score."""
+    if weight is not None:  # rows of no weight set no bounds either
+        rows = np.flatnonzero(np.broadcast_to(weight, y.shape) > 0)
+        prediction, y, weight = _rows(prediction, rows), y[rows], np.broadcast_to(weight, y.shape)[rows]
     squares = ((y - np.asarray(prediction.mean, np.float64)) / np.asarray(prediction.std, np.float64)) ** 2
     if not squares.any():
         raise ValueError("every prediction equals its y: there is no error to scale the variance to")
@@ -137,9 +159,17 @@ def _best_factor(
         values = _score_scaled(prediction, y, log_factor, SCORES[score])
         return float(np.average(np.asarray(values, np.float64), weights=weight))
 
-    # For one row the best factor is its squared error in units of the variance, or near it.
-    bounds = np.log(smallest) - 2, np.log(largest) + 2
+    # The score of a mixture may have several minima: the best of a grid is refined.
+    grid = np.linspace(np.log(smallest) - 2, np.log(largest) + 2, GRID)
+    best = int(np.argmin([mean_score(point) for point in grid]))
+    bounds = grid[max(best - 1, 0)], grid[min(best + 1, GRID - 1)]
     return float(np.exp(minimize_scalar(mean_score, bounds=bounds, options={"xatol": 1e-8}).x))
+
+
+def _rows(prediction: Gaussian | GaussianMixture, rows: np.ndarray) -> Gaussian | GaussianMixture:
+    """Some rows of a prediction over `(n,)`."""
+    first, second, *weights = prediction
+    return type(prediction)(first[..., rows], second[..., rows], *weights)
 
 
 class Recalibration(NamedTuple):
@@ -257,9 +287,10 @@ class Conformal(NamedTuple):
         return lower, upper
 
     def quantile(self, q: ArrayLike | Sequence[ArrayLike]) -> np.ndarray:
-        """The end of the interval that leaves q below, or 1 - q above; shape `q.shape + mean.shape`.
+        """An end of the interval of level `abs(1 - 2 q)`; shape `q.shape + mean.shape`.
 
-        At 0.5 it is the middle of the narrowest interval.
+        At 0.5 it is the middle of the narrowest interval. What lies below and what lies above an interval
+        is known only together: a single quantile has no guarantee.
         """
         check_probability("q", q)
         q = np.asarray(q, np.float64)
@@ -278,7 +309,7 @@ def rank(level: float, n: int) -> int:
     `ceil(level (n + 1))`: the new score is as likely to come anywhere among the n others.
 
     Raises:
-        ValueError: if n is too small, with the number that is needed.
+        ValueError: if the level lies outside (0, 1), or n is too small, with the number that is needed.
 
     >>> from jaxreg.calibration import rank
     >>> rank(0.9, n=99)
@@ -288,21 +319,29 @@ def rank(level: float, n: int) -> int:
     ...
     ValueError: an interval of level 0.95 needs at least 19 held-out rows, there are 10
     """
-    # Products such as 0.55 * 100 come out a little above the whole number that they are.
-    found = max(math.ceil(round(level * (n + 1), 9)), 1)
+    check_probability("level", level)
+    found = _rank(level, n)
     if found > n:
-        needed = math.ceil(round(level / (1 - level), 9))
+        needed = math.ceil(level / (1 - level)) + 1
+        while _rank(level, needed - 1) <= needed - 1:
+            needed -= 1
         raise ValueError(
             f"an interval of level {level:g} needs at least {needed} held-out rows, there are {n}"
         )
     return found
 
 
+def _rank(level: float, n: int) -> int:
+    # Products such as 0.55 * 100 come out a little above the whole number that they are.
+    return max(math.ceil(round(level * (n + 1), 9)), 1)
+
+
 class SplitConformal(NamedTuple):
     """Intervals `mean ± r std`, where r is a quantile of held-out `abs(y - mean) / std`.
 
     If the held-out rows and a new one are exchangeable, and none had a part in training, the interval of
-    level a holds the new value with a probability of a to a + 1 / (n + 1), whatever the model. Lei et al.
+    level a holds the new value with a probability of at least a, whatever the model; and of at most
+    a + 1 / (n + 1) if no two scores are equal. Lei et al.
     2018, "Distribution-free predictive inference for regression".
 
     Attributes:
@@ -398,9 +437,10 @@ class JackknifePlus(NamedTuple):
 
     Every row is used, to train some members and to calibrate the others. If rows are exchangeable, the
     interval of level a holds a new value with a probability of at least 2 a - 1, less `sqrt(2 / n)` for
-    folds of rows; in practice it is about a. Barber et al. 2021, "Predictive inference with the jackknife+";
-    members of bootstrapped rows: Kim et al. 2020, "Predictive inference is free with the
-    jackknife+-after-bootstrap".
+    folds of rows; in practice it is about a. Barber et al. 2021, "Predictive inference with the jackknife+".
+    For members of bootstrapped rows Kim et al. 2020, "Predictive inference is free with the
+    jackknife+-after-bootstrap", show the same if their number is drawn at random; for a fixed number it
+    is an observation.
 
     Attributes:
         held_out: the sets of members that held one and the same rows out, `(sets, members)`.
@@ -436,6 +476,7 @@ class JackknifePlus(NamedTuple):
         seen = np.flatnonzero(~held_out.any(axis=0))
         if seen.size:
             raise ValueError(f"row {seen[0]} was held out by no member, nor were {seen.size - 1} others")
+        _check_left(held_out.T, mixture)
         sets, of_row = np.unique(held_out.T, axis=0, return_inverse=True)
         of_row = of_row.ravel()
         scores = np.empty(y.shape)
@@ -448,6 +489,7 @@ class JackknifePlus(NamedTuple):
         members = len(_mixture(prediction).means)
         if members != self.held_out.shape[1]:
             raise ValueError(f"fitted to {self.held_out.shape[1]} members, the prediction has {members}")
+        _check_left(self.held_out, _mixture(prediction))
         return Conformal(prediction, self)
 
     def interval(self, prediction: Distribution, level: float) -> tuple[np.ndarray, np.ndarray]:
@@ -480,6 +522,12 @@ def _check_outputs(fitted: tuple[int, ...], prediction: Distribution) -> None:
     found = np.shape(prediction.mean)[1:]
     if found != fitted:
         raise ValueError(f"the calibration is for outputs of shape {fitted}, the prediction has {found}")
+
+
+def _check_left(sets: np.ndarray, mixture: GaussianMixture) -> None:
+    """Raise unless each set of members has one of positive weight."""
+    if mixture.weights is not None and not (sets & (np.asarray(mixture.weights) > 0)).any(axis=1).all():
+        raise ValueError("some rows were held out only by members whose weight in the mixture is 0")
 
 
 def _mixture(prediction: Distribution) -> GaussianMixture:

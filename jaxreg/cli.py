@@ -144,7 +144,7 @@ def demo(
         check_output(out_dir / name, data, x_test)
 
     history, predictions = [], []
-    labels = x.replace("$", r"\$"), y.replace("$", r"\$")  # a column's name is no formula
+    labels = plots.literal(x), plots.literal(y)
     # The notebook trains on its data as they are; a user's own come in any units and are standardised.
     scalers = [Scaler(np.zeros(1), np.ones(1)), Scaler(np.zeros(()), np.ones(()))]
     if data is not None:

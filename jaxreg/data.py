@@ -296,7 +296,7 @@ def check_targets(y: TableLike, name: str = "y", dtype: DTypeLike | None = None)
     """
     array = _to_array(y, name, dtype)
     if array.ndim not in (1, 2) or (array.ndim == 2 and array.shape[1] == 0):
-        raise ValueError(f"y must have shape (rows,) or (rows, outputs), got {array.shape}")
+        raise ValueError(f"{name} must have shape (rows,) or (rows, outputs), got {array.shape}")
     return array
 
 

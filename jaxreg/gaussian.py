@@ -1,8 +1,8 @@
 """Predictive distributions: what every model returns and every score reads."""
 
 import math
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +12,15 @@ from jax.scipy.special import log_ndtr, logsumexp, ndtr, ndtri
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+# Arrays of any library, nested lists, and series.
+Values = Any
+
 LOG_2PI = float(np.log(2 * np.pi))
 INV_SQRT_PI = float(1 / np.sqrt(np.pi))
 SQRT_HALF = float(np.sqrt(0.5))
+
+# Of which float32 has the square.
+LARGEST_Z = 1e18
 
 # Far more halvings of a bracket than a float64 has bits: reached by no root, it only bounds the loop.
 MOST_ROOT_STEPS = 256
@@ -53,6 +59,38 @@ def check_std(**stds: ArrayLike) -> None:
                 f"{name} must be positive and finite, {wrong.size} of {std.size} values aren't, "
                 f"such as {wrong.flat[0]:g}"
             )
+
+
+def _dtype(*arrays: ArrayLike) -> np.dtype:
+    """What arrays are computed in together: whole numbers as floats."""
+    return jnp.result_type(*arrays, 0.0)
+
+
+def _floating(*arrays: ArrayLike) -> tuple[Array, ...]:
+    return tuple(jnp.asarray(array, _dtype(*arrays)) for array in arrays)
+
+
+def _at(function: Callable) -> Callable:
+    """Compile a method that takes values of y: arrays of any library, nested lists, or traced arrays."""
+    compiled = jax.jit(function)
+
+    @wraps(function)
+    def method(self: Any, y: Any) -> Array:
+        return compiled(_checked(self), y if isinstance(y, jax.Array) else np.asarray(y))
+
+    return method
+
+
+def _property(function: Callable) -> property:
+    """Compile a property."""
+    compiled = jax.jit(function)
+    return property(wraps(function)(lambda self: compiled(_checked(self))))
+
+
+def _checked(dist: Any) -> Any:
+    if getattr(dist, "weights", None) is not None:
+        check_shares(dist.weights)
+    return dist
 
 
 def check_shares(weights: ArrayLike) -> None:
@@ -99,20 +137,24 @@ class Gaussian(NamedTuple):
         """
         check_same_shape(mean=mean, std=std)
         check_std(std=std)
-        return cls(jnp.asarray(mean), 2 * jnp.log(jnp.asarray(std)))
+        return cls(*_floating(mean, 2 * jnp.log(jnp.asarray(std, _dtype(std)))))
 
     @classmethod
     def from_natural(cls, eta_1: ArrayLike, eta_2: ArrayLike) -> "Gaussian":
         """A Gaussian from its natural parameters: `mean / var` and `-1 / (2 var)`, which is negative.
 
         Immer et al. 2023, "Effective Bayesian heteroscedastic regression with deep neural networks".
+
+        Raises:
+            ValueError: if an eta_2 isn't negative, or the shapes differ.
         """
         check_same_shape(eta_1=eta_1, eta_2=eta_2)
+        if not isinstance(eta_2, jax.core.Tracer) and not np.all(np.asarray(eta_2) < 0):
+            raise ValueError(f"eta_2 must be negative, its largest value is {np.max(eta_2):g}")
         precision = -2 * jnp.asarray(eta_2)
         return cls(eta_1 / precision, -jnp.log(precision))
 
-    @property
-    @jax.jit
+    @_property
     def std(self) -> Float[Array, "..."]:
         """Standard deviation, in units of y."""
         return jnp.exp(0.5 * jnp.asarray(self.log_var))
@@ -125,7 +167,7 @@ class Gaussian(NamedTuple):
     @property
     def epistemic(self) -> Float[Array, "..."]:
         """Standard deviation of the members' means: 0, as for a mixture of one."""
-        return jnp.zeros_like(self.mean)
+        return jnp.zeros_like(self.std)
 
     def moment_matched(self) -> "Gaussian":
         """The Gaussian of the same mean and variance: itself."""
@@ -140,8 +182,8 @@ class Gaussian(NamedTuple):
         # The residual is scaled before anything is squared: a std below 1e-19 has no float32 square.
         return (jnp.asarray(y) - self.mean) * jnp.exp(-0.5 * jnp.asarray(self.log_var))
 
-    @jax.jit
-    def log_prob(self, y: ArrayLike) -> Float[Array, "..."]:
+    @_at
+    def log_prob(self, y: Values) -> Float[Array, "..."]:
         """Log density at y, elementwise, in nats: `-0.5 (z^2 + log_var + log 2 pi)`.
 
         Raises:
@@ -150,13 +192,13 @@ class Gaussian(NamedTuple):
         z = self._z(y)
         return -0.5 * (z * z + self.log_var + LOG_2PI)
 
-    @jax.jit
-    def cdf(self, y: ArrayLike) -> Float[Array, "..."]:
+    @_at
+    def cdf(self, y: Values) -> Float[Array, "..."]:
         """Probability of a value at most y, elementwise."""
         return ndtr(self._z(y))
 
-    @jax.jit
-    def log_cdf(self, y: ArrayLike) -> Float[Array, "..."]:
+    @_at
+    def log_cdf(self, y: Values) -> Float[Array, "..."]:
         """Log of the cdf, accurate in the lower tail."""
         return log_ndtr(self._z(y))
 
@@ -166,7 +208,7 @@ class Gaussian(NamedTuple):
         Raises:
             ValueError: if a q lies outside (0, 1).
         """
-        return _gaussian_quantile(self, *_tails(q))
+        return _gaussian_quantile(self, *_tails(q, self.mean))
 
     def interval(
         self, level: ArrayLike | Sequence[ArrayLike] = 0.95
@@ -178,44 +220,53 @@ class Gaussian(NamedTuple):
         Raises:
             ValueError: if the level lies outside (0, 1).
         """
-        return _pair(_gaussian_quantile(self, *_both_tails(level)))
+        return _pair(_gaussian_quantile(self, *_both_tails(level, self.mean)))
 
     def sample(self, key: Array, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         """Independent draws, of shape `shape + mean.shape`."""
         return _gaussian_sample(self, key, tuple(shape))
 
-    @jax.jit
-    def crps(self, y: ArrayLike) -> Float[Array, "..."]:
+    @_at
+    def crps(self, y: Values) -> Float[Array, "..."]:
         """Continuous ranked probability score, elementwise, in units of y; lower is better.
 
         Gneiting et al. 2005, "Calibrated probabilistic forecasting using ensemble model output
         statistics and minimum CRPS estimation", equation 5.
         """
-        z = self._z(y)
-        density = jnp.exp(-0.5 * (z * z + LOG_2PI))
-        return self.std * (z * (2 * ndtr(z) - 1) + 2 * density - INV_SQRT_PI)
+        check_same_shape(y=y, mean=self.mean)
+        return _mean_distance(jnp.asarray(y) - self.mean, self.std) - self.std * INV_SQRT_PI
 
-    def pit(self, y: ArrayLike) -> Float[Array, "..."]:
+    def pit(self, y: Values) -> Float[Array, "..."]:
         """Probability integral transform: the cdf at y, uniform if the prediction is right."""
         return self.cdf(y)
 
 
-def _tails(q: ArrayLike | Sequence[ArrayLike]) -> tuple[ArrayLike, ArrayLike]:
+def _tails(q: ArrayLike | Sequence[ArrayLike], like: ArrayLike) -> tuple[ArrayLike, ArrayLike]:
     """Quantile levels as the probability of the smaller tail, and whether that is the upper one.
 
     Numbers are split before they are rounded to the dtype of a prediction: float32 has no 1 - 1e-9.
     """
     check_probability("q", q)
     xp, q = (jnp, q) if isinstance(q, jax.core.Tracer) else (np, np.asarray(q, np.float64))
-    return xp.where(q > 0.5, 1 - q, q), q > 0.5
+    tail = xp.where(q > 0.5, 1 - q, q)
+    _check_tail("q", tail, like)
+    return tail, q > 0.5
 
 
-def _both_tails(level: ArrayLike | Sequence[ArrayLike]) -> tuple[ArrayLike, ArrayLike]:
+def _both_tails(level: ArrayLike | Sequence[ArrayLike], like: ArrayLike) -> tuple[ArrayLike, ArrayLike]:
     """The tails outside central intervals, the lower one first."""
     check_probability("level", level)
     xp, level = (jnp, level) if isinstance(level, jax.core.Tracer) else (np, np.asarray(level, np.float64))
     tail = (1 - level) / 2
+    _check_tail("level", tail, like)
     return xp.stack([tail, tail]), np.stack([np.zeros(tail.shape, bool), np.ones(tail.shape, bool)])
+
+
+def _check_tail(name: str, tail: ArrayLike, like: ArrayLike) -> None:
+    """Raise if a tail is so small that the prediction's dtype takes it for 0."""
+    dtype = jnp.result_type(like, 0.0)
+    if not isinstance(tail, jax.core.Tracer) and (tail < jnp.finfo(dtype).tiny).any():
+        raise ValueError(f"{name} leaves a tail of {np.min(tail):g}, which {dtype} takes for 0")
 
 
 def _pair(ends: Array) -> tuple[Array, Array]:
@@ -225,7 +276,7 @@ def _pair(ends: Array) -> tuple[Array, Array]:
 
 @jax.jit
 def _gaussian_quantile(dist: Gaussian, tail: ArrayLike, upper: ArrayLike) -> Array:
-    mean, std = jnp.asarray(dist.mean), dist.std
+    mean, std = _floating(dist.mean, dist.std)
     z = ndtri(jnp.asarray(tail, mean.dtype))
     z = jnp.where(upper, -z, z).reshape(z.shape + (1,) * mean.ndim)
     over = (1,) * (z.ndim - mean.ndim) + mean.shape
@@ -281,61 +332,57 @@ class GaussianMixture(NamedTuple):
         check_std(stds=stds)
         if weights is not None:
             check_shares(weights)
-        return cls(jnp.asarray(means), 2 * jnp.log(jnp.asarray(stds)), weights)
+        return cls(*_floating(means, 2 * jnp.log(jnp.asarray(stds, _dtype(stds)))), weights)
 
-    @property
-    @jax.jit
+    @_property
     def mean(self) -> Float[Array, "..."]:
         """Mean, in units of y."""
         means, _, shares = _members(self)
         return _weighted(shares, means)
 
-    @property
-    @jax.jit
+    @_property
     def aleatoric(self) -> Float[Array, "..."]:
         """Standard deviation of the noise: the root of the members' mean variance, in units of y."""
         _, stds, shares = _members(self)
         return _root_mean_square(shares, stds)
 
-    @property
-    @jax.jit
+    @_property
     def epistemic(self) -> Float[Array, "..."]:
         """Standard deviation of the members' means: how far they disagree, in units of y."""
         means, _, shares = _members(self)
         return _root_mean_square(shares, means - self.mean[None])
 
-    @property
-    @jax.jit
+    @_property
     def std(self) -> Float[Array, "..."]:
         """Standard deviation, `sqrt(aleatoric^2 + epistemic^2)`, in units of y."""
         return jnp.hypot(self.aleatoric, self.epistemic)
 
-    @jax.jit
     def moment_matched(self) -> Gaussian:
         """The Gaussian of the same mean and variance."""
         return Gaussian(self.mean, 2 * jnp.log(self.std))
 
-    @jax.jit
-    def log_prob(self, y: ArrayLike) -> Float[Array, "..."]:
+    @_at
+    def log_prob(self, y: Values) -> Float[Array, "..."]:
         """Log density at y, elementwise, in nats: `logsumexp(log weights + log densities)`.
 
         Raises:
             ValueError: if y has another shape than the mean.
         """
         z, stds, shares = _standardised(self, y)
-        return logsumexp(_column(jnp.log(shares), z) - 0.5 * (z * z + LOG_2PI) - jnp.log(stds), axis=0)
+        return logsumexp(_log_density(z, stds), axis=0, b=_column(shares, z))
 
-    @jax.jit
-    def cdf(self, y: ArrayLike) -> Float[Array, "..."]:
+    @_at
+    def cdf(self, y: Values) -> Float[Array, "..."]:
         """Probability of a value at most y, elementwise."""
         z, _, shares = _standardised(self, y)
-        return _weighted(shares, ndtr(z))
+        return jnp.minimum(_weighted(shares, ndtr(z)), 1)  # rounded shares may sum to more
 
-    @jax.jit
-    def log_cdf(self, y: ArrayLike) -> Float[Array, "..."]:
+    @_at
+    def log_cdf(self, y: Values) -> Float[Array, "..."]:
         """Log of the cdf, accurate in the lower tail."""
         z, _, shares = _standardised(self, y)
-        return logsumexp(_column(jnp.log(shares), z) + log_ndtr(z), axis=0)
+        z = jnp.clip(z, -LARGEST_Z, LARGEST_Z)
+        return jnp.minimum(logsumexp(log_ndtr(z), axis=0, b=_column(shares, z)), 0)
 
     def quantile(self, q: ArrayLike | Sequence[ArrayLike]) -> Float[Array, "..."]:
         """Value below which a share q of the probability lies; shape `q.shape + mean.shape`.
@@ -346,7 +393,7 @@ class GaussianMixture(NamedTuple):
         Raises:
             ValueError: if a q lies outside (0, 1).
         """
-        return _mixture_quantile(self, *_tails(q))
+        return _mixture_quantile(_checked(self), *_tails(q, self.means))
 
     def interval(
         self, level: ArrayLike | Sequence[ArrayLike] = 0.95
@@ -358,14 +405,14 @@ class GaussianMixture(NamedTuple):
         Raises:
             ValueError: if the level lies outside (0, 1).
         """
-        return _pair(_mixture_quantile(self, *_both_tails(level)))
+        return _pair(_mixture_quantile(_checked(self), *_both_tails(level, self.means)))
 
     def sample(self, key: Array, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         """Independent draws, of shape `shape + mean.shape`."""
-        return _mixture_sample(self, key, tuple(shape))
+        return _mixture_sample(_checked(self), key, tuple(shape))
 
-    @jax.jit
-    def crps(self, y: ArrayLike) -> Float[Array, "..."]:
+    @_at
+    def crps(self, y: Values) -> Float[Array, "..."]:
         """Continuous ranked probability score, elementwise, in units of y; lower is better.
 
         Grimit et al. 2006, "The continuous ranked probability score for circular variables and its
@@ -382,7 +429,7 @@ class GaussianMixture(NamedTuple):
         start = jnp.zeros(z.shape[1:], z.dtype)
         return jax.lax.scan(from_member, start, (means, stds, shares))[0]
 
-    def pit(self, y: ArrayLike) -> Float[Array, "..."]:
+    def pit(self, y: Values) -> Float[Array, "..."]:
         """Probability integral transform: the cdf at y, uniform if the prediction is right."""
         return self.cdf(y)
 
@@ -394,7 +441,8 @@ class GaussianMixture(NamedTuple):
 def _members(dist: GaussianMixture) -> tuple[Array, Array, Array]:
     """Means, standard deviations and shares, after a look at their shapes."""
     check_same_shape(means=dist.means, log_vars=dist.log_vars)
-    means, stds = jnp.asarray(dist.means), jnp.exp(0.5 * jnp.asarray(dist.log_vars))
+    means, log_vars = _floating(dist.means, dist.log_vars)
+    stds = jnp.exp(0.5 * log_vars)
     if means.ndim == 0 or len(means) == 0:
         raise ValueError(f"a mixture needs a leading axis of at least 1 member, means has {means.shape}")
     if dist.weights is None:
@@ -412,7 +460,13 @@ def _standardised(dist: GaussianMixture, y: ArrayLike) -> tuple[Array, Array, Ar
     means, stds, shares = _members(dist)
     if np.shape(y) != means.shape[1:]:
         check_same_shape(y=y, mean=means[0])
-    return (jnp.asarray(y)[None] - means) / stds, stds, shares
+    return (jnp.asarray(y)[None] - means) * jnp.exp(-0.5 * jnp.asarray(dist.log_vars)), stds, shares
+
+
+def _log_density(z: Array, std: Array) -> Array:
+    """Of a normal, at z stds from its mean; so far out that z has no square, its gradient is 0."""
+    z = jnp.clip(z, -LARGEST_Z, LARGEST_Z)
+    return -0.5 * (z * z + LOG_2PI) - jnp.log(std)
 
 
 def _column(shares: Array, like: Array) -> Array:
@@ -433,7 +487,8 @@ def _root_mean_square(shares: Array, values: Array) -> Array:
 
 def _mean_distance(distance: Array, std: Array) -> Array:
     """The mean of `abs(X)` for a normal X of mean `distance`."""
-    z = distance / std
+    # Beyond 100 exp is 0 and erf is 1. A division would have a NaN gradient where its square overflows.
+    z = jnp.clip(distance * jnp.exp(-jnp.log(std)), -100, 100)
     return std * jnp.exp(-0.5 * z * z) * (2 / jnp.pi) ** 0.5 + distance * jax.lax.erf(z * SQRT_HALF)
 
 
@@ -548,7 +603,7 @@ def _tail_root_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     d_means, d_stds, d_shares, d_tail, _ = tangents
     root = _tail_root(*primals)
     z = (root[None] - means[:, None]) / stds[:, None]
-    log_density = _column(jnp.log(shares), z) - 0.5 * (z * z + LOG_2PI) - jnp.log(stds[:, None])
+    log_density = _column(jnp.log(shares), z) + _log_density(z, stds[:, None])
     # Each member's part of the density at the root; their sum to 1 keeps this finite where all vanish.
     parts = jax.nn.softmax(log_density, axis=0)
     moved = (parts * (d_means[:, None] + z * d_stds[:, None])).sum(axis=0)

@@ -3,6 +3,7 @@
 import numpy as np
 from sklearn.isotonic import IsotonicRegression
 
+from jaxreg import metrics
 from jaxreg.calibration import Recalibration
 from jaxreg.data import TableLike
 from jaxreg.metrics import Distribution, check_prediction
@@ -34,16 +35,17 @@ def fit(prediction: Distribution, y: TableLike, *, sample_weight: TableLike | No
     [2.5]
     """
     y, weight = check_prediction(prediction, y, sample_weight)
-    pit = np.asarray(prediction.cdf(y), np.float64).reshape(len(y), -1)
-    weight = np.broadcast_to(1.0 if weight is None else weight, y.shape).reshape(pit.shape)
-    return Recalibration(tuple(_knots(*own) for own in zip(pit.T, weight.T, strict=True)))
+    levels = metrics.pit(prediction, y).reshape(len(y), -1)
+    weight = np.broadcast_to(1.0 if weight is None else weight, y.shape).reshape(levels.shape)
+    return Recalibration(tuple(_knots(*own) for own in zip(levels.T, weight.T, strict=True)))
 
 
 def _knots(pit: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Predicted levels and those that they stand for, from 0 to 1."""
     order = np.argsort(pit)
+    order = order[weight[order] > 0]
     pit, weight = pit[order], weight[order]
-    inside = (pit > 0) & (pit < 1) & (weight > 0)  # a level of 0 or 1 can't be mapped
+    inside = (pit > 0) & (pit < 1)  # a level of 0 or 1 can't be mapped
     levels = (np.cumsum(weight) / (weight.sum() * (1 + 1 / len(pit))))[inside]
     if not inside.any():
         raise ValueError(

@@ -56,7 +56,8 @@ def squared_error(
     """Half the squared error, `0.5 (y - mean)^2`, which trains the mean alone.
 
     A first run with it is the warm-up of Sluijterman et al. 2024, "Optimal training of mean variance
-    estimation neural networks"; `start_variance` then says how wide the second one begins.
+    estimation neural networks"; `start_variance` then says how wide the second one begins. Validation
+    during it is of little use: epochs are compared by `gaussian_nll`, under a variance not yet trained.
 
     Args:
         y: targets, `(n,)` or `(n, d)`.

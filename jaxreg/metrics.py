@@ -43,7 +43,7 @@ def check_prediction(
     if infinite:
         raise ValueError(f"the prediction's mean isn't finite in {infinite} of {mean.size} places")
     check_std(**{"the prediction's std": prediction.std})
-    y = check_targets(y, dtype=mean.dtype)
+    y = check_targets(y, dtype=mean.dtype if mean.dtype.kind == "f" else None)
     check_same_shape(y=y, mean=mean)
     if y.size == 0:
         raise ValueError("y has no rows: at least one is needed")
@@ -74,10 +74,21 @@ def _checked(
     Unless it is traced a score is computed by NumPy in float64: in JAX each number of rows would cost a
     program more, and a sum over many rows the last digits.
     """
-    if not any(isinstance(a, jax.core.Tracer) for a in (prediction.mean, y, sample_weight)):
+    if not any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves((prediction, y, sample_weight))):
         return np, *check_prediction(prediction, y, sample_weight)
+    y = jnp.asarray(y)
     check_same_shape(y=y, mean=prediction.mean)
     return jnp, y, None if sample_weight is None else _of_rank(jnp.asarray(sample_weight), y)
+
+
+def _able(prediction: Distribution, name: str) -> Distribution:
+    """The prediction, or an error that says what it can't give."""
+    inner = prediction.dist if isinstance(prediction, Affine) else prediction
+    if not hasattr(inner, name):
+        raise ValueError(
+            f"a {type(inner).__name__} prediction has no {name}: score it by coverage and interval_score"
+        )
+    return prediction
 
 
 def _average(xp: ModuleType, values: ArrayLike, weight: ArrayLike | None, leading: int = 0) -> Score:
@@ -130,7 +141,7 @@ def nll(prediction: Distribution, y: TableLike, *, sample_weight: TableLike | No
     It depends on the unit of y: in one that is c times as large it is `log(c)` less.
     """
     xp, y, weight = _checked(prediction, y, sample_weight)
-    return -_average(xp, prediction.log_prob(y), weight)
+    return -_average(xp, _able(prediction, "log_prob").log_prob(y), weight)
 
 
 def crps(prediction: Distribution, y: TableLike, *, sample_weight: TableLike | None = None) -> Score:
@@ -139,7 +150,7 @@ def crps(prediction: Distribution, y: TableLike, *, sample_weight: TableLike | N
     Gneiting & Raftery 2007, "Strictly proper scoring rules, prediction, and estimation".
     """
     xp, y, weight = _checked(prediction, y, sample_weight)
-    return _average(xp, prediction.crps(y), weight)
+    return _average(xp, _able(prediction, "crps").crps(y), weight)
 
 
 def pit(prediction: Distribution, y: TableLike) -> Float[Array | np.ndarray, "..."]:
@@ -149,7 +160,7 @@ def pit(prediction: Distribution, y: TableLike) -> Float[Array | np.ndarray, "..
         A value for each of y's.
     """
     xp, y, _ = _checked(prediction, y, None)
-    return _values(xp, prediction.pit(y))
+    return _values(xp, _able(prediction, "pit").pit(y))
 
 
 def coverage(
@@ -192,28 +203,43 @@ def width(
 
 
 def interval_score(
-    prediction: Distribution, y: TableLike, level: float = 0.95, *, sample_weight: TableLike | None = None
+    prediction: Distribution, y: TableLike, level: TableLike = 0.95, *, sample_weight: TableLike | None = None
 ) -> Score:
     """Winkler's score: the interval's width, and `2 / (1 - level)` times how far a value lies outside it.
 
     In units of y; lower is better. Winkler 1972, "A decision-theoretic approach to interval estimation".
+
+    Returns:
+        Shape `level.shape`, or `level.shape + (d,)`.
     """
     xp, y, weight = _checked(prediction, y, sample_weight)
     lower, upper = (_values(xp, end) for end in prediction.interval(level))
+    level, y = _against_rows(xp, level, y)
     outside = xp.maximum(lower - y, 0) + xp.maximum(y - upper, 0)
-    return _average(xp, upper - lower + 2 / (1 - level) * outside, weight)
+    return _average(xp, upper - lower + 2 / (1 - level) * outside, weight, lower.ndim - prediction.mean.ndim)
 
 
 def pinball(
-    prediction: Distribution, y: TableLike, q: float, *, sample_weight: TableLike | None = None
+    prediction: Distribution, y: TableLike, q: TableLike, *, sample_weight: TableLike | None = None
 ) -> Score:
     """Pinball (quantile) loss of the predicted quantile q, in units of y; lower is better.
 
     Koenker & Bassett 1978, "Regression quantiles".
+
+    Returns:
+        Shape `q.shape`, or `q.shape + (d,)`.
     """
     xp, y, weight = _checked(prediction, y, sample_weight)
-    residual = y - _values(xp, prediction.quantile(q))
-    return _average(xp, xp.maximum(q * residual, (q - 1) * residual), weight)
+    quantile = _values(xp, prediction.quantile(q))
+    q, y = _against_rows(xp, q, y)
+    loss = xp.maximum(q * (y - quantile), (q - 1) * (y - quantile))
+    return _average(xp, loss, weight, quantile.ndim - prediction.mean.ndim)
+
+
+def _against_rows(xp: ModuleType, levels: TableLike, y: ArrayLike) -> tuple[ArrayLike, ArrayLike]:
+    """Levels with an axis for each of y's, and y with one for each of theirs."""
+    levels = xp.asarray(levels)
+    return levels.reshape(levels.shape + (1,) * y.ndim), y.reshape((1,) * levels.ndim + y.shape)
 
 
 def observed_levels(
@@ -229,8 +255,10 @@ def observed_levels(
         Shape `(levels,)`, or `(levels, d)`.
     """
     check_probability("levels", levels)
+    if np.ndim(levels) != 1:
+        raise ValueError(f"levels must have shape (levels,), got {np.shape(levels)}")
     xp, y, weight = _checked(prediction, y, sample_weight)
-    pit = _values(xp, prediction.pit(y))
+    pit = _values(xp, _able(prediction, "pit").pit(y))
     return xp.stack([_average(xp, pit <= level, weight) for level in levels])
 
 
@@ -239,7 +267,8 @@ def calibration_error(
 ) -> Score:
     """Expected calibration error of the quantiles: the mean of `abs(observed - level)`, 1 % to 99 %.
 
-    Kuleshov et al. 2018, "Accurate uncertainties for deep learning using calibrated regression".
+    After Kuleshov et al. 2018, "Accurate uncertainties for deep learning using calibrated regression", who
+    take squares; Chung et al. 2021, "Uncertainty toolbox", take the mean of absolute values as here.
     """
     return _off_level(observed_levels(prediction, y, sample_weight=sample_weight)).mean(axis=0)
 
@@ -279,10 +308,11 @@ def variance_split(
 
 def error_by_std(
     prediction: Distribution, y: TableLike, bins: int = 10, *, sample_weight: TableLike | None = None
-) -> tuple[Score, Score]:
+) -> tuple[Score, Score, Score]:
     """Root mean predicted variance and root mean squared error, in bins of rows of similar std.
 
-    Bins hold equal numbers of rows, in the order of the predicted standard deviation.
+    Bins hold about equal numbers of rows, in the order of the predicted standard deviation. Rows of one std
+    share a bin, so that there may be fewer: if the std is constant there is one.
 
     Args:
         prediction: over `(n,)` or `(n, d)`.
@@ -291,22 +321,21 @@ def error_by_std(
         sample_weight: weight of each row or value.
 
     Returns:
-        `(predicted, observed)`, each of shape `(bins,)` or `(bins, d)`, in units of y; NaN where a bin has
-        no weight.
+        `(predicted, observed, rows)`, each of shape `(bins,)` or `(bins, d)`: the first two in units of y,
+        NaN where a bin is empty; and the number of rows of each bin, or their weight.
     """
     xp, y, weight = _checked(prediction, y, sample_weight)
     std, residual = _values(xp, prediction.std), _values(xp, prediction.mean) - y
-    order = xp.argsort(std, axis=0)
     weight = xp.ones(y.shape) if weight is None else xp.broadcast_to(weight, y.shape)
-    std, residual, weight = (xp.take_along_axis(a, order, axis=0) for a in (std, residual, weight))
-    parts = []
-    for part in np.array_split(np.arange(len(y)), min(bins, len(y))):
-        rows = slice(part[0], part[-1] + 1)
-        total = weight[rows].sum(axis=0)
-        share = xp.where(total > 0, weight[rows] / xp.where(total > 0, total, 1)[None], xp.nan)
-        parts.append([xp.sqrt((share * a[rows] ** 2).sum(axis=0)) for a in (std, residual)])
-    predicted, observed = (xp.stack(a) for a in zip(*parts, strict=True))
-    return predicted, observed
+    firsts = np.array([part[0] for part in np.array_split(np.arange(len(y)), min(bins, len(y)))])
+    least = xp.sort(std, axis=0)[firsts]
+    own = (std[None] >= least[:, None]).sum(axis=0) - 1
+    inside = own[None] == np.arange(len(firsts)).reshape((-1, 1) + (1,) * (y.ndim - 1))
+    share = xp.where(inside, weight[None], 0)
+    total = share.sum(axis=1)
+    divisor = xp.where(total > 0, total, xp.nan)
+    predicted, observed = (xp.sqrt((share * a[None] ** 2).sum(axis=1) / divisor) for a in (std, residual))
+    return predicted, observed, total
 
 
 def ence(
@@ -317,7 +346,7 @@ def ence(
     Levi et al. 2022, "Evaluating and calibrating uncertainty prediction in regression tasks". The bins are
     those of `error_by_std`.
     """
-    predicted, observed = error_by_std(prediction, y, bins, sample_weight=sample_weight)
+    predicted, observed, _ = error_by_std(prediction, y, bins, sample_weight=sample_weight)
     xp = np if isinstance(predicted, np.ndarray) else jnp
     return xp.nanmean(abs(predicted - observed) / predicted, axis=0)
 
@@ -326,7 +355,7 @@ def evaluate(
     prediction: Distribution,
     y: TableLike,
     *,
-    level: float = 0.95,
+    level: TableLike = 0.95,
     baseline: tuple[ArrayLike, ArrayLike] | None = None,
     sample_weight: TableLike | None = None,
 ) -> dict[str, Any]:
@@ -335,7 +364,7 @@ def evaluate(
     Args:
         prediction: over `(n,)` or `(n, d)`.
         y: observed values, the same shape.
-        level: of the interval that coverage, width and interval score are of.
+        level: a number; of the interval that coverage, width and interval score are of.
         baseline: mean and standard deviation of the training targets, in units of y: what a reader who
             knows no features would predict for every row. Its scores come under the key "baseline".
         sample_weight: weight of each row or value.
@@ -354,6 +383,8 @@ def evaluate(
     >>> print(f"{scores['crps']:.3f} {scores['baseline']['crps']:.3f}")
     0.389 0.484
     """
+    if np.ndim(level):
+        raise ValueError(f"level must be a number, got {level}: coverage and width take several")
     weighted = {"sample_weight": sample_weight}
     able = prediction.dist if isinstance(prediction, Affine) else prediction
     aleatoric, epistemic = variance_split(prediction, **weighted)
@@ -378,7 +409,12 @@ def evaluate(
         "epistemic": epistemic,
     }
     if baseline is not None:
-        zeros = jnp.zeros(np.shape(prediction.mean))
-        trivial = Affine(Gaussian(zeros, zeros), *(np.asarray(a, np.float64) for a in baseline))
+        zeros, outputs = jnp.zeros(np.shape(prediction.mean)), np.shape(prediction.mean)[1:]
+        loc, scale = (np.asarray(a, np.float64) for a in baseline)
+        for name, number in (("mean", loc), ("std", scale)):
+            if number.shape not in ((), outputs):
+                raise ValueError(f"the baseline's {name} has shape {number.shape}, expected () or {outputs}")
+        check_std(**{"the baseline's std": scale})
+        trivial = Affine(Gaussian(zeros, zeros), loc, scale)
         scores["baseline"] = evaluate(trivial, y, level=level, **weighted)
     return {name: float(v) if isinstance(v, np.generic) else v for name, v in scores.items()}

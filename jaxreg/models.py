@@ -187,10 +187,11 @@ def start_variance(model: nn.Module, params: PyTree, variance: ArrayLike) -> PyT
     Args:
         model: a `MeanVarRegressor` or `MeanOnlyRegressor`.
         params: its parameters; they aren't changed.
-        variance: positive, a number, or one for each output `(d,)`, in the units of training.
+        variance: positive, a number, or one for each output `(d,)`, in the units of training. A
+            `MeanVarRegressor` takes what is below 2e-6 for that.
 
     Raises:
-        ValueError: for another model, or if a variance isn't positive.
+        ValueError: for another model, or if a variance isn't positive and finite, or of another shape.
 
     >>> import jax
     >>> from jaxreg import MeanOnlyRegressor, start_variance
@@ -199,8 +200,12 @@ def start_variance(model: nn.Module, params: PyTree, variance: ArrayLike) -> PyT
     >>> print(jax.numpy.exp(params["params"]["log_var"]))
     0.25
     """
-    if not isinstance(variance, jax.core.Tracer) and not (np.asarray(variance) > 0).all():
-        raise ValueError(f"variance must be positive, got {variance}")
+    shape = () if getattr(model, "outputs", None) is None else (model.outputs,)
+    if np.shape(variance) not in ((), shape):
+        raise ValueError(f"variance has shape {np.shape(variance)}, expected () or {shape}")
+    if not isinstance(variance, jax.core.Tracer):
+        if not (np.asarray(variance) > 0).all() or not np.isfinite(variance).all():
+            raise ValueError(f"variance must be positive and finite, got {variance}")
     variance = jnp.asarray(variance)
     own = dict(params["params"])
     if isinstance(model, MeanVarRegressor):

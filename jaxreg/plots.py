@@ -16,7 +16,7 @@ from scipy.special import bdtrik, chdtri
 
 from jaxreg.data import TableLike
 from jaxreg.gaussian import check_probability
-from jaxreg.metrics import LEVELS, Distribution, check_prediction, observed_levels
+from jaxreg.metrics import LEVELS, Distribution, check_prediction, observed_levels, pit
 from jaxreg.metrics import error_by_std as binned_error
 from jaxreg.training import History
 
@@ -152,7 +152,7 @@ def pit_histogram(
         ValueError: as `metrics.check_prediction`, or for several outputs.
     """
     y = _one_output(prediction, y)
-    counts, edges = np.histogram(np.asarray(prediction.pit(y)), bins, (0, 1))
+    counts, edges = np.histogram(pit(prediction, y), bins, (0, 1))
     ax = _axes(ax)
     lower, upper = (bins * share[0] for share in _binomial(len(y), np.array([1 / bins])))
     label = f"{100 * CONSISTENCY:g}% of right predictions"
@@ -240,8 +240,8 @@ def error_by_std(
         ValueError: as `metrics.check_prediction`, or for several outputs.
     """
     y = _one_output(prediction, y)
-    predicted, observed = binned_error(prediction, y, bins)
-    rows = np.array([len(part) for part in np.array_split(np.arange(len(y)), len(predicted))])
+    predicted, observed, rows = binned_error(prediction, y, bins)
+    predicted, observed, rows = (a[rows > 0] for a in (predicted, observed, rows))
     # n RMSE^2 / sigma^2 is chi-squared with n degrees of freedom.
     tail = (1 - CONSISTENCY) / 2
     ends = [observed * np.sqrt(rows / chdtri(rows, q)) for q in (tail, 1 - tail)]
@@ -365,6 +365,11 @@ def report_panels(
     if training is not None:
         panels["history"] = partial(history, training, title="Training")
     return {name: lambda ax=None, draw=draw: draw(ax=ax) for name, draw in panels.items()}
+
+
+def literal(text: str) -> str:
+    """A name as it is, for a label: matplotlib takes what stands between two `$` for a formula."""
+    return text.replace("$", r"\$")
 
 
 def _axes(ax: Axes | None, size: tuple[int, int] = (5, 5)) -> Axes:

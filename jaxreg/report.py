@@ -135,10 +135,12 @@ def write(path: Path, sections: list[Section], *, title: str, about: str) -> Non
         about: a line below it: which rows, which model.
 
     Raises:
-        ValueError: if the path has another ending.
+        ValueError: if the path has another ending, or there are no sections.
     """
     path = Path(path)
     check_suffix(path)
+    if not sections:
+        raise ValueError("a report needs at least one section")
     with replacing(path) as temporary:
         if path.suffix.lower() == ".html":
             temporary.write_text(_html(sections, title, about), encoding="utf-8")
@@ -155,7 +157,8 @@ def check_suffix(path: Path) -> None:
 
 
 def _panels(section: Section) -> dict:
-    settings = {"x": section.x, "x_label": section.x_label, "label": section.name}
+    labels = {"x_label": plots.literal(section.x_label), "label": plots.literal(section.name)}
+    settings = {"x": section.x, **labels}
     settings["level"] = section.scores["level"]
     return plots.report_panels(section.prediction, section.y, **settings)
 
@@ -172,6 +175,7 @@ def _html(sections: list[Section], title: str, about: str) -> str:
         {
             "name": section.name,
             "rows": score_rows(section.scores),
+            "trivial": "baseline" in section.scores,
             "pictures": [
                 {"caption": CAPTIONS[name], **_picture(draw)} for name, draw in _panels(section).items()
             ],
@@ -196,20 +200,25 @@ def _page(section: Section, title: str, about: str) -> Figure:
     page = Figure(figsize=(8.27, 11.69), layout="constrained")
     page.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
     cells = page.add_gridspec(rows + 1, 2, height_ratios=[1.1] + [1] * rows)
-    _draw_table(page.add_subplot(cells[0, :]), score_rows(section.scores))
+    _draw_table(page.add_subplot(cells[0, :]), section.scores)
     for i, draw in enumerate(panels):
         draw(page.add_subplot(cells[1 + i // 2, i % 2]))
-    page.suptitle(title, fontsize="x-large")
-    page.supxlabel(f"{section.name}: {about} ({_made_by()})", fontsize="small", color="0.4")
+    page.suptitle(plots.literal(title), fontsize="x-large")
+    below = plots.literal(f"{section.name}: {about} ({_made_by()})")
+    page.supxlabel(below, fontsize="small", color="0.4")
     return page
 
 
-def _draw_table(ax: Axes, rows: list[Row]) -> None:
+def _draw_table(ax: Axes, scores: Mapping[str, Any]) -> None:
     ax.set_axis_off()
+    columns = {"score": 0.24, "model": 0.11, "trivial": 0.11, "what it says": 0.54}
+    rows = [dict(zip(columns, row, strict=True)) for row in score_rows(scores)]
+    if "baseline" not in scores:
+        columns.pop("trivial")
     table = ax.table(
-        [list(row) for row in rows],
-        colLabels=["score", "model", "trivial", "what it says"],
-        colWidths=[0.24, 0.11, 0.11, 0.54],
+        [[row[name] for name in columns] for row in rows],
+        colLabels=list(columns),
+        colWidths=list(columns.values()),
         cellLoc="left",
         loc="center",
         edges="horizontal",

@@ -23,6 +23,7 @@ from jaxreg.calibration import (
     Recalibrated,
     SplitConformal,
     VarianceScaling,
+    rank,
 )
 
 RNG = np.random.default_rng(0)
@@ -71,6 +72,41 @@ def test_no_other_factor_scores_better(score, x64):
         )
         np.testing.assert_allclose(scaling.factor[i], np.exp(best.x), rtol=1e-4)
         np.testing.assert_allclose(found[i], best.fun, rtol=1e-8)
+
+
+def test_rows_of_no_weight_are_no_rows(x64):
+    prediction, y = gaussian((30,))
+    more = Gaussian(*(jnp.append(a, a[:3]) for a in prediction))
+    settings = {"sample_weight": np.arange(33) < 30}
+    far = np.append(y, [1e9, -1e9, 0])
+    for fit in (VarianceScaling.fit, isotonic.fit):
+        alone, among = fit(prediction, y), fit(more, far, **settings)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), alone, among)
+    with pytest.raises(ValueError, match="every prediction equals its y"):
+        exact = np.append(prediction.mean, far[30:])
+        VarianceScaling.fit(more, exact, **settings)
+
+
+@pytest.mark.parametrize("score", ["nll", "crps"])
+def test_the_best_of_several_minima_is_found(score, x64):
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        dist = GaussianMixture.from_std(5 * rng.normal(size=(3, 20)), np.exp(rng.normal(size=(3, 20))))
+        y = np.asarray(dist.mean) + 3 * rng.normal(size=20)
+        scaling, measure = VarianceScaling.fit(dist, y, score=score), getattr(metrics, score)
+        others = [measure(VarianceScaling(factor)(dist), y) for factor in np.geomspace(1e-3, 1e3, 300)]
+        assert measure(scaling(dist), y) <= min(others) + 1e-9
+
+
+def test_factors_that_float32_cannot_hold():
+    dist = Gaussian.from_std(np.zeros(3, np.float32), np.full(3, 1e-15, np.float32))
+    scaling = VarianceScaling.fit(dist, np.float32([1e10, -1e10, 1e10]))
+    np.testing.assert_allclose(scaling(dist).std, 1e10, rtol=1e-3)
+    for factor in (0.0, -1.0, np.nan, np.inf):
+        with pytest.raises(
+            ValueError, match=f"factor of the variance must be positive and finite, got {factor}"
+        ):
+            VarianceScaling(factor)(dist)
 
 
 def test_a_scaled_mixture_is_a_mixture(x64):
@@ -326,8 +362,20 @@ def test_too_few_rows_for_the_level():
         for kind in ("split", "quantiles"):
             with pytest.raises(ValueError, match=f"level {level:g} needs at least {needed} .*there are {n}"):
                 CONFORMAL[kind](held_out, y)(held_out).interval(level)
+        assert rank(level, needed) <= needed
         enough, y = gaussian((needed,))
         assert np.isfinite(SplitConformal.fit(enough, y)(enough).interval(level)).all()
+
+
+@pytest.mark.parametrize("level,needed", [(0.9998, 4999), (0.9999, 9999), (0.99999, 99999), (0.5, 1)])
+def test_the_rows_that_a_level_needs(level, needed):
+    assert rank(level, needed) == needed
+    if needed > 1:
+        with pytest.raises(ValueError, match=f"needs at least {needed} held-out rows"):
+            rank(level, needed - 1)
+    for wrong in (0.0, 1.0, 95.0):
+        with pytest.raises(ValueError, match="level must lie strictly between 0 and 1"):
+            rank(wrong, 10)
 
 
 @pytest.mark.parametrize("name", ["scaling", "split", "quantiles", "isotonic"])
@@ -366,5 +414,10 @@ def test_what_is_no_held_out_mask():
             JackknifePlus.fit(ensemble, y, mask)
     with pytest.raises(ValueError, match="the members of a GaussianMixture are needed, got a Gaussian"):
         JackknifePlus.fit(gaussian((30,))[0], y, good)
+    weighted = ensemble._replace(weights=np.array([1.0, 0.0]))
+    with pytest.raises(ValueError, match="held out only by members whose weight in the mixture is 0"):
+        JackknifePlus.fit(weighted, y, good)
+    with pytest.raises(ValueError, match="held out only by members whose weight in the mixture is 0"):
+        JackknifePlus.fit(ensemble, y, good)(weighted)
     with pytest.raises(ValueError, match="fitted to 2 members, the prediction has 3"):
         JackknifePlus.fit(ensemble, y, good)(mixture((4,), members=3)[0])

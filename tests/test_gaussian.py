@@ -3,6 +3,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.integrate
 import scipy.stats
@@ -58,6 +59,12 @@ def test_far_apart_values_keep_their_precision():
     expected = scipy.stats.norm(np.asarray(dist.mean, float), [1e25, 1e-28]).logpdf(np.asarray(y, float))
     np.testing.assert_allclose(dist.log_prob(y), expected, rtol=1e-2)
     assert np.isfinite(dist.crps(y)).all()
+    # Nor has the residual in stds.
+    far, y = Gaussian.from_std(np.zeros(2, np.float32), np.float32([1e-30, 1e-20])), np.float32([1e10, 1e30])
+    np.testing.assert_allclose(far.crps(y), y, rtol=1e-6)
+    slopes = jax.grad(lambda dist: dist.crps(y).sum())(far)
+    np.testing.assert_allclose(slopes.mean, -1, rtol=1e-6)
+    assert np.isfinite(slopes.log_var).all()
 
 
 def make_mixture(shape, members, *, spread=1.0, widths=3.0, weighted=False, seed=0, dtype=np.float64):
@@ -236,6 +243,39 @@ def test_levels_and_quantiles_outside_0_1(level):
             given.quantile([0.5, level])
 
 
+def test_y_may_be_a_list_or_a_series():
+    mixture = GaussianMixture.from_std(np.zeros((2, 3)), np.ones((2, 3)))
+    for dist in (Gaussian.from_std(np.zeros(3), np.ones(3)), mixture):
+        for method in METHODS:
+            expected = getattr(dist, method)(jnp.array([0.0, 1.0, 2.0]))
+            for y in ([0, 1, 2], pd.Series([0.0, 1.0, 2.0])):
+                np.testing.assert_allclose(getattr(dist, method)(y), expected, rtol=1e-6)
+
+
+def test_whole_numbers_and_mixed_precision_are_floats(x64):
+    whole = Gaussian.from_std(np.array([1, 2]), np.array([1, 2]))
+    assert whole.mean.dtype == whole.quantile(0.3).dtype == np.float64
+    given = Gaussian(np.array([1, 2]), np.array([0, 1]))
+    np.testing.assert_allclose(given.interval(0.9)[1], scipy.stats.norm.ppf(0.95, [1, 2], np.exp([0, 0.5])))
+    mixed = GaussianMixture(np.zeros((2, 3), np.float32), np.zeros((2, 3)), np.array([1, 3]))
+    np.testing.assert_allclose(mixed.quantile(0.9), scipy.stats.norm.ppf(0.9), rtol=1e-12)
+    assert mixed.std.dtype == np.float64 and mixed.crps(np.zeros(3)).dtype == np.float64
+
+
+@pytest.mark.parametrize("members", [22, 26, 40])
+def test_a_cdf_is_at_most_1(members):
+    dist = GaussianMixture(jnp.zeros((members, 1)), jnp.zeros((members, 1)))
+    assert dist.cdf(np.array([50.0])) <= 1 and dist.log_cdf(np.array([50.0])) <= 0
+
+
+def test_levels_that_float32_takes_for_0():
+    for dist in (Gaussian(jnp.zeros(1), jnp.zeros(1)), GaussianMixture(jnp.zeros((2, 1)), jnp.zeros((2, 1)))):
+        with pytest.raises(ValueError, match="q leaves a tail of 1e-39, which float32 takes for 0"):
+            dist.quantile(1e-39)
+        np.testing.assert_allclose(dist.quantile(1e-30), scipy.stats.norm.ppf(1e-30), rtol=1e-4)
+        np.testing.assert_allclose(dist.interval(1 - 1e-15)[1], scipy.stats.norm.isf(5e-16), rtol=1e-3)
+
+
 def test_what_is_no_mixture():
     means, log_vars = jnp.zeros((2, 4)), jnp.zeros((2, 4))
     for dist, message in [
@@ -255,6 +295,12 @@ def test_what_is_no_mixture():
     for weights in ([-1.0, 2.0], [0.0, 0.0], [np.nan, 1.0]):
         with pytest.raises(ValueError, match="weights must be finite, not negative and not all 0"):
             GaussianMixture.from_std(np.zeros((2, 1)), np.ones((2, 1)), np.array(weights))
+        given = GaussianMixture(jnp.zeros((2, 1)), jnp.zeros((2, 1)), np.array(weights))
+        for use in (lambda d: d.std, lambda d: d.quantile(0.5), lambda d: d.cdf([0.0])):
+            with pytest.raises(ValueError, match="weights must be finite, not negative and not all 0"):
+                use(given)
+    with pytest.raises(ValueError, match="eta_2 must be negative, its largest value is 0"):
+        Gaussian.from_natural(np.zeros(2), np.array([-1.0, 0.0]))
     assert GaussianMixture(means[:, :0], log_vars[:, :0]).quantile(0.5).shape == (0,)
 
 

@@ -177,8 +177,13 @@ def test_the_variance_starts_where_it_is_told_to(variance, x64):
         found = model.apply(start_variance(model, params, variance), ROWS[0])
         np.testing.assert_allclose(jnp.exp(found.log_var), variance, rtol=1e-6)
         np.testing.assert_array_equal(found.mean, model.apply(params, ROWS[0]).mean)
-        with pytest.raises(ValueError, match="variance must be positive, got -1"):
-            start_variance(model, params, -1.0)
+        for wrong, message in [
+            (-1.0, "variance must be positive and finite, got -1"),
+            (np.inf, "variance must be positive and finite, got inf"),
+            (np.ones(2), r"variance has shape \(2,\), expected \(\) or \(\)"),
+        ]:
+            with pytest.raises(ValueError, match=message):
+                start_variance(model, params, wrong)
     with pytest.raises(ValueError, match="a NaturalRegressor has no bias"):
         start_variance(NaturalRegressor(), {"params": {}}, variance)
 

@@ -11,7 +11,8 @@ import scoringrules
 import sklearn.metrics
 import uncertainty_toolbox as uct
 
-from jaxreg import Affine, Gaussian, GaussianMixture, metrics
+from jaxreg import Affine, Gaussian, GaussianMixture, isotonic, metrics
+from jaxreg.calibration import SplitConformal, VarianceScaling
 
 LEVELS = np.array([0.5, 0.9])
 
@@ -140,14 +141,61 @@ def test_all_go_through_jit(x64):
     eager, jitted = all_of_them(prediction, y), jax.jit(all_of_them)(prediction, y)
     for name in METRICS:
         np.testing.assert_allclose(jitted[name], eager[name], rtol=1e-12, err_msg=name)
+    slope = jax.grad(lambda log_var: metrics.nll(Gaussian(prediction.mean, log_var), y))(prediction.log_var)
+    np.testing.assert_allclose(slope, 0.5 * (1 - (y - prediction.mean) ** 2 / prediction.std**2) / 30)
     weight = jnp.linspace(0, 1, 30)
     slope = jax.grad(lambda w: metrics.crps(prediction, jnp.asarray(y), sample_weight=w))(weight)
     assert slope.shape == (30,) and np.isfinite(slope).all()
 
 
+def test_whole_numbers_are_no_reason_to_round():
+    prediction = Gaussian(np.array([1, 2, 3]), np.zeros(3))
+    np.testing.assert_allclose(metrics.rmse(prediction, [1.5, 2.7, 3.2]), np.sqrt(0.26), rtol=1e-6)
+    assert metrics.evaluate(prediction, [1.5, 2.7, 3.2])["rmse"] > 0.5
+
+
+@pytest.mark.parametrize("score", [metrics.interval_score, metrics.pinball, metrics.coverage])
+@pytest.mark.parametrize("shape", [(4,), (4, 2)])
+def test_several_levels_at_once(score, shape, x64):
+    prediction, _, _, y = make(shape)
+    levels = [0.2, 0.5, 0.7, 0.9]  # as many as there are rows
+    together = score(prediction, y, levels)
+    assert together.shape == (4, *shape[1:])
+    np.testing.assert_allclose(together, [score(prediction, y, level) for level in levels], rtol=1e-12)
+
+
+def test_what_a_kind_of_prediction_cannot_give():
+    prediction, _, _, y = make((30,))
+    conformal = SplitConformal.fit(prediction, y)(prediction)
+    for score in (metrics.nll, metrics.crps, metrics.pit, metrics.calibration_error, isotonic.fit):
+        with pytest.raises(
+            ValueError, match="a Conformal prediction has no (log_prob|crps|pit): score it by"
+        ):
+            score(conformal, y)
+    with pytest.raises(ValueError, match="GaussianMixture can be scaled, not that of a Conformal"):
+        VarianceScaling.fit(conformal, y)
+    with pytest.raises(ValueError, match="GaussianMixture can be scaled, not that of a Conformal"):
+        VarianceScaling(2.0)(conformal)
+
+
+def test_arguments_are_named():
+    prediction, y = GOOD, np.zeros(3)
+    for settings, message in [
+        ({"baseline": (0.0, 0.0)}, "the baseline's std must be positive"),
+        ({"baseline": (np.zeros(3), 1.0)}, r"the baseline's mean has shape \(3,\), expected \(\) or \(\)"),
+        ({"level": np.array([0.5, 0.9])}, "level must be a number"),
+        ({"sample_weight": 1.0}, r"sample_weight must have shape \(rows,\)"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            metrics.evaluate(prediction, y, **settings)
+    with pytest.raises(ValueError, match=r"levels must have shape \(levels,\), got \(\)"):
+        metrics.observed_levels(prediction, y, 0.5)
+
+
 def test_bins_of_similar_std(x64):
     prediction, mean, std, y = make((25,))
-    predicted, observed = metrics.error_by_std(prediction, y, bins=4)
+    predicted, observed, rows = metrics.error_by_std(prediction, y, bins=4)
+    assert rows.tolist() == [7, 6, 6, 6]
     order = np.argsort(std)
     np.testing.assert_allclose(predicted[0], np.sqrt((std[order[:7]] ** 2).mean()), rtol=1e-12)
     np.testing.assert_allclose(observed[-1], np.sqrt(((mean - y)[order[-6:]] ** 2).mean()), rtol=1e-12)
@@ -157,6 +205,14 @@ def test_bins_of_similar_std(x64):
     weighted = metrics.error_by_std(prediction, y, bins=4, sample_weight=weight)
     assert np.isnan(weighted[0][0]) and np.isfinite(metrics.ence(prediction, y, 4, sample_weight=weight))
     np.testing.assert_allclose(weighted[1][1:], observed[1:], rtol=1e-12)
+    # Rows of one std share a bin, whatever their order.
+    constant = Gaussian(prediction.mean, jnp.zeros(25))
+    predicted, observed, rows = metrics.error_by_std(constant, y)
+    assert rows[rows > 0].tolist() == [25] and np.isnan(observed[rows == 0]).all()
+    by_y = np.argsort(y)
+    turned = metrics.ence(Gaussian(prediction.mean[by_y], jnp.zeros(25)), y[by_y])
+    np.testing.assert_allclose(metrics.ence(constant, y), turned, rtol=1e-12)
+    np.testing.assert_allclose(turned, abs(1 - metrics.rmse(constant, y)), rtol=1e-12)
 
 
 def test_evaluate_beside_the_trivial_prediction(x64):

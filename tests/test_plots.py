@@ -139,7 +139,7 @@ def test_observed_against_predicted():
 def test_error_by_std():
     prediction, y = rows()
     ax = plots.error_by_std(prediction, y, bins=5, label="price [€]")
-    predicted, observed = metrics.error_by_std(prediction, y, 5)
+    predicted, observed, _ = metrics.error_by_std(prediction, y, 5)
     line = next(line for line in ax.lines if len(line.get_xdata()) == 5 and line.get_linestyle() == "-")
     np.testing.assert_allclose(line.get_xydata(), np.stack([predicted, observed], axis=1))
     (bars,) = [c for c in ax.collections if isinstance(c, LineCollection)]
@@ -148,6 +148,8 @@ def test_error_by_std():
         expected = observed * np.sqrt(30 / scipy.stats.chi2.ppf(tail, 30))
         np.testing.assert_allclose(ends[:, i], expected, rtol=1e-6)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted std of price [€]", "RMSE of price [€]")
+    constant = plots.error_by_std(Gaussian(prediction.mean, np.zeros(150)), y)
+    assert texts(constant) == ["ideal", "1 groups of rows, 95% interval"]
 
 
 def test_history_of_one_and_of_many():

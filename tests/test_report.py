@@ -79,6 +79,30 @@ def test_pdf_has_a_page_for_each_output(tmp_path):
     assert b"/Title (Prices)" in content
 
 
+@pytest.mark.parametrize("suffix", [".html", ".pdf"])
+def test_names_that_look_like_formulas(tmp_path, suffix):
+    names = r"a $\frac$ b", "$x$", "100 %"
+    report.write(
+        tmp_path / f"page{suffix}",
+        [section(names[0])._replace(x_label=names[1])],
+        title=names[1],
+        about=names[2],
+    )
+    assert (tmp_path / f"page{suffix}").stat().st_size > 10_000
+
+
+def test_without_the_trivial_prediction(tmp_path):
+    one = section()
+    one.scores.pop("baseline")
+    report.write(tmp_path / "page.html", [one], title="", about="")
+    page = (tmp_path / "page.html").read_text()
+    assert "trivial</th>" not in page and "Trivial" not in page and 'class="number trivial"' not in page
+    report.write(tmp_path / "page.pdf", [one], title="", about="")
+    with pytest.raises(ValueError, match="a report needs at least one section"):
+        report.write(tmp_path / "none.pdf", [], title="", about="")
+    assert not (tmp_path / "none.pdf").exists()
+
+
 def test_nothing_is_half_written(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"a report is a .html or .pdf, not '.txt'"):
         report.write(tmp_path / "page.txt", [section()], title="", about="")
