@@ -32,7 +32,7 @@ def main() -> None:
     elif args.what == "readme":
         readme.main()
     else:
-        record = ["-n", "0", "--record-parity", str(RESULTS / "parity.csv")]
+        record = ["-n", "0", "--all-seeds", "--record-parity", str(RESULTS / "parity.csv")]
         sys.exit(
             subprocess.run([sys.executable, "-m", "pytest", "tests/test_parity.py", "-q", *record]).returncode
         )

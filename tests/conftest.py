@@ -15,6 +15,11 @@ def pytest_addoption(parser):
     parser.addoption(
         "--record-parity", type=Path, help="write the largest difference of each row to this CSV"
     )
+    parser.addoption(
+        "--all-seeds",
+        action="store_true",
+        help="whole runs beside PyTorch's: 20 seeds of every kind, not of one",
+    )
 
 
 def pytest_configure(config):

@@ -58,7 +58,6 @@ def test_vmap_of_run_epochs_is_a_loop(rows, name, batch_size):
     alone = jax.jit(run)
     stacked = jax.tree.map(lambda *a: jnp.stack(a), *(alone(key) for key in KEYS))
     equal(jax.jit(jax.vmap(run))(KEYS), stacked)
-    equal(jax.jit(lambda keys: jax.lax.map(run, keys))(KEYS), stacked)
 
 
 def test_vmap_over_numbers_is_a_sweep(rows):
