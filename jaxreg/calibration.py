@@ -72,11 +72,7 @@ class VarianceScaling(NamedTuple):
         y, weight = check_prediction(prediction, y, sample_weight)
         if isinstance(prediction, Affine):
             prediction, y = prediction.dist, prediction.standardised(y)
-        if not isinstance(prediction, Gaussian | GaussianMixture):
-            found = type(prediction).__name__
-            raise ValueError(
-                f"the variance of a Gaussian or GaussianMixture can be scaled, not that of a {found}"
-            )
+        _check_scalable(prediction)
         if y.ndim == 1:
             return cls(_best_factor(prediction, y, weight, score))
         weight = np.broadcast_to(1.0 if weight is None else weight, y.shape)
@@ -91,11 +87,7 @@ class VarianceScaling(NamedTuple):
             _check_outputs(np.shape(self.factor), prediction)
         if isinstance(prediction, Affine):
             return prediction._replace(dist=self(prediction.dist))
-        if not isinstance(prediction, Gaussian | GaussianMixture):
-            found = type(prediction).__name__
-            raise ValueError(
-                f"the variance of a Gaussian or GaussianMixture can be scaled, not that of a {found}"
-            )
+        _check_scalable(prediction)
         if isinstance(self.factor, jax.core.Tracer):
             return _scaled(prediction, jnp.log(self.factor))
         # As float64 until it is a logarithm, which any dtype holds.
@@ -105,16 +97,21 @@ class VarianceScaling(NamedTuple):
         return _scaled(prediction, np.log(factor))
 
 
+def _check_scalable(prediction: Distribution) -> None:
+    if not isinstance(prediction, Gaussian | GaussianMixture):
+        found = type(prediction).__name__
+        raise ValueError(
+            f"the variance of a Gaussian or GaussianMixture can be scaled, not that of a {found}"
+        )
+
+
 def _scaled(prediction: Gaussian | GaussianMixture, log_factor: ArrayLike) -> Gaussian | GaussianMixture:
     log_factor = jnp.asarray(log_factor, jnp.result_type(prediction.mean, 0.0))
     if isinstance(prediction, Gaussian):
         mean, log_var = jnp.asarray(prediction.mean), jnp.asarray(prediction.log_var)
         return Gaussian(mean, log_var + _of_rank(log_factor, log_var))
-    means, log_vars, mean = (
-        jnp.asarray(prediction.means),
-        jnp.asarray(prediction.log_vars),
-        prediction.mean[None],
-    )
+    means, log_vars = jnp.asarray(prediction.means), jnp.asarray(prediction.log_vars)
+    mean = prediction.mean[None]
     log_factor = _of_rank(log_factor, log_vars)
     means = mean + jnp.exp(0.5 * log_factor) * (means - mean)
     return prediction._replace(means=means, log_vars=log_vars + log_factor)
