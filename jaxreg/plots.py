@@ -249,7 +249,8 @@ def error_by_std(
     top = 1.05 * max(predicted.max(), observed.max())
     ax.plot([0, top], [0, top], "--", color="0.4", linewidth=1, label="ideal")
     reach = np.abs(np.stack(ends) - observed)
-    bar_label = f"{len(predicted)} groups of rows, {100 * CONSISTENCY:g}% interval"
+    groups = "1 group" if len(predicted) == 1 else f"{len(predicted)} groups"
+    bar_label = f"{groups} of rows, {100 * CONSISTENCY:g}% interval"
     ax.errorbar(predicted, observed, reach, fmt="o-", color="C0", capsize=3, label=bar_label)
     ax.set(xlabel=f"predicted std of {label}", ylabel=f"RMSE of {label}", xlim=(0, top))
     ax.set_ylim(0, None)

@@ -149,7 +149,7 @@ def test_error_by_std():
         np.testing.assert_allclose(ends[:, i], expected, rtol=1e-6)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted std of price [€]", "RMSE of price [€]")
     constant = plots.error_by_std(Gaussian(prediction.mean, np.zeros(150)), y)
-    assert texts(constant) == ["ideal", "1 groups of rows, 95% interval"]
+    assert texts(constant) == ["ideal", "1 group of rows, 95% interval"]
 
 
 def test_history_of_one_and_of_many():
