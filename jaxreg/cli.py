@@ -232,8 +232,7 @@ def fit_command(
         summary.add_row("epoch kept", f"{int(history.best_epoch) + 1} of {np.isfinite(history.loss).sum()}")
     out.print(summary)
     if len(held_out):
-        baseline = (float(np.ravel(a)[0]) for a in scalers[1])
-        result = evaluate(fitted.predict(x[held_out]), y[held_out], baseline=tuple(baseline))
+        result = evaluate(fitted.predict(x[held_out]), y[held_out], baseline=trivial(scalers[1], 0))
         out.print("held-out rows")
         out.print(report.score_table(result))
     out.print(f"the model is in {out_file}", soft_wrap=True)
@@ -314,8 +313,7 @@ def evaluate_command(
     sections = []
     for i, name in enumerate(fitted.target_names):
         one = prediction if prediction.mean.ndim == 1 else prediction.output(i)
-        baseline = (float(np.ravel(a)[i]) for a in fitted.y_scaler)
-        result = evaluate(one, y[:, i], level=level, baseline=tuple(baseline))
+        result = evaluate(one, y[:, i], level=level, baseline=trivial(fitted.y_scaler, i))
         sections.append(report.Section(name, one, y[:, i], result, x, fitted.feature_names[0]))
         out.print(f"{name}: {about}", markup=False, soft_wrap=True)
         out.print(report.score_table(result))
@@ -411,6 +409,12 @@ def prediction_table(prediction: Affine | Gaussian, level: float) -> pl.DataFram
     """Mean, standard deviation and interval as columns."""
     lower, upper = prediction.interval(level)
     return pl.DataFrame({"mean": prediction.mean, "std": prediction.std, "lower": lower, "upper": upper})
+
+
+def trivial(scaler: Scaler, i: int) -> tuple[float, float]:
+    """Mean and standard deviation of one target in the training rows."""
+    loc, scale = (float(np.ravel(a)[i]) for a in scaler)
+    return loc, scale
 
 
 def write_csv(table: pl.DataFrame, path: Path) -> None:

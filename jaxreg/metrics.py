@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxreg.data import TableLike, check_targets
 from jaxreg.gaussian import Affine, Gaussian, check_probability, check_same_shape, check_std
+from jaxreg.training import check_whole
 
 # What scores take: a Gaussian, GaussianMixture or Affine, or what a calibration made of one.
 Distribution = Any
@@ -324,6 +325,7 @@ def error_by_std(
         `(predicted, observed, rows)`, each of shape `(bins,)` or `(bins, d)`: the first two in units of y,
         NaN where a bin is empty; and the number of rows of each bin, or their weight.
     """
+    check_whole("bins", bins, 1)
     xp, y, weight = _checked(prediction, y, sample_weight)
     std, residual = _values(xp, prediction.std), _values(xp, prediction.mean) - y
     weight = xp.ones(y.shape) if weight is None else xp.broadcast_to(weight, y.shape)

@@ -18,7 +18,7 @@ from jaxreg.data import TableLike
 from jaxreg.gaussian import check_probability
 from jaxreg.metrics import LEVELS, Distribution, check_prediction, observed_levels, pit
 from jaxreg.metrics import error_by_std as binned_error
-from jaxreg.training import History
+from jaxreg.training import History, check_whole
 
 # Share of pictures of a right prediction that stay inside a consistency band, at each point.
 CONSISTENCY = 0.95
@@ -123,7 +123,6 @@ def reliability(
     ax.plot([0, 1], [0, 1], "--", color="0.4", linewidth=1, label="ideal")
     ax.plot([0, *LEVELS, 1], [0, *observed, 1], color="C0", linewidth=2, label="observed")
     ax.set(xlabel="predicted level", ylabel="share of values below", xlim=(0, 1), ylim=(0, 1))
-    ax.set_aspect("equal")
     return _finished(ax, title)
 
 
@@ -151,6 +150,7 @@ def pit_histogram(
     Raises:
         ValueError: as `metrics.check_prediction`, or for several outputs.
     """
+    check_whole("bins", bins, 1)
     y = _one_output(prediction, y)
     counts, edges = np.histogram(pit(prediction, y), bins, (0, 1))
     ax = _axes(ax)
@@ -309,6 +309,7 @@ def report(
     label: str = "y",
     x_label: str = "x",
     title: str | None = None,
+    head: Callable[[Axes], None] | None = None,
 ) -> Figure:
     """Draw one page for a model and data that it hasn't seen: every picture here that they allow.
 
@@ -321,6 +322,7 @@ def report(
         label: name of the target, with its unit.
         x_label: name of the feature, with its unit.
         title: of the page.
+        head: draws something else on axes above the pictures.
 
     Returns:
         A figure the size of a sheet of A4 paper.
@@ -330,11 +332,15 @@ def report(
     """
     panels = report_panels(prediction, y, x=x, training=training, level=level, label=label, x_label=x_label)
     page = Figure(figsize=(8.27, 11.69), layout="constrained")
-    page.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    page.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+    above, rows = int(head is not None), -(-len(panels) // 2)
+    cells = page.add_gridspec(max(above + rows, 3), 2)
+    if head is not None:
+        head(page.add_subplot(cells[0, :]))
     for i, draw in enumerate(panels.values()):
-        draw(page.add_subplot(max(-(-len(panels) // 2), 3), 2, i + 1))
+        draw(page.add_subplot(cells[above + i // 2, i % 2]))
     if title is not None:
-        page.suptitle(title)
+        page.suptitle(title, fontsize="x-large")
     return page
 
 

@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Mapping
 from datetime import date
+from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -156,11 +157,11 @@ def check_suffix(path: Path) -> None:
         raise ValueError(f"{path}: a report is a {' or '.join(SUFFIXES)}, not {path.suffix or 'nameless'!r}")
 
 
-def _panels(section: Section) -> dict:
+def _drawn(section: Section) -> dict[str, Any]:
+    """What `plots` draws of a section, names as they are."""
     labels = {"x_label": plots.literal(section.x_label), "label": plots.literal(section.name)}
-    settings = {"x": section.x, **labels}
-    settings["level"] = section.scores["level"]
-    return plots.report_panels(section.prediction, section.y, **settings)
+    data = {"prediction": section.prediction, "y": section.y, "x": section.x}
+    return data | labels | {"level": section.scores["level"]}
 
 
 def _made_by() -> str:
@@ -177,7 +178,8 @@ def _html(sections: list[Section], title: str, about: str) -> str:
             "rows": score_rows(section.scores),
             "trivial": "baseline" in section.scores,
             "pictures": [
-                {"caption": CAPTIONS[name], **_picture(draw)} for name, draw in _panels(section).items()
+                {"caption": CAPTIONS[name], **_picture(draw)}
+                for name, draw in plots.report_panels(**_drawn(section)).items()
             ],
         }
         for section in sections
@@ -195,21 +197,14 @@ def _picture(draw: Any) -> dict[str, str]:
 
 def _page(section: Section, title: str, about: str) -> Figure:
     """One sheet of A4 paper: the scores, then the pictures."""
-    panels = list(_panels(section).values())
-    rows = -(-len(panels) // 2)
-    page = Figure(figsize=(8.27, 11.69), layout="constrained")
-    page.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
-    cells = page.add_gridspec(rows + 1, 2, height_ratios=[1.1] + [1] * rows)
-    _draw_table(page.add_subplot(cells[0, :]), section.scores)
-    for i, draw in enumerate(panels):
-        draw(page.add_subplot(cells[1 + i // 2, i % 2]))
-    page.suptitle(plots.literal(title), fontsize="x-large")
+    head = partial(_draw_table, scores=section.scores)
+    page = plots.report(**_drawn(section), title=plots.literal(title), head=head)
     below = plots.literal(f"{section.name}: {about} ({_made_by()})")
     page.supxlabel(below, fontsize="small", color="0.4")
     return page
 
 
-def _draw_table(ax: Axes, scores: Mapping[str, Any]) -> None:
+def _draw_table(ax: Axes, *, scores: Mapping[str, Any]) -> None:
     ax.set_axis_off()
     columns = {"score": 0.24, "model": 0.11, "trivial": 0.11, "what it says": 0.54}
     rows = [dict(zip(columns, row, strict=True)) for row in score_rows(scores)]

@@ -224,4 +224,7 @@ def test_what_cannot_be_drawn():
         plots.band(X, PREDICTION, train=(X, X[:2]))
     with pytest.raises(ValueError, match="level must lie"):
         plots.band(X, PREDICTION, level=95.0)
+    for draw in (plots.pit_histogram, plots.error_by_std):
+        with pytest.raises(ValueError, match="bins must be at least 1, got 0"):
+            draw(PREDICTION, X, bins=0)
     assert not plt.get_fignums()  # no empty figure is left behind
