@@ -193,3 +193,54 @@ def torch_gaussian_nll(
     var = var + jax.lax.stop_gradient(jnp.maximum(var, eps) - var)
     residual = y - mean
     return 0.5 * (jnp.log(var) + residual * residual / var)
+
+
+def mean_nll(
+    y: Float[Array, "*shape"],
+    mean: Float[Array, "*shape"],
+    log_var: Float[Array, "*shape"],
+    weight: Float[Array, "*shape"] | None = None,
+) -> Float[Array, ""]:
+    """The mean of `gaussian_nll` over held-out rows: by default it picks the epoch that `fit` keeps.
+
+    Args:
+        y: observed values, `(n,)` or `(n, d)`.
+        mean: predicted means, the same shape.
+        log_var: predicted log variances, the same shape.
+        weight: of each value, the same shape, 0 for an absent one; None weighs all alike.
+    """
+    return _average(gaussian_nll(y, mean, log_var), weight, None)
+
+
+def scaled_nll(
+    y: Float[Array, "*shape"],
+    mean: Float[Array, "*shape"],
+    log_var: Float[Array, "*shape"],
+    weight: Float[Array, "*shape"] | None = None,
+) -> Float[Array, ""]:
+    """What `mean_nll` becomes when one number multiplies all variances of an output, as `calibration` does.
+
+    The number is the mean of `(y - mean)^2 / var`, one more value of 1 among them, since few rows tell little
+    of it. In training, variances fall below the errors of fresh rows long before the means stop improving;
+    `mean_nll` then keeps too early an epoch for a network whose variances will be scaled.
+
+    The arguments are those of `mean_nll`.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxreg.losses import mean_nll, scaled_nll
+    >>> y, mean, log_var = jnp.full(99, 3.0), jnp.zeros(99), jnp.zeros(99)
+    >>> print(f"{mean_nll(y, mean, log_var):.2f} {scaled_nll(y, mean, log_var):.2f}")
+    4.50 1.60
+    """
+    squared = _average(jnp.square((y - mean) * jnp.exp(-0.5 * log_var)), weight, 0)
+    rows = y.shape[0] if weight is None else (weight > 0).sum(0)
+    factor = (rows * squared + 1) / (rows + 1)
+    return 0.5 * jnp.mean(_average(log_var, weight, 0) + jnp.log(factor) + squared / factor)
+
+
+def _average(values: Array, weight: Array | None, axis: int | None) -> Array:
+    """The weighted mean; 0 where there is no weight."""
+    if weight is None:
+        return values.mean(axis)
+    total = weight.sum(axis)
+    return jnp.where(weight > 0, weight * values, 0).sum(axis) / jnp.where(total > 0, total, 1)

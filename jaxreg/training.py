@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax
 import flax.linen as nn
@@ -20,10 +20,10 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxreg.data import TableLike, batch_order, check_data, check_features, check_trainable
 from jaxreg.gaussian import check_same_shape
-from jaxreg.losses import gaussian_nll
-from jaxreg.models import head_labels
+from jaxreg.losses import gaussian_nll, mean_nll
 
 Loss = Callable[[Array, Array, Array], Array]
+Score = Callable[[Array, Array, Array, Array | None], Array]
 Batch = tuple[TableLike, ...] | list[TableLike]
 
 # The longest stretch of epochs between two looks of the host; one compiled program serves all shorter ones.
@@ -98,37 +98,6 @@ def _sgd_update(grads: PyTree, state: SGDState, params: PyTree | None = None) ->
     return jax.tree.map(lambda v: -state.learning_rate * v, velocity), state._replace(velocity=velocity)
 
 
-def by_head(
-    mean: optax.GradientTransformation, variance: optax.GradientTransformation
-) -> optax.GradientTransformation:
-    """Train the parameters of the variance alone by an optimizer of their own, all others by the first.
-
-    The variance wants more weight decay than the mean: `by_head(sgd(5e-3), sgd(5e-3, weight_decay=1e-2))`.
-    Build it once and keep it: as every Optax chain it is a new program each time it is built.
-
-    Args:
-        mean: for the mean and the layers that both heads share.
-        variance: for what `models.head_labels` labels so.
-    """
-    return optax.partition({"mean": mean, "variance": variance}, head_labels)
-
-
-def warm_up(optimizer: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
-    """Leave the parameters of the variance alone as they are for the first steps, while the mean is trained.
-
-    Sluijterman et al. 2024, "Optimal training of mean variance estimation neural networks". Another way
-    is a run under `squared_error`, then `start_variance`, then a second run from there. Build it once and
-    keep it.
-
-    Args:
-        optimizer: trains all parameters; for the variance it begins after the warm-up.
-        steps: steps of warm-up, not negative.
-    """
-    check_whole("steps", steps, 0)
-    later = optax.conditionally_mask(optimizer, lambda step: step >= steps)
-    return by_head(optimizer, later)
-
-
 class TrainState(NamedTuple):
     """What a step changes: the number of steps taken, the parameters, the optimizer's state."""
 
@@ -148,15 +117,20 @@ class Trainer:
             or `(x, y, weight)` with weights `(n,)` or `(n, d)`, 0 for an absent target; the loss is
             `sum(weight * loss) / sum(weight)`. A batch of no weight has loss 0 and changes nothing.
         nll: `(params, batch) -> gaussian_nll` of each entry, whatever loss is trained on.
+        score: `(params, batch) -> score`, one number for all held-out rows, by which `fit` picks the epoch.
     """
 
     init: Callable[[Array, TableLike], TrainState]
     step: Callable[[TrainState, Batch], tuple[TrainState, Array]] = field(metadata={"static": True})
     nll: Callable[[PyTree, Batch], Array] = field(metadata={"static": True})
+    score: Callable[[PyTree, Batch], Array] = field(metadata={"static": True})
 
 
 def make_trainer(
-    model: nn.Module, optimizer: optax.GradientTransformation, loss: Loss = gaussian_nll
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    loss: Loss = gaussian_nll,
+    score: Score = mean_nll,
 ) -> Trainer:
     """Build the functions that train a model.
 
@@ -168,6 +142,8 @@ def make_trainer(
         model: a Linen module with only `params` that returns `(mean, log_var)`.
         optimizer: `sgd(...)` or any Optax transformation.
         loss: elementwise, `(y, mean, log_var) -> loss`.
+        score: of held-out rows, `(y, mean, log_var, weight) -> score`, lower is better; or `scaled_nll`,
+            where the variance will be scaled afterwards.
 
     >>> import jax
     >>> from jaxreg import MeanVarRegressor, data, make_trainer, sgd
@@ -179,18 +155,18 @@ def make_trainer(
     (1, ())
     """
     try:
-        init, step, nll = _functions(model, optimizer.update, loss)
+        init, step, nll, score = _functions(model, optimizer.update, loss, score)
     except TypeError as error:
         if "unhashable" not in str(error):
             raise
-        init, step, nll = _functions.__wrapped__(model, optimizer.update, loss)
+        init, step, nll, score = _functions.__wrapped__(model, optimizer.update, loss, score)
     start = optimizer.init if isinstance(optimizer.init, Partial) else Partial(optimizer.init)
-    return Trainer(Partial(init, start), step, nll)
+    return Trainer(Partial(init, start), step, nll, score)
 
 
 @lru_cache(maxsize=256)
-def _functions(model: nn.Module, update: Callable, loss: Loss) -> tuple[Callable, Callable, Callable]:
-    """The three functions of a trainer: one set for equal arguments, so that one compiled program serves."""
+def _functions(model: nn.Module, update: Callable, loss: Loss, score: Score) -> tuple[Callable, ...]:
+    """The functions of a trainer: one set for equal arguments, so that one compiled program serves."""
 
     @jax.jit
     def start(optimizer_init: Callable, key: Array, x: Array) -> TrainState:
@@ -224,7 +200,14 @@ def _functions(model: nn.Module, update: Callable, loss: Loss) -> tuple[Callable
         mean, log_var = model.apply(params, x)
         return gaussian_nll(y.astype(mean.dtype), mean, log_var)
 
-    return init, step, nll
+    @jax.jit
+    def score_all(params: PyTree, batch: Batch) -> Array:
+        x, y, weight = _present(batch)
+        mean, log_var = model.apply(params, x)
+        check_same_shape(y=y, mean=mean)
+        return score(y.astype(mean.dtype), mean, log_var, weight)
+
+    return init, step, nll, score_all
 
 
 def _all_at_once(grads: PyTree) -> PyTree:
@@ -385,7 +368,8 @@ class History(NamedTuple):
 
     Attributes:
         loss: mean over rows of the training loss as the batches were stepped on.
-        validation_nll: mean `gaussian_nll` of the validation rows after each epoch; None without them.
+        validation_nll: the trainer's score of the validation rows after each epoch, mean `gaussian_nll`
+            unless another was asked for; None without them.
         best_epoch: the epoch whose parameters were kept, counted from 0; -1 without validation.
         failed_epoch: the epoch whose loss or parameters stopped being finite, -1 if none.
     """
@@ -461,9 +445,7 @@ def run_chunk(
         )
         losses = losses.at[epoch - first].set(loss.astype(losses.dtype))
         if validation is not None:
-            weight = _present(validation)[2]
-            nll = _weighted_mean(trainer.nll(state.params, validation), weight)[0].astype(nlls.dtype)
-            nll = jnp.where(finite, nll, jnp.nan)
+            nll = jnp.where(finite, trainer.score(state.params, validation).astype(nlls.dtype), jnp.nan)
             better = nll < run.best_nll
             best_epoch = jnp.where(better, epoch, run.best_epoch)
             run = run._replace(
@@ -647,7 +629,7 @@ def check_on_host(name: str, arguments: PyTree) -> None:
         raise ValueError(f"{name} works on the host; inside jit, vmap or grad call run_epochs instead")
 
 
-def check_whole(name: str, value: int, least: int) -> None:
+def check_whole(name: str, value: Any, least: int) -> None:
     """Raise unless a number is whole and not too small."""
     try:
         whole = operator.index(value)

@@ -197,3 +197,31 @@ def test_the_natural_model_starts_as_the_other_does():
         )
         assert first.mean.shape == second.mean.shape
         np.testing.assert_allclose(first.log_var, second.log_var, rtol=1e-4)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_score_after_scaling_is_the_best_that_one_factor_gives(x64, weighted):
+    rng = np.random.default_rng(3)
+    y, mean, log_var = rng.normal(size=(3, 40, 2))
+    w = rng.integers(0, 3, (40, 2)).astype(float) if weighted else np.ones((40, 2))
+    expected = []
+    for i in range(2):
+        # One more value, whose squared error is its variance, and which weighs as much as the mean row.
+        present = w[:, i] > 0
+        squares = np.append(((y - mean) ** 2 / np.exp(log_var))[present, i], 1.0)
+        own = np.append(w[present, i], w[present, i].mean())
+        factor = np.average(squares, weights=own)
+        columns = (a[:, i] for a in (y, mean, log_var))
+        scaled = nll(*(lambda y, m, s: (y - m, np.exp(s) * factor))(*columns))[0]  # noqa: B023
+        expected.append(np.average(scaled, weights=w[:, i]))
+    weight = jnp.asarray(w) if weighted else None
+    got = losses.scaled_nll(*map(jnp.asarray, (y, mean, log_var)), weight)
+    np.testing.assert_allclose(got, np.mean(expected), rtol=1e-12)
+
+
+def test_scores_of_rows_without_weight(x64):
+    y, mean, log_var = jnp.array([[1.0, 0.0], [2.0, 0.0]]), jnp.full((2, 2), 0.5), jnp.zeros((2, 2))
+    weight = jnp.array([[1.0, 0.0], [3.0, 0.0]])
+    np.testing.assert_allclose(losses.mean_nll(y, mean, log_var, weight), (0.125 + 3 * 1.125) / 4)
+    np.testing.assert_allclose(losses.mean_nll(y, mean, log_var), np.mean(0.5 * (y - mean) ** 2))
+    assert np.isfinite(losses.scaled_nll(y, mean, log_var, weight))

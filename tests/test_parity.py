@@ -176,6 +176,23 @@ def test_ten_sgd_steps(agree, x64, name, outputs, learning_rate, momentum, weigh
         agree("10 SGD steps, parameters", largest(ours[key], to_numpy(value)), 1e-12)
 
 
+def test_adamw(agree, x64):
+    x, y = make_data(0, None)
+    model, params, torch_model = make_pair("MeanVarRegressor", None, 0)
+    optimizer = torch.optim.AdamW(torch_model.parameters(), lr=3e-3, weight_decay=0.1)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
+    trainer = jaxreg.make_trainer(model, jaxreg.adamw(3e-3, weight_decay=0.1, steps=20))
+    state = trainer.init(jax.random.key(0), x)._replace(params=params)
+    for _ in range(20):
+        state, loss = trainer.step(state, (x, y))
+        torch_loss = torch_ref.training.step(torch_model, optimizer, to_torch(x), to_torch(y))
+        schedule.step()
+        agree("20 AdamW steps, cosine schedule, losses", largest(loss, to_numpy(torch_loss)), 1e-12)
+    ours = torch_weights.to_state_dict(model, state.params)
+    for key, value in torch_model.state_dict().items():
+        agree("20 AdamW steps, cosine schedule, parameters", largest(ours[key], to_numpy(value)), 1e-10)
+
+
 def whole_run(name, outputs, seed, *, epochs, batch_size, n=256, dtype=np.float64):
     """A run in both libraries, from PyTorch's weights and over JAX's batches."""
     x, y = make_data(seed, outputs, n, dtype)
