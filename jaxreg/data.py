@@ -124,6 +124,47 @@ def _draw_rows(keys: Array, n: int) -> Array:
     return jax.vmap(lambda key: jax.random.randint(key, (n,), 0, n, jnp.int32))(keys)
 
 
+def fold_rows(
+    key: Array, n: int, members: int, folds: int
+) -> tuple[Int[np.ndarray, "members kept"], Int[np.ndarray, "members left"]]:
+    """Rows for each member of an ensemble that leave one of several folds out, and that fold.
+
+    The folds are of equal size and cover all rows but at most `folds - 1` of them, which every member is
+    given. Members beyond the number of folds leave out folds of another shuffling. Member i's rows do not
+    depend on how many members there are.
+
+    Args:
+        key: a JAX random key; that of `fit_ensemble` may serve.
+        n: number of rows.
+        members: number of members.
+        folds: number of parts, from 2 to n.
+
+    Returns:
+        `(rows, held_out)`, sorted integers `(members, n - n // folds)` and `(members, n // folds)`.
+
+    Raises:
+        ValueError: for fewer than 2 folds, or more than rows.
+
+    >>> import jax
+    >>> from jaxreg import data
+    >>> rows, held_out = data.fold_rows(jax.random.key(0), n=6, members=3, folds=3)
+    >>> sorted(held_out.ravel().tolist())
+    [0, 1, 2, 3, 4, 5]
+    """
+    if not 2 <= folds <= n:
+        raise ValueError(f"folds must be from 2 to the {n} rows, got {folds}")
+    seed, size = np.asarray(jax.random.key_data(key)).ravel(), n // folds
+    held_out = np.empty((members, size), np.int32)
+    for i in range(members):
+        turn, fold = divmod(i, folds)
+        if fold == 0:
+            order = np.random.default_rng([*seed, turn]).permutation(n)
+        held_out[i] = np.sort(order[fold * size : (fold + 1) * size])
+    kept = np.ones((members, n), bool)
+    np.put_along_axis(kept, held_out, False, axis=1)
+    return np.nonzero(kept)[1].reshape(members, n - size).astype(np.int32), held_out
+
+
 class Scaler(NamedTuple):
     """Takes columns to mean 0 and standard deviation 1, and back, in float64 on the host.
 
@@ -145,14 +186,30 @@ class Scaler(NamedTuple):
     scale: Float[np.ndarray, "..."]
 
     @classmethod
-    def fit(cls, values: TableLike, names: Sequence[str] | None = None) -> "Scaler":
-        """Learn means and standard deviations from rows; a constant column is warned of and kept."""
+    def fit(
+        cls,
+        values: TableLike,
+        names: Sequence[str] | None = None,
+        weight: TableLike | None = None,
+    ) -> "Scaler":
+        """Learn means and standard deviations from rows; a constant column is warned of and kept.
+
+        Args:
+            values: rows, `(n,)` or `(n, columns)`.
+            names: of the columns, for the warning.
+            weight: of each row `(n,)`, or of each value; those of no weight may hold anything.
+        """
         values = np.asarray(values, np.float64)
+        weight = np.ones(values.shape) if weight is None else np.asarray(weight, np.float64)
+        weight = np.broadcast_to(
+            weight.reshape(weight.shape + (1,) * (values.ndim - weight.ndim)), values.shape
+        )
+        values = np.where(weight > 0, values, np.nan)
         # Moments are taken of values divided by their largest, whose squares neither overflow nor vanish.
-        largest = np.max(np.abs(values), axis=0)
+        largest = np.nanmax(np.abs(values), axis=0)
         unit = np.where(largest > 0, largest, 1.0)
-        shrunk = values / unit
-        constant = np.ptp(values, axis=0) == 0
+        constant = np.nanmax(values, axis=0) == np.nanmin(values, axis=0)
+        shrunk = np.where(weight > 0, values / unit, 0)
         if np.any(constant):
             flagged = [str(i) for i in np.flatnonzero(constant)]
             if names is not None:
@@ -161,9 +218,9 @@ class Scaler(NamedTuple):
                 f"constant column {', '.join(flagged)}: it tells nothing about the target, and is kept",
                 stacklevel=2,
             )
-        loc = shrunk.mean(axis=0) * unit
-        scale = shrunk.std(axis=0) * unit
-        return cls(np.asarray(loc), np.asarray(np.where(constant | (scale == 0), 1.0, scale)))
+        mean = np.average(shrunk, axis=0, weights=weight)
+        scale = np.sqrt(np.average((shrunk - mean) ** 2, axis=0, weights=weight)) * unit
+        return cls(np.asarray(mean * unit), np.asarray(np.where(constant | (scale == 0), 1.0, scale)))
 
     def transform(self, values: TableLike) -> np.ndarray:
         """Values in units of their standard deviation, as float64."""

@@ -186,3 +186,35 @@ def test_constant_columns_are_warned_of_by_name():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Scaler.fit([[1.0], [2.0]])
+
+
+@pytest.mark.parametrize("n, members, folds", [(10, 5, 5), (23, 10, 4), (7, 3, 7), (8, 1, 2)])
+def test_folds_leave_each_row_out_once_a_turn(n, members, folds):
+    rows, held_out = data.fold_rows(jax.random.key(0), n, members, folds)
+    assert rows.shape == (members, n - n // folds) and held_out.shape == (members, n // folds)
+    for own, left in zip(rows, held_out, strict=True):
+        np.testing.assert_array_equal(np.sort(np.concatenate([own, left])), np.arange(n))
+    for turn in range(0, members, folds):
+        drawn = held_out[turn : turn + folds].ravel()
+        assert len(set(drawn.tolist())) == drawn.size
+    more = data.fold_rows(jax.random.key(0), n, members + 2, folds)
+    np.testing.assert_array_equal(more[1][:members], held_out)
+    other = data.fold_rows(jax.random.key(1), n, members, folds)
+    assert not np.array_equal(other[1], held_out)
+
+
+@pytest.mark.parametrize("folds", [1, 0, 11])
+def test_folds_that_cannot_be(folds):
+    with pytest.raises(ValueError, match=f"folds must be from 2 to the 10 rows, got {folds}"):
+        data.fold_rows(jax.random.key(0), 10, 3, folds)
+
+
+def test_a_scaler_of_weighted_rows_is_that_of_repeated_ones():
+    rng = np.random.default_rng(0)
+    values, weight = rng.normal(5, 3, (30, 2)), rng.integers(0, 4, 30)
+    values[weight == 0] = np.nan
+    weighted, repeated = Scaler.fit(values, weight=weight), Scaler.fit(np.repeat(values, weight, axis=0))
+    for ours, theirs in zip(weighted, repeated, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+    by_value = Scaler.fit(values, weight=np.stack([weight, weight > 0], axis=1))
+    np.testing.assert_allclose(by_value.loc, [repeated.loc[0], values[weight > 0, 1].mean()], rtol=1e-12)
