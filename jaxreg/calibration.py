@@ -24,6 +24,9 @@ from jaxreg.metrics import Distribution, check_prediction
 # Factors of the variance that are tried before the best is refined.
 GRID = 100
 
+# Of a residual of some members, the least that is taken for the residual of all.
+LEAST_SHARE = 0.05
+
 # Values that the jackknife+ sorts at once.
 SORTED_AT_ONCE = 2**22
 
@@ -67,34 +70,141 @@ class VarianceScaling(NamedTuple):
         Raises:
             ValueError: as `metrics.check_prediction`, for another score, or if every prediction is exact.
         """
-        if score not in SCORES:
-            raise ValueError(f"score must be one of {', '.join(map(repr, SCORES))}, got {score!r}")
-        y, weight = check_prediction(prediction, y, sample_weight)
-        if isinstance(prediction, Affine):
-            prediction, y = prediction.dist, prediction.standardised(y)
-        _check_scalable(prediction)
-        if y.ndim == 1:
-            return cls(_best_factor(prediction, y, weight, score))
-        weight = np.broadcast_to(1.0 if weight is None else weight, y.shape)
-        factors = [
-            _best_factor(prediction.output(i), y[:, i], weight[:, i], score) for i in range(y.shape[1])
-        ]
-        return cls(np.array(factors))
+        return cls(_fit_factor(prediction, y, score, sample_weight, _stretched))
 
     def __call__(self, prediction: Distribution) -> Distribution:
         """The prediction with its variance scaled: a Gaussian stays one, a mixture one."""
-        if np.ndim(self.factor):
-            _check_outputs(np.shape(self.factor), prediction)
+        return _apply_factor(self.factor, prediction, _stretched)
+
+
+class NoiseScaling(NamedTuple):
+    """Multiplies the variance that each member of a mixture predicts, and leaves the members' means.
+
+    How far the members disagree is a measure of its own, which more of them don't shrink; what is wrong after
+    training is the noise that each one sees, too little of it where it has learnt single rows. Of a Gaussian
+    it scales the variance, as `VarianceScaling` does.
+
+    Attributes:
+        factor: of the members' variances; a number or `(d,)`.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxreg import GaussianMixture
+    >>> from jaxreg.calibration import NoiseScaling
+    >>> held_out = GaussianMixture(jnp.array([[0.0] * 4, [1.0] * 4]), jnp.zeros((2, 4)))
+    >>> print(NoiseScaling(4.0)(held_out).aleatoric[0], NoiseScaling(4.0)(held_out).epistemic[0])
+    2.0 0.5
+    """
+
+    factor: Float[ArrayLike, "..."]
+
+    @classmethod
+    def fit(
+        cls,
+        prediction: Distribution,
+        y: TableLike,
+        *,
+        score: str = "nll",
+        sample_weight: TableLike | None = None,
+    ) -> "NoiseScaling":
+        """Find the factor that gives held-out rows the best score; as `VarianceScaling.fit`."""
+        return cls(_fit_factor(prediction, y, score, sample_weight, _noisier))
+
+    @classmethod
+    def fit_held_out(
+        cls,
+        prediction: Distribution,
+        y: TableLike,
+        held_out: TableLike,
+        *,
+        sample_weight: TableLike | None = None,
+        prior_rows: float = 0.0,
+    ) -> "NoiseScaling":
+        """Find the factor from the rows that members of an ensemble held out themselves, each another part.
+
+        A row is predicted by the ensemble as it would be, had none of its members seen it: its mixture, moved
+        so that its residual is that of the members which held the row out. Theirs, of a few members, is
+        larger than that of all; by how much, the members' disagreement says. Rows that all members saw are
+        left out.
+
+        Args:
+            prediction: the ensemble's, of all rows that it was trained on: a GaussianMixture over `(n,)` or
+                `(n, d)`, or an Affine of one.
+            y: observed values, the same shape.
+            held_out: booleans `(members, n)`, whether a member had no part of a row.
+            sample_weight: weight of each row or value.
+            prior_rows: how many more rows are believed to call for a factor of 1; where there are few, they
+                keep it from being one of chance.
+
+        Raises:
+            ValueError: as `metrics.check_prediction`, or if no row was held out.
+        """
+        y, weight = check_prediction(prediction, y, sample_weight)
         if isinstance(prediction, Affine):
-            return prediction._replace(dist=self(prediction.dist))
-        _check_scalable(prediction)
-        if isinstance(self.factor, jax.core.Tracer):
-            return _scaled(prediction, jnp.log(self.factor))
-        # As float64 until it is a logarithm, which any dtype holds.
-        factor = np.asarray(self.factor, np.float64)
-        if not ((factor > 0) & np.isfinite(factor)).all():
-            raise ValueError(f"the factor of the variance must be positive and finite, got {self.factor}")
-        return _scaled(prediction, np.log(factor))
+            prediction, y = prediction.dist, prediction.standardised(y)
+        mixture = _mixture(prediction)
+        held_out = _check_held_out(held_out, mixture, y)
+        rows = np.flatnonzero(held_out.any(axis=0))
+        if not rows.size:
+            raise ValueError("held_out names no row: there is nothing to find the factor from")
+        means = np.asarray(mixture.means, np.float64)[:, rows]
+        own = held_out[:, rows].reshape((*held_out[:, rows].shape, *(1,) * (y.ndim - 1)))
+        residual = y[rows] - np.sum(own * means, axis=0) / own.sum(axis=0)
+        members = len(means)
+        if members > 1:
+            excess = np.var(means, axis=0, ddof=1) * (1 / own.sum(axis=0) - 1 / members)
+            present = None if weight is None else np.broadcast_to(weight.T, y.T.shape).T[rows]
+            average = partial(np.average, axis=0, weights=present)
+            share = 1 - average(excess) / average(residual**2)
+            residual = residual * np.sqrt(np.clip(share, LEAST_SHARE, 1))
+        moved = means - means.mean(axis=0) + (y[rows] - residual)
+        moved = GaussianMixture(moved.astype(mixture.means.dtype), np.asarray(mixture.log_vars)[:, rows])
+        weight = None if weight is None else weight[rows]
+        return cls(_fit_factor(moved, y[rows], "nll", weight, _noisier, prior_rows))
+
+    def __call__(self, prediction: Distribution) -> Distribution:
+        """The prediction with its members' variances scaled."""
+        return _apply_factor(self.factor, prediction, _noisier)
+
+
+def _fit_factor(
+    prediction: Distribution,
+    y: TableLike,
+    score: str,
+    sample_weight: TableLike | None,
+    scaled: Callable,
+    prior_rows: float = 0.0,
+) -> Float[ArrayLike, "..."]:
+    """The factor with the best score, or one for each output."""
+    if score not in SCORES:
+        raise ValueError(f"score must be one of {', '.join(map(repr, SCORES))}, got {score!r}")
+    y, weight = check_prediction(prediction, y, sample_weight)
+    if isinstance(prediction, Affine):
+        prediction, y = prediction.dist, prediction.standardised(y)
+    _check_scalable(prediction)
+    if y.ndim == 1:
+        return _best_factor(prediction, y, weight, score, scaled, prior_rows)
+    weight = np.broadcast_to(1.0 if weight is None else weight, y.shape)
+    return np.array(
+        [
+            _best_factor(prediction.output(i), y[:, i], weight[:, i], score, scaled, prior_rows)
+            for i in range(y.shape[1])
+        ]
+    )
+
+
+def _apply_factor(factor: ArrayLike, prediction: Distribution, scaled: Callable) -> Distribution:
+    if np.ndim(factor):
+        _check_outputs(np.shape(factor), prediction)
+    if isinstance(prediction, Affine):
+        return prediction._replace(dist=_apply_factor(factor, prediction.dist, scaled))
+    _check_scalable(prediction)
+    if isinstance(factor, jax.core.Tracer):
+        return scaled(prediction, jnp.log(factor))
+    # As float64 until it is a logarithm, which any dtype holds.
+    factor = np.asarray(factor, np.float64)
+    if not ((factor > 0) & np.isfinite(factor)).all():
+        raise ValueError(f"the factor of the variance must be positive and finite, got {factor}")
+    return scaled(prediction, np.log(factor))
 
 
 def _check_scalable(prediction: Distribution) -> None:
@@ -105,20 +215,39 @@ def _check_scalable(prediction: Distribution) -> None:
         )
 
 
-def _scaled(prediction: Gaussian | GaussianMixture, log_factor: ArrayLike) -> Gaussian | GaussianMixture:
-    log_factor = jnp.asarray(log_factor, jnp.result_type(prediction.mean, 0.0))
+def _check_held_out(
+    held_out: TableLike, mixture: GaussianMixture, y: np.ndarray
+) -> Bool[np.ndarray, "members n"]:
+    held_out = np.asarray(held_out)
+    expected = (len(mixture.means), len(y))
+    if held_out.shape != expected or held_out.dtype != bool:
+        raise ValueError(
+            f"held_out must be booleans of shape {expected}, members and rows, got {held_out.dtype} of "
+            f"shape {held_out.shape}"
+        )
+    return held_out
+
+
+def _noisier(prediction: Gaussian | GaussianMixture, log_factor: ArrayLike) -> Gaussian | GaussianMixture:
+    """The prediction, or each member's, with another variance about the same mean; NumPy's stays NumPy's."""
+    mean, log_var, *weights = prediction
+    if not isinstance(log_factor, jax.Array):
+        log_factor = np.asarray(log_factor, jnp.result_type(mean, 0.0))
+    return type(prediction)(mean, log_var + _of_rank(log_factor, log_var), *weights)
+
+
+def _stretched(prediction: Gaussian | GaussianMixture, log_factor: ArrayLike) -> Gaussian | GaussianMixture:
+    """The prediction with every distance from its mean multiplied."""
+    noisier = _noisier(prediction, log_factor)
     if isinstance(prediction, Gaussian):
-        mean, log_var = jnp.asarray(prediction.mean), jnp.asarray(prediction.log_var)
-        return Gaussian(mean, log_var + _of_rank(log_factor, log_var))
-    means, log_vars = jnp.asarray(prediction.means), jnp.asarray(prediction.log_vars)
-    mean = prediction.mean[None]
-    log_factor = _of_rank(log_factor, log_vars)
-    means = mean + jnp.exp(0.5 * log_factor) * (means - mean)
-    return prediction._replace(means=means, log_vars=log_vars + log_factor)
+        return noisier
+    mean = jnp.asarray(prediction.mean)[None]
+    stretch = _of_rank(jnp.exp(0.5 * jnp.asarray(log_factor, mean.dtype)), mean)
+    return noisier._replace(means=mean + stretch * (jnp.asarray(prediction.means) - mean))
 
 
 def _of_rank(values: ArrayLike, like: ArrayLike) -> ArrayLike:
-    return values.reshape((1,) * (like.ndim - values.ndim) + values.shape)
+    return values.reshape((1,) * (np.ndim(like) - values.ndim) + values.shape)
 
 
 def _nll(prediction: Gaussian | GaussianMixture, y: ArrayLike) -> ArrayLike:
@@ -132,17 +261,29 @@ def _crps(prediction: Gaussian | GaussianMixture, y: ArrayLike) -> ArrayLike:
 SCORES = {"nll": _nll, "crps": _crps}
 
 
-@partial(jax.jit, static_argnums=3)
+@partial(jax.jit, static_argnums=(3, 4))
 def _score_scaled(
-    prediction: Gaussian | GaussianMixture, y: ArrayLike, log_factor: ArrayLike, score: Callable
+    prediction: Gaussian | GaussianMixture,
+    y: ArrayLike,
+    log_factor: ArrayLike,
+    score: Callable,
+    scaled: Callable,
 ) -> ArrayLike:
-    return score(_scaled(prediction, log_factor), y)
+    return score(scaled(prediction, log_factor), y)
 
 
 def _best_factor(
-    prediction: Gaussian | GaussianMixture, y: np.ndarray, weight: np.ndarray | None, score: str
+    prediction: Gaussian | GaussianMixture,
+    y: np.ndarray,
+    weight: np.ndarray | None,
+    score: str,
+    scaled: Callable,
+    prior_rows: float,
 ) -> float:
-    """The factor of the variance with the lowest mean score."""
+    """The factor of the variance with the lowest mean score.
+
+    A prior row adds the mean NLL of a Gaussian of that variance for values of its own.
+    """
     if weight is not None:  # rows of no weight set no bounds either
         rows = np.flatnonzero(np.broadcast_to(weight, y.shape) > 0)
         prediction, y, weight = _rows(prediction, rows), y[rows], np.broadcast_to(weight, y.shape)[rows]
@@ -153,11 +294,16 @@ def _best_factor(
     smallest = max(squares.min(), 1e-12 * largest)
 
     def mean_score(log_factor: float) -> float:
-        values = _score_scaled(prediction, y, log_factor, SCORES[score])
-        return float(np.average(np.asarray(values, np.float64), weights=weight))
+        values = _score_scaled(prediction, y, log_factor, SCORES[score], scaled)
+        mean = float(np.average(np.asarray(values, np.float64), weights=weight))
+        prior = 0.5 * (log_factor + math.exp(-log_factor))
+        return (len(y) * mean + prior_rows * prior) / (len(y) + prior_rows)
 
     # The score of a mixture may have several minima: the best of a grid is refined.
-    grid = np.linspace(np.log(smallest) - 2, np.log(largest) + 2, GRID)
+    low, high = np.log(smallest) - 2, np.log(largest) + 2
+    if prior_rows:
+        low, high = min(low, -2), max(high, 2)
+    grid = np.linspace(low, high, GRID)
     best = int(np.argmin([mean_score(point) for point in grid]))
     bounds = grid[max(best - 1, 0)], grid[min(best + 1, GRID - 1)]
     return float(np.exp(minimize_scalar(mean_score, bounds=bounds, options={"xatol": 1e-8}).x))
@@ -463,13 +609,8 @@ class JackknifePlus(NamedTuple):
             ValueError: as `metrics.check_prediction`, or if a row was held out by no member.
         """
         y, _ = check_prediction(prediction, y)
-        mixture, held_out = _mixture(prediction), np.asarray(held_out)
-        expected = (len(mixture.means), len(y))
-        if held_out.shape != expected or held_out.dtype != bool:
-            raise ValueError(
-                f"held_out must be booleans of shape {expected}, members and rows, got {held_out.dtype} of "
-                f"shape {held_out.shape}"
-            )
+        mixture = _mixture(prediction)
+        held_out = _check_held_out(held_out, mixture, y)
         seen = np.flatnonzero(~held_out.any(axis=0))
         if seen.size:
             raise ValueError(f"row {seen[0]} was held out by no member, nor were {seen.size - 1} others")

@@ -20,6 +20,7 @@ from jaxreg import Affine, Gaussian, GaussianMixture, isotonic, metrics
 from jaxreg.calibration import (
     ConformalQuantiles,
     JackknifePlus,
+    NoiseScaling,
     Recalibrated,
     SplitConformal,
     VarianceScaling,
@@ -354,6 +355,71 @@ def test_cv_plus_covers_what_it_promises(record_property):
         binomial(inside, 1 - 2 * (1 - level) - np.sqrt(2 / n), 1.0)
         assert abs(inside.mean() - level) < 0.02  # 0.907 and 0.902
         record_property(f"coverage with {folds} folds", float(inside.mean()))
+
+
+def test_scaled_noise_leaves_the_members_means(x64):
+    prediction, y = mixture((200,))
+    for dist in (prediction, Affine(prediction, 1e6, 1e-3)):
+        scaled = NoiseScaling(4.0)(dist)
+        np.testing.assert_allclose(scaled.aleatoric, 2 * dist.aleatoric, rtol=1e-12)
+        np.testing.assert_allclose(scaled.epistemic, dist.epistemic, rtol=1e-12)
+        np.testing.assert_allclose(scaled.mean, dist.mean, rtol=1e-12)
+    fitted = NoiseScaling.fit(prediction, y)
+    measure = minimize_scalar(
+        lambda log: metrics.nll(NoiseScaling(np.exp(log))(prediction), y), bounds=(-2, 4), method="bounded"
+    )
+    np.testing.assert_allclose(np.log(fitted.factor), measure.x, atol=1e-4)
+    alone, y = gaussian((300,))
+    np.testing.assert_allclose(
+        NoiseScaling.fit(alone, y).factor, VarianceScaling.fit(alone, y).factor, rtol=1e-8
+    )
+
+
+def made_to_order(rows, members, disagreement, noise, seed=0):
+    """An ensemble whose members err independently, each about the truth, and whose std is 1."""
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(size=rows)
+    means = truth + disagreement * rng.normal(size=(members, rows))
+    return GaussianMixture(means, np.zeros((members, rows))), truth + noise * rng.normal(size=rows)
+
+
+@pytest.mark.parametrize("disagreement, noise", [(0.3, 2.0), (1.0, 1.0), (2.0, 0.5)])
+def test_the_noise_that_held_out_rows_show(x64, disagreement, noise):
+    members = 8
+    prediction, y = made_to_order(4000, members, disagreement, noise)
+    held_out = np.arange(4000) % members == np.arange(members)[:, None]
+    scaling = NoiseScaling.fit_held_out(prediction, y, held_out)
+    # No member has seen anything here: the ensemble's own residuals say what is right.
+    right = NoiseScaling.fit(prediction, y)
+    single = NoiseScaling.fit_held_out(jax.tree.map(lambda a: a[:1], prediction), y, held_out[:1])
+    off, alone_off = (abs(np.log(found.factor / right.factor)) for found in (scaling, single))
+    assert off < 0.2 and off < 0.3 * alone_off, (scaling.factor, single.factor, right.factor)
+    believed = NoiseScaling.fit_held_out(prediction, y, held_out, prior_rows=1e9)
+    np.testing.assert_allclose(believed.factor, 1, rtol=1e-3)
+    np.testing.assert_allclose(np.log(single.factor), np.log(disagreement**2 + noise**2), atol=0.2)
+    in_units = NoiseScaling.fit_held_out(Affine(prediction, 5.0, 1e3), 5 + 1e3 * y, held_out)
+    np.testing.assert_allclose(in_units.factor, scaling.factor, rtol=1e-5)
+
+
+def test_held_out_rows_of_several_outputs_and_weights(x64):
+    first, y0 = made_to_order(900, 3, 0.5, 2.0)
+    second, y1 = made_to_order(900, 3, 0.5, 0.7, seed=1)
+    both = jax.tree.map(lambda a, b: np.stack([a, b], -1), first, second)
+    held_out = np.arange(900) % 4 == np.arange(3)[:, None]  # a quarter of the rows is seen by all
+    weight = np.stack([np.ones(900), np.arange(900) % 3], -1)
+    factors = NoiseScaling.fit_held_out(both, np.stack([y0, y1], -1), held_out, sample_weight=weight).factor
+    alone = NoiseScaling.fit_held_out(first, y0, held_out).factor
+    weighted = NoiseScaling.fit_held_out(second, y1, held_out, sample_weight=weight[:, 1]).factor
+    np.testing.assert_allclose(factors, [alone, weighted], rtol=1e-6)
+    kept = held_out.any(axis=0)
+    some = jax.tree.map(lambda a: a[:, kept], first)
+    np.testing.assert_allclose(
+        NoiseScaling.fit_held_out(some, y0[kept], held_out[:, kept]).factor, alone, rtol=1e-6
+    )
+    with pytest.raises(ValueError, match="names no row"):
+        NoiseScaling.fit_held_out(first, y0, np.zeros((3, 900), bool))
+    with pytest.raises(ValueError, match=r"held_out must be booleans of shape \(3, 900\)"):
+        NoiseScaling.fit_held_out(first, y0, held_out.T)
 
 
 def test_too_few_rows_for_the_level():
