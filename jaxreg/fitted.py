@@ -7,22 +7,26 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from jaxreg.calibration import NoiseScaling, VarianceScaling
 from jaxreg.data import Scaler, TableLike, check_features, column_names
+from jaxreg.ensemble import predict_ensemble
 from jaxreg.gaussian import Affine
 from jaxreg.models import predict
 
 
 class Fitted(NamedTuple):
-    """A trained model with what takes a user's rows in and predictions out in the user's units.
+    """A trained model, or ensemble, with what takes a user's rows in and predictions out in the user's units.
 
     Attributes:
         model: the Linen module, trained on standardised features and targets.
-        params: its parameters.
+        params: its parameters; those of an ensemble have a leading axis of members.
         x_scaler: standardises the features.
         y_scaler: standardises the target.
         feature_names: columns in the order the model takes them; None where the training data had no names.
         target_names: one name per output; None where the training data had no names.
         settings: how it was trained, for the reader.
+        members: number of networks, None for one alone, whose parameters have no axis of members.
+        calibration: changes what the networks predict, in the units of training.
 
     >>> import jax, numpy as np
     >>> from jaxreg import Fitted, MeanVarRegressor, Scaler
@@ -41,6 +45,8 @@ class Fitted(NamedTuple):
     feature_names: tuple[str, ...] | None = None
     target_names: tuple[str, ...] | None = None
     settings: dict | None = None
+    members: int | None = None
+    calibration: NoiseScaling | VarianceScaling | None = None
 
     def predict(self, x: TableLike) -> Affine:
         """Predict each row in the target's units.
@@ -67,7 +73,11 @@ class Fitted(NamedTuple):
         if x.shape[1] != features:
             raise ValueError(f"x has {x.shape[1]} features, the model was trained on {features}")
         scaled = self.x_scaler.transform(x).astype(jax.tree.leaves(self.params)[0].dtype)
-        return Affine(predict(self.model, self.params, scaled), self.y_scaler.loc, self.y_scaler.scale)
+        run = predict if self.members is None else predict_ensemble
+        # On the host, where the number of rows needs no program of its own.
+        dist = jax.tree.map(np.asarray, run(self.model, self.params, scaled))
+        dist = dist if self.calibration is None else self.calibration(dist)
+        return Affine(dist, self.y_scaler.loc, self.y_scaler.scale)
 
 
 def _listed(names: list[str] | tuple[str, ...], most: int = 20) -> str:

@@ -639,32 +639,45 @@ class Affine(NamedTuple):
     scale: Float[ArrayLike, "..."]
 
     def _out(self, values: ArrayLike) -> np.ndarray:
-        return self.loc + self.scale * np.asarray(values, np.float64)
+        return self.loc + self.scale * values
+
+    def _of_rows(self, name: str, *y: ArrayLike) -> np.ndarray:
+        """A property of `dist`, or a method of values of y, with rows filled up to a power of two.
+
+        A program serves many numbers of rows so.
+        """
+        dist, n = self.dist, _rows_of(self.dist)
+        if n is not None:
+            dist = _filled(dist)
+            y = tuple(_fill(np.asarray(values), 0) for values in y)
+        found = getattr(dist, name)
+        return np.asarray(found(*y) if y else found, np.float64)[:n]
 
     def standardised(self, y: ArrayLike) -> np.ndarray:
         """Values of y in the units of `dist`."""
-        check_same_shape(y=y, mean=self.dist.mean)
-        return ((np.asarray(y, np.float64) - self.loc) / self.scale).astype(self.dist.mean.dtype)
+        mean = self.dist.means[0] if isinstance(self.dist, GaussianMixture) else self.dist.mean
+        check_same_shape(y=y, mean=mean)
+        return ((np.asarray(y, np.float64) - self.loc) / self.scale).astype(jnp.result_type(mean))
 
     @property
     def mean(self) -> np.ndarray:
         """Mean, in units of y."""
-        return self._out(self.dist.mean)
+        return self._out(self._of_rows("mean"))
 
     @property
     def std(self) -> np.ndarray:
         """Standard deviation, in units of y."""
-        return self.scale * np.asarray(self.dist.std, np.float64)
+        return self.scale * self._of_rows("std")
 
     @property
     def aleatoric(self) -> np.ndarray:
         """Standard deviation of the noise, in units of y."""
-        return self.scale * np.asarray(self.dist.aleatoric, np.float64)
+        return self.scale * self._of_rows("aleatoric")
 
     @property
     def epistemic(self) -> np.ndarray:
         """Standard deviation of the members' means, in units of y."""
-        return self.scale * np.asarray(self.dist.epistemic, np.float64)
+        return self.scale * self._of_rows("epistemic")
 
     def moment_matched(self) -> "Affine":
         """The Gaussian of the same mean and variance, in units of y."""
@@ -672,32 +685,38 @@ class Affine(NamedTuple):
 
     def log_prob(self, y: ArrayLike) -> np.ndarray:
         """Log density at y, elementwise, in nats."""
-        return np.asarray(self.dist.log_prob(self.standardised(y)), np.float64) - np.log(self.scale)
+        return self._of_rows("log_prob", self.standardised(y)) - np.log(self.scale)
 
     def cdf(self, y: ArrayLike) -> np.ndarray:
         """Probability of a value at most y, elementwise."""
-        return np.asarray(self.dist.cdf(self.standardised(y)), np.float64)
+        return self._of_rows("cdf", self.standardised(y))
 
     def log_cdf(self, y: ArrayLike) -> np.ndarray:
         """Log of the cdf, accurate in the lower tail."""
-        return np.asarray(self.dist.log_cdf(self.standardised(y)), np.float64)
+        return self._of_rows("log_cdf", self.standardised(y))
 
     def quantile(self, q: ArrayLike | Sequence[ArrayLike]) -> np.ndarray:
         """Quantiles, in units of y; shape `q.shape + mean.shape`."""
-        return self._out(self.dist.quantile(q))
+        found = np.asarray(_filled(self.dist).quantile(q), np.float64)
+        return self._out(self._cut(found, np.ndim(q)))
 
     def interval(self, level: ArrayLike | Sequence[ArrayLike] = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """Central interval `(lo, hi)`, in units of y."""
-        lo, hi = self.dist.interval(level)
-        return self._out(lo), self._out(hi)
+        ends = (np.asarray(end, np.float64) for end in _filled(self.dist).interval(level))
+        lo, hi = (self._out(self._cut(end, np.ndim(level))) for end in ends)
+        return lo, hi
+
+    def _cut(self, values: np.ndarray, axis: int) -> np.ndarray:
+        """Values of filled-up rows, without what filled them up."""
+        return values[(slice(None),) * axis + (slice(_rows_of(self.dist)),)] if values.ndim > axis else values
 
     def sample(self, key: Array, shape: tuple[int, ...] = ()) -> np.ndarray:
         """Independent draws, of shape `shape + mean.shape`, in units of y."""
-        return self._out(self.dist.sample(key, shape))
+        return self._out(np.asarray(self.dist.sample(key, shape), np.float64))
 
     def crps(self, y: ArrayLike) -> np.ndarray:
         """Continuous ranked probability score, elementwise, in units of y."""
-        return self.scale * np.asarray(self.dist.crps(self.standardised(y)), np.float64)
+        return self.scale * self._of_rows("crps", self.standardised(y))
 
     def pit(self, y: ArrayLike) -> np.ndarray:
         """Probability integral transform: the cdf at y."""
@@ -707,3 +726,28 @@ class Affine(NamedTuple):
         """The distribution of one of several outputs, over `(n,)`."""
         loc, scale = (a[i] if np.ndim(a) else a for a in (self.loc, self.scale))
         return Affine(self.dist.output(i), loc, scale)
+
+
+def _rows_of(dist: Any) -> int | None:
+    """The number of rows of a distribution of ours over `(n,)` or `(n, d)`."""
+    if not isinstance(dist, Gaussian | GaussianMixture):
+        return None
+    shape = np.shape(dist[0])[isinstance(dist, GaussianMixture) :]
+    return shape[0] if shape else None
+
+
+def _filled(dist: Any) -> Any:
+    """A distribution with repeats of its last row up to a power of two."""
+    if not _rows_of(dist):
+        return dist
+    first, second, *weights = dist
+    axis = int(isinstance(dist, GaussianMixture))
+    return type(dist)(_fill(np.asarray(first), axis), _fill(np.asarray(second), axis), *weights)
+
+
+def _fill(values: np.ndarray, axis: int) -> np.ndarray:
+    n = values.shape[axis] if values.ndim > axis else 0
+    missing = (1 << max(n - 1, 0).bit_length()) - n if n else 0
+    if not missing:
+        return values
+    return np.concatenate([values, np.repeat(np.take(values, [-1], axis), missing, axis)], axis)

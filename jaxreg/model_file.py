@@ -12,16 +12,17 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from jaxreg.calibration import NoiseScaling, VarianceScaling
 from jaxreg.data import Scaler
+from jaxreg.embeddings import PeriodicEmbedding
 from jaxreg.files import check_writable, replacing
 from jaxreg.fitted import Fitted
-from jaxreg.models import MeanOnlyRegressor, MeanVarRegressor, NaturalRegressor
+from jaxreg.models import ACTIVATIONS, MeanOnlyRegressor, MeanVarRegressor, NaturalRegressor
 
-FORMAT = 1
+# 2: ensembles, calibrations and embeddings; a file that needs none of them is still read as 1 was.
+FORMAT = 2
 MODELS = {model.__name__: model for model in (MeanVarRegressor, MeanOnlyRegressor, NaturalRegressor)}
-ACTIVATIONS = {
-    name: getattr(nn, name) for name in ("relu", "silu", "gelu", "elu", "softplus", "tanh", "sigmoid")
-}
+CALIBRATIONS = {kind.__name__: kind for kind in (NoiseScaling, VarianceScaling)}
 
 
 def save(path: str | Path, fitted: Fitted) -> None:
@@ -38,12 +39,16 @@ def save(path: str | Path, fitted: Fitted) -> None:
         "feature_names": fitted.feature_names,
         "target_names": fitted.target_names,
         "settings": fitted.settings,
+        "members": fitted.members,
+        "calibration": None if fitted.calibration is None else type(fitted.calibration).__name__,
         "versions": {name: version(name) for name in ("jaxreg", "jax", "flax")},
     }
     arrays = flatten_dict({"params": fitted.params["params"]}, sep="/")
     for name in ("x_scaler", "y_scaler"):
         scaler = getattr(fitted, name)
         arrays |= {f"{name}/loc": scaler.loc, f"{name}/scale": scaler.scale}
+    if fitted.calibration is not None:
+        arrays["calibration/factor"] = np.asarray(fitted.calibration.factor, np.float64)
     arrays = {name: np.array(array, order="C") for name, array in arrays.items()}
     with replacing(path) as temporary:
         save_file(arrays, temporary, metadata={"jaxreg": json.dumps(header)})
@@ -82,8 +87,10 @@ def load(path: str | Path) -> Fitted:
 
 def _fitted(path: Path, header: dict, tree: dict) -> Fitted:
     """The model that a header and the arrays make."""
-    model = _build(header["model"])
-    _check_params(path, model, tree)
+    model, members = _build(header["model"]), header.get("members")
+    _check_params(path, model, members, tree)
+    kind = header.get("calibration")
+    calibration = None if kind is None else CALIBRATIONS[kind](tree["calibration"]["factor"])
     return Fitted(
         model,
         {"params": jax.tree.map(jnp.asarray, tree["params"])},
@@ -94,6 +101,8 @@ def _fitted(path: Path, header: dict, tree: dict) -> Fitted:
             for name in ("feature_names", "target_names")
         ),
         header["settings"],
+        members,
+        calibration,
     )
 
 
@@ -103,10 +112,11 @@ def _describe(model: nn.Module) -> dict:
     activation = next(
         (name for name, f in ACTIVATIONS.items() if f is getattr(model, "activation", None)), None
     )
-    if MODELS.get(kind) is not type(model) or activation is None or model.embedding is not None:
+    known = MODELS.get(kind) is type(model) and activation is not None
+    if not known or not (model.embedding is None or type(model.embedding) is PeriodicEmbedding):
         raise ValueError(
-            f"a model file can hold a {' or '.join(MODELS)} without embedding, whose activation is one of "
-            f"{', '.join(ACTIVATIONS)}; got {model}"
+            f"a model file can hold a {' or '.join(MODELS)} with a PeriodicEmbedding or none, whose "
+            f"activation is one of {', '.join(ACTIVATIONS)}; got {model}"
         )
     described = {
         "kind": kind,
@@ -116,6 +126,11 @@ def _describe(model: nn.Module) -> dict:
     }
     if getattr(model, "detach_variance", False):
         described["detach_variance"] = True
+    if model.embedding is not None:
+        described["embedding"] = {
+            "frequencies": model.embedding.frequencies,
+            "scales": list(model.embedding.scales),
+        }
     return described
 
 
@@ -126,10 +141,13 @@ def _build(described: dict) -> nn.Module:
     if kind not in MODELS or activation not in ACTIVATIONS:
         raise ValueError(f"the model file asks for {kind} with {activation}, which this version doesn't know")
     settings["hidden"] = tuple(settings["hidden"])
+    if "embedding" in settings:
+        own = settings["embedding"]
+        settings["embedding"] = PeriodicEmbedding(own["frequencies"], tuple(own["scales"]))
     return MODELS[kind](activation=ACTIVATIONS[activation], **settings)
 
 
-def _check_params(path: Path, model: nn.Module, tree: dict) -> None:
+def _check_params(path: Path, model: nn.Module, members: int | None, tree: dict) -> None:
     """Raise unless the arrays are those of the model."""
     missing = {"params", "x_scaler", "y_scaler"} - set(tree)
     if missing:
@@ -137,7 +155,10 @@ def _check_params(path: Path, model: nn.Module, tree: dict) -> None:
     features = jax.ShapeDtypeStruct((1, len(tree["x_scaler"]["loc"])), np.float32)
     expected = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), features)["params"], sep="/")
     found = flatten_dict(tree["params"], sep="/")
-    wrong = [name for name in expected if name not in found or found[name].shape != expected[name].shape]
+    axis = () if members is None else (members,)
+    wrong = [
+        name for name in expected if name not in found or found[name].shape != (*axis, *expected[name].shape)
+    ]
     if wrong or set(found) != set(expected):
         names = sorted(set(wrong) | (set(found) ^ set(expected)))
         raise ValueError(

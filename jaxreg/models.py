@@ -1,5 +1,6 @@
 """Flax Linen modules that map x to a Gaussian, and how a prediction is made with any such module."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 
@@ -18,9 +19,16 @@ torch_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 PREDICTION_BLOCK = 8192
 
+ACTIVATIONS = {
+    name: getattr(nn, name) for name in ("relu", "silu", "gelu", "elu", "softplus", "tanh", "sigmoid")
+}
+
 VARIANCE_BIAS = -1.0
 SMALLEST_VARIANCE = 1e-6
 SMALLEST_PRECISION = 1e-6
+
+# Fields of a module that say where it stands in another, not what it is.
+UNSAVED = ("parent", "name")
 
 # Names that the parameters of the variance have in the models here; a user's own do well to keep to them.
 VARIANCE_NAMES = ("log_var_head", "precision_head", "log_var")
@@ -37,7 +45,7 @@ def torch_bias_init(fan_in: int) -> Callable[..., Array]:
 
 
 class _Regressor(nn.Module):
-    """What both regressors share: their fields, the trunk and the linear layers."""
+    """What the regressors share: their fields, the trunk and the linear layers."""
 
     hidden: tuple[int, ...] = (128, 128)
     outputs: int | None = None
@@ -45,6 +53,13 @@ class _Regressor(nn.Module):
     embedding: nn.Module | None = None
     kernel_init: Callable[..., Array] = torch_kernel_init
     bias_init: Callable[..., Array] | None = None
+
+    def __reduce__(self) -> tuple:
+        # JAX's own activations are functions that can't be pickled; they go by their name.
+        changed = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in UNSAVED}
+        names = {function: name for name, function in ACTIVATIONS.items()}
+        changed["activation"] = names.get(self.activation, self.activation)
+        return _unpickled, (type(self), {k: v for k, v in changed.items() if v is not getattr(type(self), k)})
 
     def _linear(
         self, x: Array, features: int, name: str, bias_init: Callable[..., Array] | None = None
@@ -164,6 +179,11 @@ class MeanOnlyRegressor(_Regressor):
         return Gaussian(mean, jnp.broadcast_to(log_var, mean.shape))
 
 
+def _unpickled(kind: type, fields: dict) -> nn.Module:
+    activation = fields.pop("activation")
+    return kind(activation=ACTIVATIONS.get(activation, activation), **fields)
+
+
 def head_labels(params: PyTree) -> PyTree:
     """Label each parameter "variance" where it belongs to the variance alone, and "mean" elsewhere.
 
@@ -273,4 +293,4 @@ def join_blocks(parts: list[PyTree], n: int, axis: int = 0) -> PyTree:
     In NumPy: a slice of a device array is one more program for each new length.
     """
     kept = (slice(None),) * axis + (slice(n),)
-    return jax.tree.map(lambda *a: jnp.asarray(np.concatenate(a, axis)[kept]), *parts)
+    return jax.tree.map(lambda *a: jax.device_put(np.concatenate(a, axis)[kept]), *parts)

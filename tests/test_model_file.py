@@ -9,7 +9,16 @@ import pytest
 from flax.linen import gelu, leaky_relu
 from safetensors.numpy import load_file, save_file
 
-from jaxreg import Fitted, MeanOnlyRegressor, MeanVarRegressor, NaturalRegressor, Scaler, model_file
+from jaxreg import (
+    Fitted,
+    MeanOnlyRegressor,
+    MeanVarRegressor,
+    NaturalRegressor,
+    PeriodicEmbedding,
+    Scaler,
+    model_file,
+)
+from jaxreg.calibration import NoiseScaling, VarianceScaling
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(20, 2)) * [1.0, 1e3]
@@ -30,6 +39,7 @@ def make(model=None, seed=0, outputs=1):
         (MeanOnlyRegressor(hidden=()), 1),
         (NaturalRegressor(hidden=(4,)), 1),
         (MeanVarRegressor(hidden=(4,), detach_variance=True), 1),
+        (MeanVarRegressor(hidden=(4,), embedding=PeriodicEmbedding(3, (0.1, 2.0))), 1),
     ],
 )
 def test_round_trip(tmp_path, model, outputs):
@@ -49,7 +59,39 @@ def test_round_trip(tmp_path, model, outputs):
 
 def test_names_may_be_absent(tmp_path):
     model_file.save(tmp_path / "m", make()._replace(feature_names=None, target_names=None, settings=None))
-    assert model_file.load(tmp_path / "m")[4:] == (None, None, None)
+    assert model_file.load(tmp_path / "m")[4:] == (None, None, None, None, None)
+
+
+@pytest.mark.parametrize("calibration", [None, NoiseScaling(1.7), VarianceScaling(np.array([0.3, 2.0]))])
+def test_an_ensemble_and_its_calibration(tmp_path, calibration):
+    fitted = make(MeanVarRegressor(hidden=(4,), outputs=2), outputs=2)
+    members = jax.tree.map(lambda leaf: np.stack([leaf, 2 * leaf, leaf + 1]), fitted.params)
+    fitted = fitted._replace(params=members, members=3, calibration=calibration)
+    model_file.save(tmp_path / "m", fitted)
+    loaded = model_file.load(tmp_path / "m")
+    assert loaded.members == 3 and type(loaded.calibration) is type(calibration)
+    ours, theirs = fitted.predict(X), loaded.predict(X)
+    assert ours.dist.means.shape == (3, 20, 2)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    damaged(tmp_path / "m", {"members": 4})
+    with pytest.raises(ValueError, match="don't fit"):
+        model_file.load(tmp_path / "m")
+
+
+def test_a_file_of_the_first_format(tmp_path):
+    whole = make()
+    model_file.save(tmp_path / "m", whole)
+    kept = load_file(tmp_path / "m")
+    header = {
+        "format": 1,
+        "model": {"kind": "MeanVarRegressor", "hidden": [8, 4], "outputs": None, "activation": "relu"},
+        "feature_names": None,
+        "target_names": None,
+        "settings": None,
+        "versions": {"jaxreg": "0.1.0"},
+    }
+    save_file(kept, tmp_path / "m", metadata={"jaxreg": json.dumps(header)})
+    jax.tree.map(np.testing.assert_array_equal, model_file.load(tmp_path / "m").predict(X), whole.predict(X))
 
 
 def test_the_file_is_json_and_arrays(tmp_path, monkeypatch):
@@ -141,7 +183,7 @@ def damaged(path, header=None, **arrays):
         ("{}", "damaged.*format"),
         ('{"format": "new"}', "damaged"),
         ('{"format": 1}', "damaged.*model"),
-        ({"format": 99}, "format 99, .* up to 1: upgrade jaxreg"),
+        ({"format": 99}, "format 99, .* up to 2: upgrade jaxreg"),
         ({"model": {"kind": "Forest", "activation": "relu", "hidden": []}}, "asks for Forest"),
         (
             {"model": {"kind": "MeanVarRegressor", "activation": "relu", "hidden": [8, 4], "depth": 1}},
