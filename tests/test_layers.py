@@ -10,8 +10,20 @@ import pytest
 import jaxreg
 
 # A file imports only files that stand before it.
-CORE = ["gaussian", "data", "models", "losses", "training", "ensemble", "metrics", "calibration", "fitted"]
-LEAVES = ["isotonic", "files", "plots", "report", "progress", "model_file", "torch_weights"]
+CORE = [
+    "gaussian",
+    "data",
+    "embeddings",
+    "models",
+    "losses",
+    "training",
+    "optimizers",
+    "ensemble",
+    "metrics",
+    "calibration",
+    "fitted",
+]
+LEAVES = ["isotonic", "files", "plots", "report", "progress", "model_file", "torch_weights", "estimator"]
 TOP = ["cli"]
 ORDER = [*CORE, *LEAVES, *TOP]
 OPTIONAL = [

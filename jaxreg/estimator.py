@@ -1,0 +1,519 @@
+"""A scikit-learn regressor: an ensemble with calibrated error bars, for tables of numbers of any kind."""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any, NamedTuple, no_type_check
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.utils import Tags, check_array, check_random_state
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_consistent_length,
+    check_is_fitted,
+    validate_data,
+)
+
+from jaxreg import metrics
+from jaxreg.calibration import NoiseScaling
+from jaxreg.data import Scaler, TableLike, column_names, default_dtype, fold_rows
+from jaxreg.embeddings import PeriodicEmbedding
+from jaxreg.ensemble import fit_ensemble, predict_ensemble, without_failed
+from jaxreg.fitted import Fitted
+from jaxreg.gaussian import Affine, GaussianMixture
+from jaxreg.losses import beta_nll, crps_gaussian, gaussian_nll, scaled_nll
+from jaxreg.models import ACTIVATIONS, MeanVarRegressor
+from jaxreg.optimizers import adamw
+from jaxreg.training import History, Hook, Run, Trainer, TrainState, check_whole, make_trainer
+
+LOSSES = {"beta_nll": beta_nll(0.5), "gaussian_nll": gaussian_nll, "crps": crps_gaussian}
+
+# What "auto" stands for: about so many steps, in so many epochs at least and at most, of batches that grow
+# with the rows; and more decay of the parameters where fewer rows hold them.
+AUTO_STEPS = 3000
+AUTO_EPOCHS = (60, 600)
+AUTO_BATCH = (32, 256)
+AUTO_BATCHES = 256
+DECAY_ROWS = 1000
+
+# Rows' worth of belief that the networks' noise is right as it is.
+PRIOR_ROWS = 200.0
+
+FEWEST_ROWS = 4
+FOLD_ROWS = 2
+
+# How fast the waves are that networks start with is tried out by small ensembles, on rows that all of them
+# hold out and in a share of the epochs. Few rows say too little of it.
+SCALES = (1.0, 0.25, 0.0)
+SCALE_OF_FEW = 0.25
+TRIAL_ROWS = 50
+TRIAL_MEMBERS = 3
+TRIAL_UNSEEN = 0.3
+TRIAL_SHARE = 0.25
+
+# More waves than this, of all features together, cost more than they tell.
+MOST_WAVES = 512
+
+
+class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
+    """An ensemble of mean-variance networks that needs no settings, with scikit-learn's interface.
+
+    Each member holds another part of the rows out, trains by AdamW on the rest, and keeps the parameters of
+    the epoch that predicts its held-out rows best. What they predict is the mixture of their Gaussians, whose
+    noise is scaled by how well held-out rows were predicted. Features and target are standardised inside, and
+    every feature is given to the networks as waves of several lengths too: of which lengths, small ensembles
+    that are trained before the large one find out. Lakshminarayanan et al. 2017,
+    "Simple and scalable predictive uncertainty estimation using deep ensembles"; Gorishniy et al. 2022, "On
+    embeddings for numerical features in tabular deep learning"; Seitzer et al. 2022, "On the pitfalls of
+    heteroscedastic uncertainty estimation with probabilistic neural networks".
+
+    Args:
+        members: number of networks.
+        hidden: widths of the hidden layers.
+        activation: after each hidden layer: relu, silu, gelu, elu, softplus, tanh or sigmoid.
+        frequencies: waves of each feature, fewer where there are more than 32 features; 0 for none.
+        frequency_scale: multiplies the frequencies that training starts from: 1 for targets that change fast
+            with a feature, 0 for smooth ones; "auto" tries 1, 0.25 and 0.
+        loss: what is trained on: beta_nll, gaussian_nll or crps.
+        epochs: most passes over the rows; "auto" is about 3,000 steps, from 60 to 600 epochs.
+        batch_size: rows per step; "auto" is 32, and more from 16,384 rows on; None takes all rows.
+        learning_rate: of AdamW's first step; it falls to 0 along half a cosine.
+        weight_decay: of AdamW at 1,000 rows; it goes with 1 / sqrt(rows).
+        validation_fraction: share of the rows that each member holds out; 0 holds none out, trains for all
+            epochs, and scales no noise.
+        patience: share of the epochs without a better score of the held-out rows after which a member stops.
+        time_limit: seconds after which training stops, and the best epochs until then are kept; None for no
+            limit.
+        random_state: seed of the weights, the folds and the order of rows: None, an integer or a RandomState.
+        hooks: called while the members train, as those of `fit`.
+
+    Attributes:
+        members_: parameters of the members that were kept, with a leading axis of members.
+        history_: the `History` of all members.
+        calibration_: the `NoiseScaling`; None without held-out rows.
+        frequency_scale_: the one that was used.
+        fitted_: the `Fitted` that predicts, and that `model_file.save` writes.
+        n_iter_: epochs that the longest member trained for.
+        n_features_in_, feature_names_in_: as everywhere in scikit-learn.
+
+    >>> import jax
+    >>> from jaxreg import data
+    >>> from jaxreg.estimator import DeepEnsembleRegressor
+    >>> x, y = data.sinusoid(jax.random.key(0))
+    >>> model = DeepEnsembleRegressor(members=3, epochs=20, random_state=0).fit(x, y)
+    >>> mean, std = model.predict(x, return_std=True)
+    >>> lower, upper = model.predict_interval(x, level=0.9)
+    >>> model.predict_quantiles(x, [0.1, 0.5, 0.9]).shape
+    (256, 3)
+    """
+
+    @no_type_check  # fit looks at the settings, as everywhere in scikit-learn
+    def __init__(
+        self,
+        *,
+        members: int = 10,
+        hidden: Sequence[int] = (128, 128),
+        activation: str = "silu",
+        frequencies: int = 16,
+        frequency_scale: float | str = "auto",
+        loss: str = "beta_nll",
+        epochs: int | str = "auto",
+        batch_size: int | str | None = "auto",
+        learning_rate: float = 3e-3,
+        weight_decay: float = 0.1,
+        validation_fraction: float = 0.1,
+        patience: float = 0.3,
+        time_limit: float | None = None,
+        random_state: Any = None,
+        hooks: Sequence[Hook] = (),
+    ):
+        self.members = members
+        self.hidden = hidden
+        self.activation = activation
+        self.frequencies = frequencies
+        self.frequency_scale = frequency_scale
+        self.loss = loss
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.time_limit = time_limit
+        self.random_state = random_state
+        self.hooks = hooks
+
+    def fit(self, X: TableLike, y: TableLike, sample_weight: TableLike | None = None):
+        """Train the ensemble.
+
+        Args:
+            X: features, `(n, features)`: arrays, or pandas or polars frames.
+            y: targets, `(n,)` or `(n, d)`; of several targets, single ones may be missing (NaN).
+            sample_weight: of each row, `(n,)`, not negative; a row of no weight is left out.
+
+        Returns:
+            The estimator.
+
+        Raises:
+            ValueError: for unusable data or settings, by name; among them fewer than 4 rows, and a target
+                of one value, which has no variance to learn.
+
+        Warns:
+            UserWarning: where there are too few rows for the folds; there are then fewer folds.
+            RuntimeWarning: names members whose loss stopped being finite; they are left out.
+        """
+        started = time.monotonic()
+        loss, activation = (
+            _choice(name, getattr(self, name), table)
+            for name, table in (("loss", LOSSES), ("activation", ACTIVATIONS))
+        )
+        self._check_numbers()
+        target_names = _target_names(y)
+        x, y, weight = self._check_rows(X, y, sample_weight)
+        n = len(x)
+        key = jax.random.key(check_random_state(self.random_state).randint(2**31 - 1))
+        rows, held_out = self._fold(key, n)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "constant column")  # taken out below
+            x_scaler = Scaler.fit(x, weight=None if weight is None else weight.reshape(n, -1).max(axis=1))
+        # A feature of one value tells nothing, and must tell nothing where it takes another one later.
+        x_scaler = x_scaler._replace(scale=np.where(np.ptp(x, axis=0) == 0, np.inf, x_scaler.scale))
+        y_scaler = Scaler.fit(y, weight=weight)
+        dtype = default_dtype(np.dtype(np.float64))
+        scaled = x_scaler.transform(x).astype(dtype), np.nan_to_num(y_scaler.transform(y)).astype(dtype)
+        data = scaled if weight is None else (*scaled, weight.astype(dtype))
+
+        frequencies = min(self.frequencies, max(MOST_WAVES // x.shape[1], 1))
+        model = MeanVarRegressor(
+            hidden=tuple(self.hidden),
+            outputs=None if y.ndim == 1 else y.shape[1],
+            activation=activation,
+            embedding=PeriodicEmbedding(frequencies) if frequencies else None,
+        )
+        recipe = _Recipe(
+            model, loss, self.learning_rate, self.weight_decay * math.sqrt(DECAY_ROWS / n),
+            self._batch_size(n if rows is None else rows.shape[1]), self.patience,
+        )  # fmt: skip
+        epochs = self._epochs(n if rows is None else rows.shape[1])
+        scale = self.frequency_scale
+        if scale == "auto":
+            scale = SCALE_OF_FEW
+            if frequencies and rows is not None and n >= TRIAL_ROWS:
+                trial_key = jax.random.fold_in(key, self.members)
+                limit = math.inf if self.time_limit is None else TRIAL_SHARE * self.time_limit
+                clock = TimeLimit(time.monotonic() + limit)
+                scale = _choose_scale(trial_key, recipe, data, rows.shape[1], epochs, clock)
+        self.frequency_scale_ = float(scale)
+        hooks = list(self.hooks)
+        if self.time_limit is not None:
+            hooks.append(TimeLimit(started + self.time_limit))
+        states, self.history_ = recipe.fit(
+            key, data, rows, held_out, np.full(self.members, self.frequency_scale_), epochs, hooks
+        )
+        kept = self.history_.failed_epoch < 0
+        self.members_ = without_failed(states, self.history_).params
+        self.n_iter_ = int(np.isfinite(self.history_.loss).sum(axis=-1).max())
+        self.calibration_ = None
+        if held_out is not None:
+            unseen = np.zeros((self.members, n), bool)
+            np.put_along_axis(unseen, held_out, True, axis=1)
+            seen_by_all = predict_ensemble(model, self.members_, data[0])
+            self.calibration_ = NoiseScaling.fit_held_out(
+                seen_by_all, data[1], unseen[kept], sample_weight=weight, prior_rows=PRIOR_ROWS
+            )
+        settings = {name: value for name, value in self.get_params().items() if name != "hooks"}
+        settings |= {
+            "rows": n,
+            "epochs": epochs,
+            "batch_size": recipe.batch_size,
+            "trained_epochs": self.n_iter_,
+        }
+        names = getattr(self, "feature_names_in_", None)
+        self.fitted_ = Fitted(
+            model,
+            self.members_,
+            x_scaler,
+            y_scaler,
+            None if names is None else tuple(map(str, names)),
+            target_names,
+            settings,
+            int(kept.sum()),
+            self.calibration_,
+        )
+        return self
+
+    def predict(self, X: TableLike, return_std: bool = False) -> Any:
+        """Predict the mean of each row, `(n,)` or `(n, d)`; with `return_std`, `(mean, std)`."""
+        dist = self.predict_dist(X)
+        return (dist.mean, dist.std) if return_std else dist.mean
+
+    def predict_dist(self, X: TableLike) -> Affine:
+        """Predict each row's distribution, a `GaussianMixture` in the target's units."""
+        check_is_fitted(self)
+        return self.fitted_.predict(validate_data(self, X, reset=False, dtype=np.float64))
+
+    def predict_interval(self, X: TableLike, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+        """Predict the central interval of each row, `(lower, upper)`."""
+        return self.predict_dist(X).interval(level)
+
+    def predict_quantiles(self, X: TableLike, q: TableLike) -> Float[np.ndarray, "n ..."]:
+        """Predict quantiles of each row, `(n, len(q))` or `(n, d, len(q))`."""
+        return np.moveaxis(np.asarray(self.predict_dist(X).quantile(np.atleast_1d(q))), 0, -1)
+
+    def score_nll(self, X: TableLike, y: TableLike, sample_weight: TableLike | None = None) -> float:
+        """Mean negative log-likelihood in nats, lower is better; it depends on the target's unit."""
+        return -neg_nll(self, X, y, sample_weight)
+
+    def _check_numbers(self) -> None:
+        """Raise for settings that no fit can have, which nothing below would name."""
+        whole = {"members": 1, "frequencies": 0, "epochs": 1, "batch_size": 1}
+        for name, least in whole.items():
+            value = getattr(self, name)
+            if not (value == "auto" and name in ("epochs", "batch_size")) and not (
+                value is None and name == "batch_size"
+            ):
+                check_whole(name, value, least)
+        for width in self.hidden:
+            check_whole("hidden", width, 1)
+        scale = self.frequency_scale
+        if scale != "auto" and not (isinstance(scale, Real) and 0 <= scale < math.inf):
+            raise ValueError(f"frequency_scale must be a number not below 0 or 'auto', got {scale!r}")
+        if not 0 <= self.validation_fraction <= 0.5:
+            raise ValueError(f"validation_fraction must be from 0 to 0.5, got {self.validation_fraction!r}")
+        if not 0 < self.patience <= 1:
+            raise ValueError(
+                f"patience must be a share of the epochs, above 0 up to 1, got {self.patience!r}"
+            )
+        if self.time_limit is not None and not self.time_limit > 0:
+            raise ValueError(f"time_limit must be positive seconds or None, got {self.time_limit!r}")
+
+    def _check_rows(
+        self, X: TableLike, y: TableLike, sample_weight: TableLike | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Features, targets and weights as float64; weights are 0 where a target is missing."""
+        if y is None:
+            raise ValueError(
+                f"This {type(self).__name__} estimator requires y to be passed, but the target y is None."
+            )
+        x = validate_data(self, X, dtype=np.float64, ensure_min_samples=FEWEST_ROWS)
+        several = np.asarray(y).ndim == 2
+        y = check_array(
+            y,
+            ensure_2d=False,
+            allow_nd=True,
+            dtype=np.float64,
+            ensure_all_finite="allow-nan" if several else True,
+            input_name="y",
+        )
+        if y.ndim not in (1, 2):
+            raise ValueError(f"y must have shape (rows,) or (rows, outputs), got {y.shape}")
+        check_consistent_length(x, y)
+        weight = None
+        if sample_weight is not None:
+            weight = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
+            x, y, weight = x[weight > 0], y[weight > 0], weight[weight > 0]
+            if len(x) < FEWEST_ROWS:
+                raise ValueError(f"{len(x)} rows have a positive sample_weight, {FEWEST_ROWS} are needed")
+        if np.isnan(y).any():
+            known = np.isfinite(y)
+            weight = known * (1.0 if weight is None else weight[:, None])
+            some = known.any(axis=1)
+            x, y, weight = x[some], y[some], weight[some]
+            empty = np.flatnonzero(~known.any(axis=0))
+            if empty.size:
+                raise ValueError(f"y, column {empty[0]}, is missing in all rows: leave it out")
+            if len(x) < FEWEST_ROWS:
+                raise ValueError(f"{len(x)} rows have a target, {FEWEST_ROWS} are needed")
+        for i, column in enumerate(y.reshape(len(y), -1).T):
+            if np.nanmin(column) == np.nanmax(column):
+                which = "y" if y.ndim == 1 else f"y, column {i},"
+                raise ValueError(
+                    f"the target {which} has one value, {np.nanmin(column):g}, in all rows: "
+                    "there is no variance to learn"
+                )
+        return x, y, weight
+
+    def _fold(self, key: jax.Array, n: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """The rows that each member trains on, and those that it holds out."""
+        if self.validation_fraction == 0:
+            return None, None
+        folds = round(1 / self.validation_fraction)
+        most = n // FOLD_ROWS
+        if most < folds:
+            warnings.warn(
+                f"{n} rows are too few for {folds} folds of at least {FOLD_ROWS}: {most} are used",
+                stacklevel=3,
+            )
+            folds = most
+        return fold_rows(key, n, self.members, folds)
+
+    def _batch_size(self, rows: int) -> int | None:
+        if self.batch_size != "auto":
+            return self.batch_size
+        return int(np.clip(2 ** round(math.log2(rows / AUTO_BATCHES)), *AUTO_BATCH))
+
+    def _epochs(self, rows: int) -> int:
+        if self.epochs != "auto":
+            return self.epochs
+        per_epoch = math.ceil(rows / (self._batch_size(rows) or rows))
+        return int(np.clip(AUTO_STEPS // per_epoch, *AUTO_EPOCHS))
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+
+class TimeLimit(Hook):
+    """Stops a run at a time of the clock `time.monotonic`."""
+
+    def __init__(self, deadline: float):
+        self.deadline = deadline
+
+    def after_chunk(self, run: Run, history: History) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() >= self.deadline
+
+
+class _Recipe(NamedTuple):
+    """How members are trained."""
+
+    model: MeanVarRegressor
+    loss: Callable
+    learning_rate: float
+    weight_decay: float
+    batch_size: int | None
+    patience: float
+
+    def fit(
+        self,
+        key: jax.Array,
+        data: tuple[np.ndarray, ...],
+        rows: np.ndarray | None,
+        held_out: np.ndarray | None,
+        scales: np.ndarray,
+        epochs: int,
+        hooks: Sequence[Hook] = (),
+    ) -> tuple[TrainState, History]:
+        """Train a member for each scale of the frequencies."""
+        n = len(data[0]) if rows is None else rows.shape[1]
+        steps = epochs * (1 if self.batch_size is None else math.ceil(n / self.batch_size))
+        optimizer = adamw(self.learning_rate, self.weight_decay, steps=steps)
+        trainer = make_trainer(self.model, optimizer, self.loss, scaled_nll)
+        # One after another, so that one program serves any number of them.
+        keys, x = jax.random.split(key, len(scales)), data[0][:1]
+        states = [_begin(trainer, *each) for each in zip(keys, [x] * len(scales), scales, strict=True)]
+        return fit_ensemble(
+            key,
+            trainer,
+            data,
+            members=len(scales),
+            epochs=epochs,
+            batch_size=self.batch_size,
+            rows=rows,
+            validation_rows=held_out,
+            patience=None if rows is None else max(math.ceil(self.patience * epochs), 1),
+            states=jax.tree.map(lambda *leaves: np.stack(leaves), *states),
+            hooks=hooks,
+        )
+
+
+@jax.jit
+def _begin(trainer: Trainer, key: jax.Array, x: jax.Array, scale: jax.Array) -> TrainState:
+    """A member's first state, its frequencies scaled."""
+    state = trainer.init(key, x)
+    params = dict(state.params["params"])
+    if "embedding" in params:
+        params["embedding"] = jax.tree.map(lambda leaf: leaf * scale, params["embedding"])
+    return state._replace(params=state.params | {"params": params})
+
+
+def _choose_scale(
+    key: jax.Array,
+    recipe: _Recipe,
+    data: tuple[np.ndarray, ...],
+    used: int,
+    epochs: int,
+    clock: TimeLimit,
+) -> float:
+    """The scale of the frequencies whose small ensemble predicts rows best that none of its members saw.
+
+    The score is the ensemble's: fast waves let members err each in another way, of which their mean has the
+    gain and no member has. `used` is the number of rows that a program is compiled for.
+    """
+    n = len(data[0])
+    size = n - used
+    folds = max(int(TRIAL_UNSEEN * n / size), 1)
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+    unseen, seen = np.split(rng.permutation(n).astype(np.int32), [folds * size])
+    # Those that are missing in number are repeats; the epoch is chosen on a part of the unseen rows.
+    more = rng.choice(seen, (TRIAL_MEMBERS, used - len(seen)))
+    rows = np.concatenate([np.tile(seen, (TRIAL_MEMBERS, 1)), more], axis=1)
+    held_out = unseen.reshape(folds, size)[np.arange(TRIAL_MEMBERS) % folds]
+    states, history = recipe.fit(
+        key,
+        data,
+        np.tile(rows, (len(SCALES), 1)),
+        np.tile(held_out, (len(SCALES), 1)),
+        np.repeat(SCALES, TRIAL_MEMBERS),
+        max(math.ceil(TRIAL_SHARE * epochs), 1),
+        [clock],
+    )
+    y, *weight = (a[unseen] for a in data[1:])
+    weight = weight[0] if weight else None
+    together = predict_ensemble(recipe.model, states.params, data[0][unseen])
+    scores = []
+    for i in range(len(SCALES)):
+        own = slice(i * TRIAL_MEMBERS, (i + 1) * TRIAL_MEMBERS)
+        mixture = GaussianMixture(*(np.asarray(leaf)[own] for leaf in together[:2]))
+        scaled = NoiseScaling.fit(mixture, y, sample_weight=weight)(mixture)
+        scores.append(np.mean(metrics.nll(scaled, y, sample_weight=weight)))
+    failed = (history.failed_epoch >= 0).reshape(len(SCALES), -1).any(axis=1)
+    return SCALES[int(np.nanargmin(np.where(failed, np.inf, scores)))]
+
+
+def neg_nll(
+    estimator: DeepEnsembleRegressor, X: TableLike, y: TableLike, sample_weight: TableLike | None = None
+) -> float:
+    """Minus the mean negative log-likelihood: a scorer for `cross_val_score` and `GridSearchCV`.
+
+    Missing targets, of several, count for nothing.
+    """
+    return -_score(metrics.nll, estimator, X, y, sample_weight)
+
+
+def neg_crps(
+    estimator: DeepEnsembleRegressor, X: TableLike, y: TableLike, sample_weight: TableLike | None = None
+) -> float:
+    """Minus the mean continuous ranked probability score, in units of y: a scorer as `neg_nll` is."""
+    return -_score(metrics.crps, estimator, X, y, sample_weight)
+
+
+def _score(
+    score: Callable, estimator: Any, X: TableLike, y: TableLike, sample_weight: TableLike | None
+) -> float:
+    y = np.asarray(y, np.float64)
+    if np.isnan(y).any():
+        known = np.isfinite(y)
+        weight = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, np.float64)
+        y, sample_weight = np.where(known, y, 0), known * weight.reshape(-1, *(1,) * (y.ndim - 1))
+    return float(np.mean(score(estimator.predict_dist(X), y, sample_weight=sample_weight)))
+
+
+def _choice(name: str, value: str, table: dict) -> Any:
+    if value not in table:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, table))}, got {value!r}")
+    return table[value]
+
+
+def _target_names(y: TableLike) -> tuple[str, ...] | None:
+    names = column_names(y)
+    if names is not None:
+        return tuple(names)
+    name = getattr(y, "name", None)
+    return None if name is None else (str(name),)
