@@ -1,12 +1,14 @@
 """The `jaxreg` command."""
 
+import inspect
 import os
+import re
 import shlex
 import sys
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -19,6 +21,7 @@ from rich.table import Table
 
 from jaxreg import model_file, plots, report
 from jaxreg.data import Scaler, check_data, check_features, check_trainable, grid, sinusoid
+from jaxreg.estimator import DeepEnsembleRegressor
 from jaxreg.files import check_writable, replacing
 from jaxreg.fitted import Fitted
 from jaxreg.gaussian import Affine, Gaussian, check_probability
@@ -42,10 +45,25 @@ NOTEBOOK_BATCH = 64
 NOTEBOOK_FULL_BATCH_EPOCHS = 300
 NOTEBOOK_RANGE = (-3.5, 3.5)
 
-FIT_EPOCHS = 400
-FIT_PATIENCE = 50
-FIT_HELD_OUT = 0.1
-FIT_FEWEST_HELD_OUT = 2
+FIT_TEST_FRACTION = 0.1
+FIT_FEWEST_TEST = 2
+
+# Settings of the estimator that are options of `jaxreg fit`; what they mean and their defaults stand there.
+OPTION_TYPES = {
+    "members": int,
+    "activation": str,
+    "frequencies": int,
+    "frequency_scale": str,
+    "loss": str,
+    "epochs": str,
+    "batch_size": str,
+    "learning_rate": float,
+    "weight_decay": float,
+    "validation_fraction": float,
+    "patience": float,
+    "time_limit": float | None,
+}
+ARGUMENTS = inspect.getdoc(DeepEnsembleRegressor).partition("Args:")[2].partition("Attributes:")[0]
 
 MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
 
@@ -169,7 +187,28 @@ def demo(
     out.print(f"pictures and tables are in {out_dir}", soft_wrap=True)
 
 
+def with_settings(command: Callable) -> Callable:
+    """A command whose `settings` become an option for each setting of the estimator, and say what it says."""
+    own = inspect.signature(command)
+    described = re.findall(r"^    (\w+): (.*?)(?=^    \w+:|\Z)", ARGUMENTS, re.M | re.S)
+    helps = {name: " ".join(text.split()) for name, text in described}
+    options = [
+        inspect.Parameter(
+            setting.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=setting.default,
+            annotation=Annotated[OPTION_TYPES[setting.name], typer.Option(help=helps[setting.name])],
+        )
+        for setting in inspect.signature(DeepEnsembleRegressor).parameters.values()
+        if setting.name in OPTION_TYPES
+    ]
+    kept = [parameter for name, parameter in own.parameters.items() if name != "settings"]
+    command.__signature__ = own.replace(parameters=[*kept, *options])
+    return command
+
+
 @app.command("fit")
+@with_settings
 def fit_command(
     file: Annotated[Path, typer.Argument(help="CSV or Parquet file, one row for each observation.")],
     target: Annotated[str, typer.Option(help="Column to predict.")],
@@ -177,14 +216,24 @@ def fit_command(
     drop: Annotated[
         list[str] | None, typer.Option(help="Column to leave out; may be given several times.")
     ] = None,
+    test_fraction: Annotated[
+        float, typer.Option(help="Share of the rows kept from training, to score the model on.")
+    ] = FIT_TEST_FRACTION,
+    report_file: Annotated[
+        Path | None, typer.Option("--report", help="Page on these rows to write, .html or .pdf.")
+    ] = None,
     seed: Seed = 0,
-    epochs: Annotated[int, typer.Option(help="Most epochs to train.")] = FIT_EPOCHS,
     no_cache: NoCache = False,
+    **settings: Any,
 ) -> None:
-    """Train a network on the numeric columns of a file, and keep it in a model file."""
+    """Train an ensemble on the numeric columns of a file, and keep it in a model file."""
     use_cache(off=no_cache)
-    check_positive("--epochs", epochs)
     check_output(out_file, file)
+    if not 0 <= test_fraction < 1:
+        raise ValueError(f"--test-fraction must be from 0 up to 1, got {test_fraction}")
+    if report_file is not None:
+        report.check_suffix(report_file)
+        check_output(report_file, file, out_file)
     table = read_table(file)
     for name in [target, *(drop or [])]:
         check_column(table, name, file)
@@ -193,49 +242,52 @@ def fit_command(
         raise ValueError(f"no column of {file} is left to predict {target!r} from")
     x, y = trainable(numeric(table.select([*features, target]), file, droppable=features), features, target)
 
-    split_key, key = jax.random.split(jax.random.key(seed))
-    order = np.asarray(jax.random.permutation(split_key, len(x)))
-    held_out, train = np.split(order, [round(FIT_HELD_OUT * len(x))])
-    if len(held_out) < FIT_FEWEST_HELD_OUT:
-        held_out, train = order[:0], order
-    scalers = Scaler.fit(x[train], features), Scaler.fit(y[train], [target])
-    scaled = tuple(scaler.transform(a).astype(np.float32) for scaler, a in zip(scalers, (x, y), strict=True))
-    state, history = fit(
-        key,
-        make_trainer(model := MeanVarRegressor(), sgd(**NOTEBOOK_SGD)),
-        tuple(a[train] for a in scaled),
-        epochs=epochs,
-        batch_size=NOTEBOOK_BATCH,
-        validation=tuple(a[held_out] for a in scaled) if len(held_out) else None,
-        patience=FIT_PATIENCE if len(held_out) else None,
-        hooks=[Bar(err)],
-    )
-    settings = {
-        "seed": seed,
-        "epochs": epochs,
-        "batch_size": NOTEBOOK_BATCH,
-        "optimizer": "sgd",
-        **NOTEBOOK_SGD,
-    }
-    settings |= {
-        "rows": len(train),
-        "held_out_rows": len(held_out),
-        "best_epoch": int(history.best_epoch) + 1,
-    }
-    fitted = Fitted(model, state.params, *scalers, tuple(features), (target,), settings)
+    order = np.random.default_rng(seed).permutation(len(x))
+    test, train = np.split(order, [round(test_fraction * len(x))])
+    if len(test) < FIT_FEWEST_TEST:
+        test, train = order[:0], order
+        if report_file is not None:
+            raise ValueError(
+                f"--report needs at least {FIT_FEWEST_TEST} rows to score the model on: {len(x)} rows and a "
+                f"--test-fraction of {test_fraction} leave too few"
+            )
+    constant = [name for name, column in zip(features, x[train].T, strict=True) if np.ptp(column) == 0]
+    if constant:
+        listed = ", ".join(map(repr, constant))
+        warnings.warn(f"constant column {listed}: it tells nothing about the target", stacklevel=2)
+    numbers = {name: _number(value) for name, value in settings.items()}
+    ensemble = DeepEnsembleRegressor(**numbers, random_state=seed, hooks=[Bar(err)])
+    ensemble.fit(pl.DataFrame(x[train], schema=features), pl.Series(target, y[train]))
+    fitted = ensemble.fitted_
     model_file.save(out_file, fitted)
 
     summary = Table(title=f"{target} from {len(features)} columns", title_justify="left", show_header=False)
     summary.add_row("training rows", f"{len(train):,}")
-    if len(held_out):
-        summary.add_row("held-out rows (chose the epoch)", f"{len(held_out):,}")
-        summary.add_row("epoch kept", f"{int(history.best_epoch) + 1} of {np.isfinite(history.loss).sum()}")
+    summary.add_row("networks", f"{fitted.members}")
+    summary.add_row("epochs, the longest", f"{ensemble.n_iter_} of {fitted.settings['epochs']}")
     out.print(summary)
-    if len(held_out):
-        result = evaluate(fitted.predict(x[held_out]), y[held_out], baseline=trivial(scalers[1], 0))
-        out.print("held-out rows")
+    if len(test):
+        prediction = fitted.predict(x[test])
+        result = evaluate(prediction, y[test], baseline=trivial(fitted.y_scaler, 0))
+        out.print(f"{len(test):,} rows that it wasn't trained on")
         out.print(report.score_table(result))
+        if report_file is not None:
+            feature = x[test, 0] if len(features) == 1 else None
+            section = report.Section(target, prediction, y[test], result, feature, features[0])
+            about = f"{len(test):,} rows of {file.name} that {out_file.name} wasn't trained on"
+            report.write(report_file, [section], title=f"How well {target} is predicted", about=about)
+            out.print(f"the report is in {report_file}", soft_wrap=True)
     out.print(f"the model is in {out_file}", soft_wrap=True)
+
+
+def _number(value: Any) -> Any:
+    """A number that was given as text, where a word might have been."""
+    for kind in (int, float):
+        try:
+            return kind(value) if isinstance(value, str) else value
+        except ValueError:
+            continue
+    return value
 
 
 @app.command("predict")

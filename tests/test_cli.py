@@ -1,3 +1,4 @@
+import inspect
 import subprocess
 import sys
 import warnings
@@ -9,7 +10,8 @@ import polars as pl
 import pytest
 from safetensors.numpy import save_file
 
-from jaxreg import cli, metrics, model_file, report
+from jaxreg import cli, estimator, metrics, model_file, report
+from jaxreg.estimator import DeepEnsembleRegressor
 from jaxreg.fitted import Fitted
 from jaxreg.models import MeanVarRegressor
 
@@ -47,6 +49,7 @@ def refused(run, tmp_path, monkeypatch):
         before = contents(tmp_path)
         with monkeypatch.context() as patch:
             patch.setattr(cli, "fit", lambda *_, **__: pytest.fail("it trained"))
+            patch.setattr(estimator, "fit_ensemble", lambda *_, **__: pytest.fail("it trained"))
             code, out, err = run(*arguments)
         assert code == 2 and out == "", (code, out, err)
         assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
@@ -63,8 +66,11 @@ def houses(tmp_path):
     return tmp_path / "houses.csv"
 
 
+SMALL = "--members", 2, "--frequencies", 1, "--epochs", 2
+
+
 def train(file, out, *more):
-    return "fit", file, "--target", "price", "--out", out, *more
+    return "fit", file, "--target", "price", "--out", out, *SMALL, *more
 
 
 @pytest.fixture(scope="module")
@@ -161,21 +167,23 @@ def test_fit_and_predict(run, tmp_path, suffix):
         rows.write_parquet(file)
     else:
         rows.write_csv(file, separator="\t" if suffix == ".tsv" else ",")
-    code, out, err = run(*train(file, model, "--epochs", 60, "--drop", "rooms"))
+    page = tmp_path / "page.html"
+    code, out, err = run(*train(file, model, "--epochs", 60, "--drop", "rooms", "--report", page))
     assert code == 0 and err == "", err
-    assert "held-out rows" in out and "inside the 95% interval" in out and str(model) in out
+    assert "30 rows that it wasn't trained on" in out and "inside the 95% interval" in out
+    assert str(model) in out and f"30 rows of {file.name}" in page.read_text()
     fitted = model_file.load(model)
     assert fitted.feature_names == ("area",) and fitted.target_names == ("price",)
-    assert fitted.settings["rows"] + fitted.settings["held_out_rows"] == 300
+    assert fitted.settings["rows"] == 270 and fitted.members == 2
 
     assert run("predict", model, file, "--out", got, "--level", 0.8) == (0, "", "")
     predicted = pl.read_parquet(got) if suffix == ".parquet" else pl.read_csv(got)
     assert predicted.columns == ["mean", "std", "lower", "upper"] and len(predicted) == 300
     assert np.sqrt(np.mean((predicted["mean"] - rows["price"]).to_numpy() ** 2)) < 5e4
     np.testing.assert_array_equal(predicted["mean"], fitted.predict(rows).mean)
-    np.testing.assert_allclose(
-        predicted["upper"] - predicted["mean"], 1.281552 * predicted["std"].to_numpy(), rtol=1e-4
-    )
+    lower, upper = fitted.predict(rows).interval(0.8)
+    np.testing.assert_allclose(predicted["lower"], lower, rtol=1e-6)
+    np.testing.assert_allclose(predicted["upper"], upper, rtol=1e-6)
     first = got.read_bytes()
     run("predict", model, file, "--out", got, "--level", 0.8)
     assert got.read_bytes() == first
@@ -185,23 +193,43 @@ def test_fit_and_predict(run, tmp_path, suffix):
 
 def test_same_seed_same_model(run, houses, tmp_path):
     for name in "ab":
-        run(*train(houses, tmp_path / name, "--epochs", 2, "--seed", 3))
+        run(*train(houses, tmp_path / name, "--seed", 3))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+@pytest.mark.filterwarnings("default:.*too few for 10 folds")
 def test_few_rows_are_all_trained_on(run, tmp_path):
     table(6).write_csv(tmp_path / "few.csv")
-    code, out, _ = run(*train(tmp_path / "few.csv", tmp_path / "m", "--epochs", 2))
-    assert code == 0 and "held-out" not in out
+    code, out, err = run(*train(tmp_path / "few.csv", tmp_path / "m"))
+    assert code == 0 and "wasn't trained on" not in out
+    assert err.startswith("warning: 6 rows are too few") and err.count("\n") == 1
     assert model_file.load(tmp_path / "m").settings["rows"] == 6
 
 
 @pytest.mark.filterwarnings("default:constant column")
 def test_a_constant_feature_is_warned_of(run, houses, tmp_path):
     table().with_columns(floors=pl.lit(2)).write_csv(houses)
-    code, _, err = run(*train(houses, tmp_path / "m", "--epochs", 2))
+    code, _, err = run(*train(houses, tmp_path / "m"))
     assert code == 0 and (tmp_path / "m").exists()
     assert err.startswith("warning: ") and err.count("\n") == 1 and "'floors'" in err
+
+
+def test_settings_are_those_of_the_estimator(run, houses, tmp_path):
+    given = ["--loss", "crps", "--validation-fraction", 0.2, "--time-limit", 60, "--batch-size", 8]
+    given += ["--frequency-scale", 0.5, "--activation", "gelu", "--learning-rate", 1e-2]
+    assert run(*train(houses, tmp_path / "m", *given))[0] == 0
+    settings = model_file.load(tmp_path / "m").settings
+    expected = {
+        "members": 2, "frequencies": 1, "epochs": 2, "loss": "crps", "validation_fraction": 0.2,
+        "time_limit": 60.0, "batch_size": 8, "frequency_scale": 0.5, "activation": "gelu",
+        "learning_rate": 1e-2, "weight_decay": 0.1, "hidden": [128, 128], "random_state": 0,
+    }  # fmt: skip
+    assert expected.items() <= settings.items()
+    code, out, _ = run("fit", "--help")
+    names = set(cli.OPTION_TYPES)
+    assert code == 0 and all("--" + name.replace("_", "-")[:20] in out for name in names)
+    signature = inspect.signature(DeepEnsembleRegressor).parameters
+    assert set(signature) - names == {"hidden", "random_state", "hooks"}
 
 
 def test_predict_takes_columns_in_any_order_and_ignores_others(run, model, tmp_path):
@@ -268,8 +296,15 @@ def test_fit_arguments(refused, houses, tmp_path):
     refused(train(houses, out, "--drop", "room"), "'room'", "'area', 'rooms', 'price'")
     refused(train(houses, out, "--drop", "area", "--drop", "rooms"), "'price'")
     for epochs in (0, -3):
-        refused(train(houses, out, "--epochs", epochs), "--epochs must be at least 1", epochs)
+        refused(train(houses, out, "--epochs", epochs), "epochs must be at least 1", epochs)
         refused(("demo", "--epochs", epochs, "--out", tmp_path / "d"), "--epochs must be at least 1", epochs)
+    refused(train(houses, out, "--loss", "mse"), "loss must be one of", "'gaussian_nll'", "'mse'")
+    refused(train(houses, out, "--test-fraction", 1), "--test-fraction must be from 0 up to 1")
+    refused(train(houses, out, "--report", tmp_path / "r.docx"), ".html or .pdf")
+    report_without_rows = "--report", tmp_path / "r.html", "--test-fraction", 0
+    refused(
+        train(houses, out, *report_without_rows), "--report needs at least 2 rows", "--test-fraction of 0"
+    )
     refused(train(houses, tmp_path), "is a folder")
     refused(train(houses, tmp_path / "none" / "m"), "none doesn't exist")
     (tmp_path / "rows.xlsx").write_bytes(b"PK")
