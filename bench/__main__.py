@@ -1,11 +1,11 @@
-"""`python -m bench notebook | parity | speed | predict | coverage | losses | readme`."""
+"""`python -m bench notebook | parity | speed | predict | coverage | losses | uci | ablation | readme`."""
 
 import argparse
 import subprocess
 import sys
 from pathlib import Path
 
-from bench import coverage, losses, notebook, predict, readme, speed
+from bench import ablation, coverage, losses, notebook, predict, readme, speed, uci
 from bench.readme import RESULTS
 
 MEASUREMENTS = {
@@ -14,7 +14,10 @@ MEASUREMENTS = {
     "predict": predict,
     "coverage": coverage,
     "losses": losses,
+    "uci": uci,
+    "ablation": ablation,
 }
+WITH_DATA = ("losses", "uci", "ablation")
 
 
 def main() -> None:
@@ -23,11 +26,14 @@ def main() -> None:
     parser.add_argument("what", choices=[*MEASUREMENTS, "parity", "readme"])
     parser.add_argument("--quick", action="store_true", help="a few seeds in seconds; nothing is kept")
     parser.add_argument(
-        "--data", type=Path, action="append", help="losses: a folder of data sets; may be given several times"
+        "--data",
+        type=Path,
+        action="append",
+        help=f"{', '.join(WITH_DATA)}: a folder of data sets; may be given several times",
     )
     args = parser.parse_args()
     if args.what in MEASUREMENTS:
-        folders = {"folders": args.data} if args.what == "losses" else {}
+        folders = {"folders": args.data} if args.what in WITH_DATA else {}
         MEASUREMENTS[args.what].main(quick=args.quick, out=RESULTS, **folders)
     elif args.what == "readme":
         readme.main()

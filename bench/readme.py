@@ -138,6 +138,64 @@ def losses(rows: list[dict]) -> list[str]:
     return [*lines, "", _measured_on(rows[0])]
 
 
+def uci(rows: list[dict]) -> list[str]:
+    """The estimator's defaults on each set, the rivals', and the best figures of the literature."""
+    lines = [
+        "| set | method | RMSE | NLL | CRPS | inside 95 % | width | fit, s | rank by NLL, by CRPS "
+        "| jaxreg better by NLL, by CRPS |",
+        "|---" * 10 + "|",
+    ]
+    measured = [row for row in rows if row["splits"] != "published"]
+    for (name,), own in _grouped(measured, "set").items():
+        for row in own:
+            scores = [f"{row[score]} ± {row[f'{score}_se']}" for score in ("rmse", "nll", "crps")]
+            fit = (
+                f"{row['seconds']} (first {row['first_seconds']})" if row["first_seconds"] else row["seconds"]
+            )
+            ranks = ", ".join(row[f"{score}_rank"] for score in ("nll", "crps"))
+            won = ", ".join(row[f"{score}_won_by_jaxreg"] for score in ("nll", "crps")).strip(", ")
+            inside = f"{100 * float(row['coverage']):.1f} %"
+            lines.append(
+                f"| {name} | {row['method']} | {' | '.join(scores)} | {inside} | {row['width']} | {fit} "
+                f"| {ranks} | {won} |"
+            )
+        known = [row for row in rows if row["set"] == name and row["splits"] == "published"]
+        best = []
+        for score in ("rmse", "nll", "crps"):
+            figures = [row for row in known if row[score]]
+            found = min(figures, key=lambda row: float(row[score]), default=None)
+            best.append("" if found is None else f"{found[score]} ({found['method'].split(' (')[0]})")
+        if known:
+            lines.append(f"| {name} | best published | {' | '.join(best)} | | | | | |")
+    lines += ["", "Mean ranks over all sets: " + "; ".join(_mean_ranks(measured)) + "."]
+    return [*lines, "", _measured_on(rows[0])]
+
+
+def _mean_ranks(rows: list[dict]) -> list[str]:
+    found = []
+    for (method,), own in _grouped(rows, "method").items():
+        ranks = [
+            [float(row[f"{score}_rank"]) for row in own if row[f"{score}_rank"]] for score in ("nll", "crps")
+        ]
+        if all(ranks):
+            means = " by NLL and ".join(f"{sum(of) / len(of):.2f}" for of in ranks)
+            found.append(f"{method} {means} by CRPS")
+    return found
+
+
+def ablation(rows: list[dict]) -> list[str]:
+    """What each ingredient of the defaults is worth."""
+    names = [name for (name,) in _grouped(rows, "set")]
+    lines = [f"| NLL, RMSE, inside 95 % | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for (variant,), own in _grouped(rows, "variant").items():
+        cells = [
+            f"{float(row['nll']):.2f}, {float(row['rmse']):.3g}, {100 * float(row['coverage']):.0f} %"
+            for row in own
+        ]
+        lines.append(f"| {variant} | " + " | ".join(cells) + " |")
+    return [*lines, "", _measured_on(rows[0])]
+
+
 def _measured_on(row: dict) -> str:
     used = ", ".join(f"{name} {row[name]}" for name in ("jax", "flax", "optax", "torch") if name in row)
     return f"Measured on {row.get('device') or row['platform']} with {used}."
@@ -151,6 +209,8 @@ TABLES = {
     "predict": ("predict-cpu.csv", predict),
     "coverage": ("coverage.csv", coverage),
     "losses": ("losses.csv", losses),
+    "uci": ("uci.csv", uci),
+    "ablation": ("ablation.csv", ablation),
 }
 
 

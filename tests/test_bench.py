@@ -1,8 +1,11 @@
 import csv
+import sys
+from pathlib import Path
 
 import numpy as np
 
-from bench import coverage, datasets, losses, machine, notebook, predict, readme, speed
+from bench import ablation, coverage, datasets, losses, machine, notebook, predict, readme, speed, uci
+from jaxreg import Affine, Gaussian
 
 
 def test_notebook_bench_in_its_quick_form(tmp_path, capsys):
@@ -113,3 +116,62 @@ def test_the_readme_shows_the_committed_results():
     assert readme.render(text) == text
     assert "| largest difference |" in text and "| notebook |" in text
     assert "jaxreg, µs per member and step" in text
+
+
+def toy(folder, n=60):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, 2))
+    rows = np.column_stack([x, x[:, 0] + 0.3 * rng.normal(size=n)])
+    np.savetxt(folder / "toy.txt", rows, header="a b y", comments="")
+    (folder / "published.csv").write_text(
+        "dataset,method,rmse,nll,crps,source,spread\ntoy,Oracle,0.1,0.2,,A 2020,std\nother,X,1,2,3,B,std\n"
+    )
+    return folder
+
+
+# A rival that needs no environment: it says that every row is as the training rows are.
+RIVAL = """
+import json, sys, numpy as np
+print(json.dumps(["the mean", "broken"]), flush=True)
+for line in sys.stdin:
+    name, _, path = line.rstrip().partition("\t")
+    rows = dict(np.load(path))
+    answer = {"error": "it broke"}
+    if name != "broken":
+        rows["mean"], rows["std"] = np.zeros(len(rows["x_test"])), np.ones(len(rows["x_test"]))
+        np.savez(path, **rows)
+        answer = {"seconds": 1.5}
+    print(json.dumps(answer), flush=True)
+"""
+
+
+def test_uci_bench_in_its_quick_form(tmp_path, capsys, monkeypatch):
+    (tmp_path / "uci_rivals.py").write_text(RIVAL)
+    monkeypatch.setattr(uci, "HERE", tmp_path)
+    data = tmp_path / "data"
+    data.mkdir()
+    rows = uci.main(quick=True, out=tmp_path, folders=[toy(data)], python=Path(sys.executable))
+    assert not list(tmp_path.glob("*.csv"))
+    ours, mean, known = rows
+    assert (ours["method"], mean["method"], known["method"]) == ("jaxreg", "the mean", "Oracle (A 2020)")
+    assert ours["splits"] == mean["splits"] == 2 and mean["seconds"] == "1.5" and known["nll"] == "0.2"
+    assert {ours["nll_rank"], mean["nll_rank"]} <= {"1.00", "1.50", "2.00"}
+    one = next(iter(uci.splits(datasets.read(data)[0], 1)))
+    spread = float(np.sqrt(np.mean((one.y_test - one.scale.loc) ** 2)))
+    trivial = one.scores(Affine(Gaussian(np.zeros(6), np.zeros(6)), 0.0, 1.0))
+    np.testing.assert_allclose(trivial["rmse"], spread, rtol=1e-6)
+    np.testing.assert_allclose(trivial["width"], 2 * 1.959964 * one.scale.scale, rtol=1e-5)
+    printed = capsys.readouterr().out
+    assert "it broke" in printed and "Oracle" in printed
+    table = "\n".join(readme.uci([{k: str(v) for k, v in row.items()} for row in rows]))
+    assert "| toy | best published | 0.1 (Oracle) | 0.2 (Oracle) |  |" in table
+    uci.main(quick=True, out=tmp_path, folders=[], python=tmp_path / "none")
+    assert "no rivals" in capsys.readouterr().out
+
+
+def test_ablation_bench_in_its_quick_form(tmp_path, capsys):
+    rows = ablation.main(quick=True, out=tmp_path, folders=[toy(tmp_path)])
+    assert [row["variant"] for row in rows] == list(ablation.QUICK.variants)
+    assert not list(tmp_path.glob("ablation.csv")) and "noise not scaled" in capsys.readouterr().out
+    assert rows[0]["rmse"] == rows[2]["rmse"] and rows[0]["nll"] != rows[2]["nll"]
+    assert len(readme.ablation([{k: str(v) for k, v in row.items()} for row in rows])) == 7

@@ -26,8 +26,8 @@ SMALL = {
     "hidden": (8,),
     "frequencies": 2,
     "frequency_scale": 1.0,
-    "epochs": 30,
-    "batch_size": 16,
+    "epochs": 150,
+    "batch_size": None,
     "learning_rate": 1e-2,
     "random_state": 0,
 }
@@ -63,9 +63,7 @@ def test_integer_weights_are_repeated_rows(x64, outputs):
     x, y = rows(40)
     y = y if outputs is None else np.stack([y, -3 * y], 1)
     weight = np.arange(40) % 3
-    plain = DeepEnsembleRegressor(
-        **SMALL | {"batch_size": None, "validation_fraction": 0, "weight_decay": 0.0}
-    )
+    plain = DeepEnsembleRegressor(**SMALL | {"validation_fraction": 0, "epochs": 30, "weight_decay": 0.0})
     weighted = clone(plain).fit(x, y, sample_weight=weight)
     repeated = clone(plain).fit(np.repeat(x, weight, axis=0), np.repeat(y, weight, axis=0))
     for ours, theirs in zip(
@@ -137,7 +135,7 @@ def test_frames(frame):
 
 def test_search_compiles_once_for_each_size_of_fold():
     x, y = rows(100)
-    ensemble = DeepEnsembleRegressor(**SMALL | {"hidden": (7,)})
+    ensemble = DeepEnsembleRegressor(**SMALL | {"hidden": (7,), "batch_size": 16})
 
     def search(**grid):
         folds = KFold(3)  # of 66, 67 and 67 rows
@@ -177,7 +175,7 @@ def test_constructing_does_nothing_and_settings_are_kept():
 
 def test_the_recipe_is_that_of_the_core():
     model, (x, y) = small(), rows()
-    assert model.history_.loss.shape == (2, 30) and model.n_iter_ <= 30
+    assert model.history_.loss.shape == (2, 150) and model.n_iter_ <= 150
     assert (model.history_.best_epoch >= 0).all()
     again = DeepEnsembleRegressor(**SMALL).fit(x, y)
     np.testing.assert_array_equal(again.predict(x), model.predict(x))

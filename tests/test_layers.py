@@ -23,7 +23,17 @@ CORE = [
     "calibration",
     "fitted",
 ]
-LEAVES = ["isotonic", "files", "plots", "report", "progress", "model_file", "torch_weights", "estimator"]
+LEAVES = [
+    "isotonic",
+    "files",
+    "plots",
+    "report",
+    "progress",
+    "model_file",
+    "torch_weights",
+    "estimator",
+    "skpro_regressor",
+]
 TOP = ["cli"]
 ORDER = [*CORE, *LEAVES, *TOP]
 OPTIONAL = [
@@ -37,6 +47,7 @@ OPTIONAL = [
     "safetensors",
     "jinja2",
     "pandas",
+    "skpro",
 ]
 FOLDER = Path(jaxreg.__file__).parent
 

@@ -236,11 +236,11 @@ SECOND = {"name": "MeanOnlyRegressor", "epochs": 300, "batch_size": None}
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_whole_run(request, agree, x64, run, what):
-    # A run of PyTorch's takes two seconds: without --all-seeds only the notebook's own has all of them.
-    own = what == "800 epochs of 64" or request.config.getoption("--all-seeds")
-    seeds = SEEDS if own else SEEDS[:5]
+    # A run of PyTorch's takes two seconds: all of them are a run of their own, .ci/run's second.
+    whole = request.config.getoption("--all-seeds")
+    seeds = SEEDS if whole else SEEDS[:5]
     losses, predictions = zip(*(whole_run(seed=seed, **run) for seed in seeds), strict=True)
-    if own:  # some seeds drift by a few 1e-12, and few seeds may have most of them
+    if whole:  # some seeds drift by a few 1e-12, and few seeds may have most of them
         agree(f"{what}: losses, median of {len(seeds)} seeds", np.median(losses), 1e-12)
     agree(f"{what}: losses, worst of {len(seeds)} seeds", max(losses), 1e-8)
     agree(f"{what}: predictions and intervals, worst of {len(seeds)} seeds", max(predictions), 1e-6)
