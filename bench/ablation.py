@@ -14,7 +14,7 @@ from bench import datasets, uci
 from bench.datasets import Dataset
 from bench.machine import versions
 from bench.readme import write
-from jaxreg import estimator, mean_nll
+from jaxreg import estimator, mean_nll, recipe
 from jaxreg.calibration import VarianceScaling
 from jaxreg.estimator import DeepEnsembleRegressor
 
@@ -48,10 +48,10 @@ VARIANTS = {
     "waves of one scale, not tried out": Variant({"frequency_scale": 1.0}),
     "gaussian_nll in place of beta_nll": Variant({"loss": "gaussian_nll"}),
     "crps in place of beta_nll": Variant({"loss": "crps"}),
-    "epoch kept by the NLL as it is": Variant({}, {"scaled_nll": mean_nll}),
+    "epoch kept by the NLL as it is": Variant({}, {(recipe, "scaled_nll"): mean_nll}),
     "noise not scaled": Variant({}, after=uncalibrated),
     "disagreement scaled too": Variant({}, after=stretched),
-    "no prior on the scale": Variant({}, {"PRIOR_ROWS": 0.0}),
+    "no prior on the scale": Variant({}, {(estimator, "PRIOR_ROWS"): 0.0}),
     "all rows trained on, to the last epoch": Variant({"validation_fraction": 0}),
     "folds of a fifth": Variant({"validation_fraction": 0.2}),
     "no weight decay": Variant({"weight_decay": 0.0}),
@@ -79,8 +79,8 @@ def measure(dataset: Dataset, effort: Effort) -> list[dict]:
         found: dict[str, list[float]] = {score: [] for score in (*SCORES, "seconds")}
         for i, split in enumerate(uci.splits(dataset, effort.splits)):
             with ExitStack() as stack:
-                for constant, value in variant.constants.items():
-                    stack.enter_context(patch.object(estimator, constant, value))
+                for (module, constant), value in variant.constants.items():
+                    stack.enter_context(patch.object(module, constant, value))
                 model, seconds = uci.fit_ours(split, i, effort.settings | variant.settings)
             variant.after(model)
             scores = split.scores(model.predict_dist(split.x_test)) | {"seconds": seconds}

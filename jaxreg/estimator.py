@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from numbers import Real
-from typing import Any, NamedTuple, no_type_check
+from typing import Any, no_type_check
 
 import jax
 import numpy as np
@@ -21,43 +21,34 @@ from sklearn.utils.validation import (
 
 from jaxreg import metrics
 from jaxreg.calibration import NoiseScaling
-from jaxreg.data import Scaler, TableLike, column_names, default_dtype, fold_rows
+from jaxreg.data import TableLike, column_names, fold_rows
 from jaxreg.embeddings import PeriodicEmbedding
-from jaxreg.ensemble import fit_ensemble, predict_ensemble, without_failed
+from jaxreg.ensemble import predict_ensemble, without_failed
 from jaxreg.fitted import Fitted
-from jaxreg.gaussian import Affine, GaussianMixture
-from jaxreg.losses import beta_nll, crps_gaussian, gaussian_nll, scaled_nll
+from jaxreg.gaussian import Affine
+from jaxreg.losses import beta_nll, crps_gaussian, gaussian_nll
 from jaxreg.models import ACTIVATIONS, MeanVarRegressor
-from jaxreg.optimizers import adamw
-from jaxreg.training import History, Hook, Run, Trainer, TrainState, check_whole, make_trainer
-
-LOSSES = {"beta_nll": beta_nll(0.5), "gaussian_nll": gaussian_nll, "crps": crps_gaussian}
-
-# What "auto" stands for: about so many steps, in so many epochs at least and at most, of batches that grow
-# with the rows; and more decay of the parameters where fewer rows hold them.
-AUTO_STEPS = 3000
-AUTO_EPOCHS = (60, 600)
-AUTO_BATCH = (32, 256)
-AUTO_BATCHES = 256
-DECAY_ROWS = 1000
-
-# Rows' worth of belief that the networks' noise is right as it is.
-PRIOR_ROWS = 200.0
+from jaxreg.recipe import (
+    DECAY_ROWS,
+    MOST_WAVES,
+    PRIOR_ROWS,
+    SCALE_OF_FEW,
+    TRIAL_ROWS,
+    TRIAL_SHARE,
+    Recipe,
+    TimeLimit,
+    auto_batch_size,
+    auto_epochs,
+    fit_scalers,
+    standardised,
+    try_scales,
+)
+from jaxreg.training import Hook, check_whole
 
 FEWEST_ROWS = 4
 FOLD_ROWS = 2
 
-# How fast the waves are that networks start with is tried out by small ensembles, on rows that all of them
-# hold out and in a share of the epochs. Few rows say too little of it.
-SCALES = (1.0, 0.25, 0.0)
-SCALE_OF_FEW = 0.25
-TRIAL_ROWS = 50
-TRIAL_MEMBERS = 3
-TRIAL_UNSEEN = 0.3
-TRIAL_SHARE = 0.25
-
-# More waves than this, of all features together, cost more than they tell.
-MOST_WAVES = 512
+LOSSES = {"beta_nll": beta_nll(0.5), "gaussian_nll": gaussian_nll, "crps": crps_gaussian}
 
 
 class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
@@ -105,7 +96,7 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
     >>> from jaxreg import data
     >>> from jaxreg.estimator import DeepEnsembleRegressor
     >>> x, y = data.sinusoid(jax.random.key(0))
-    >>> model = DeepEnsembleRegressor(members=3, epochs=20, random_state=0).fit(x, y)
+    >>> model = DeepEnsembleRegressor(members=3, hidden=(32,), frequency_scale=0.25, random_state=0).fit(x, y)
     >>> mean, std = model.predict(x, return_std=True)
     >>> lower, upper = model.predict_interval(x, level=0.9)
     >>> model.predict_quantiles(x, [0.1, 0.5, 0.9]).shape
@@ -167,81 +158,47 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
             UserWarning: where there are too few rows for the folds; there are then fewer folds.
             RuntimeWarning: names members whose loss stopped being finite; they are left out.
         """
-        started = time.monotonic()
-        loss, activation = (
-            _choice(name, getattr(self, name), table)
-            for name, table in (("loss", LOSSES), ("activation", ACTIVATIONS))
-        )
-        self._check_numbers()
+        deadline = math.inf if self.time_limit is None else time.monotonic() + self.time_limit
+        self._check_settings()
         target_names = _target_names(y)
         x, y, weight = self._check_rows(X, y, sample_weight)
-        n = len(x)
-        key = jax.random.key(check_random_state(self.random_state).randint(2**31 - 1))
-        rows, held_out = self._fold(key, n)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "constant column")  # taken out below
-            x_scaler = Scaler.fit(x, weight=None if weight is None else weight.reshape(n, -1).max(axis=1))
-        # A feature of one value tells nothing, and must tell nothing where it takes another one later.
-        x_scaler = x_scaler._replace(scale=np.where(np.ptp(x, axis=0) == 0, np.inf, x_scaler.scale))
-        y_scaler = Scaler.fit(y, weight=weight)
-        dtype = default_dtype(np.dtype(np.float64))
-        scaled = x_scaler.transform(x).astype(dtype), np.nan_to_num(y_scaler.transform(y)).astype(dtype)
-        data = scaled if weight is None else (*scaled, weight.astype(dtype))
+        seed = check_random_state(self.random_state).randint(2**31 - 1)
+        key = jax.random.key(seed)
+        rows, held_out = self._fold(key, len(x))
+        scalers = fit_scalers(x, y, weight)
+        data = standardised(scalers, x, y, weight)
+        recipe = self._recipe(data, len(x) if rows is None else rows.shape[1])
+        self.frequency_scale_ = self._choose_scale(key, recipe, data, rows)
+        scales = np.full(self.members, self.frequency_scale_)
+        hooks = [*self.hooks, *([] if deadline == math.inf else [TimeLimit(deadline)])]
+        states, self.history_ = recipe.fit(key, data, rows, held_out, scales, recipe.epochs, hooks)
 
-        frequencies = min(self.frequencies, max(MOST_WAVES // x.shape[1], 1))
-        model = MeanVarRegressor(
-            hidden=tuple(self.hidden),
-            outputs=None if y.ndim == 1 else y.shape[1],
-            activation=activation,
-            embedding=PeriodicEmbedding(frequencies) if frequencies else None,
-        )
-        recipe = _Recipe(
-            model, loss, self.learning_rate, self.weight_decay * math.sqrt(DECAY_ROWS / n),
-            self._batch_size(n if rows is None else rows.shape[1]), self.patience,
-        )  # fmt: skip
-        epochs = self._epochs(n if rows is None else rows.shape[1])
-        scale = self.frequency_scale
-        if scale == "auto":
-            scale = SCALE_OF_FEW
-            if frequencies and rows is not None and n >= TRIAL_ROWS:
-                trial_key = jax.random.fold_in(key, self.members)
-                limit = math.inf if self.time_limit is None else TRIAL_SHARE * self.time_limit
-                clock = TimeLimit(time.monotonic() + limit)
-                scale = _choose_scale(trial_key, recipe, data, rows.shape[1], epochs, clock)
-        self.frequency_scale_ = float(scale)
-        hooks = list(self.hooks)
-        if self.time_limit is not None:
-            hooks.append(TimeLimit(started + self.time_limit))
-        states, self.history_ = recipe.fit(
-            key, data, rows, held_out, np.full(self.members, self.frequency_scale_), epochs, hooks
-        )
         kept = self.history_.failed_epoch < 0
         self.members_ = without_failed(states, self.history_).params
         self.n_iter_ = int(np.isfinite(self.history_.loss).sum(axis=-1).max())
         self.calibration_ = None
         if held_out is not None:
-            unseen = np.zeros((self.members, n), bool)
+            unseen = np.zeros((self.members, len(x)), bool)
             np.put_along_axis(unseen, held_out, True, axis=1)
-            seen_by_all = predict_ensemble(model, self.members_, data[0])
+            seen = predict_ensemble(recipe.model, self.members_, data[0])
             self.calibration_ = NoiseScaling.fit_held_out(
-                seen_by_all, data[1], unseen[kept], sample_weight=weight, prior_rows=PRIOR_ROWS
+                seen, data[1], unseen[kept], sample_weight=weight, prior_rows=PRIOR_ROWS
             )
-        settings = {name: value for name, value in self.get_params().items() if name != "hooks"}
-        settings |= {
-            "rows": n,
-            "epochs": epochs,
+        trained = {
+            "rows": len(x),
+            "epochs": recipe.epochs,
             "batch_size": recipe.batch_size,
-            "trained_epochs": self.n_iter_,
+            "seed": int(seed),
         }
+        trained |= {"frequency_scale": self.frequency_scale_, "trained_epochs": self.n_iter_}
         names = getattr(self, "feature_names_in_", None)
         self.fitted_ = Fitted(
-            model,
+            recipe.model,
             self.members_,
-            x_scaler,
-            y_scaler,
+            *scalers,
             None if names is None else tuple(map(str, names)),
             target_names,
-            settings,
+            self._described() | trained,
             int(kept.sum()),
             self.calibration_,
         )
@@ -269,8 +226,12 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
         """Mean negative log-likelihood in nats, lower is better; it depends on the target's unit."""
         return -neg_nll(self, X, y, sample_weight)
 
-    def _check_numbers(self) -> None:
-        """Raise for settings that no fit can have, which nothing below would name."""
+    def _check_settings(self) -> None:
+        """Raise for settings that no fit can have."""
+        for name, table in (("loss", LOSSES), ("activation", ACTIVATIONS)):
+            if getattr(self, name) not in table:
+                listed = ", ".join(map(repr, table))
+                raise ValueError(f"{name} must be one of {listed}, got {getattr(self, name)!r}")
         whole = {"members": 1, "frequencies": 0, "epochs": 1, "batch_size": 1}
         for name, least in whole.items():
             value = getattr(self, name)
@@ -350,131 +311,54 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
                 stacklevel=3,
             )
             folds = most
-        return fold_rows(key, n, self.members, folds)
+        return fold_rows(key, n, int(self.members), folds)
 
-    def _batch_size(self, rows: int) -> int | None:
-        if self.batch_size != "auto":
-            return self.batch_size
-        return int(np.clip(2 ** round(math.log2(rows / AUTO_BATCHES)), *AUTO_BATCH))
+    def _recipe(self, data: tuple[np.ndarray, ...], used: int) -> Recipe:
+        """How members are trained, of which each is given `used` rows."""
+        x, y, *_ = data
+        frequencies = min(self.frequencies, max(MOST_WAVES // x.shape[1], 1))
+        model = MeanVarRegressor(
+            hidden=tuple(self.hidden),
+            outputs=None if y.ndim == 1 else y.shape[1],
+            activation=ACTIVATIONS[self.activation],
+            embedding=PeriodicEmbedding(frequencies) if frequencies else None,
+        )
+        batch_size = auto_batch_size(used) if self.batch_size == "auto" else self.batch_size
+        epochs = auto_epochs(used, batch_size) if self.epochs == "auto" else self.epochs
+        decay = self.weight_decay * math.sqrt(DECAY_ROWS / len(x))
+        loss = LOSSES[self.loss]
+        return Recipe(model, loss, self.learning_rate, decay, batch_size, epochs, self.patience)
 
-    def _epochs(self, rows: int) -> int:
-        if self.epochs != "auto":
-            return self.epochs
-        per_epoch = math.ceil(rows / (self._batch_size(rows) or rows))
-        return int(np.clip(AUTO_STEPS // per_epoch, *AUTO_EPOCHS))
+    def _choose_scale(
+        self,
+        key: jax.Array,
+        recipe: Recipe,
+        data: tuple[np.ndarray, ...],
+        rows: np.ndarray | None,
+    ) -> float:
+        """The scale of the frequencies that is asked for, or that small ensembles find."""
+        if self.frequency_scale != "auto":
+            return float(self.frequency_scale)
+        if recipe.model.embedding is None or rows is None or len(data[0]) < TRIAL_ROWS:
+            return SCALE_OF_FEW
+        limit = math.inf if self.time_limit is None else TRIAL_SHARE * self.time_limit
+        key = jax.random.fold_in(key, int(self.members))
+        return try_scales(key, recipe, data, rows.shape[1], TimeLimit(time.monotonic() + limit))
+
+    def _described(self) -> dict:
+        """The settings as a model file can hold them."""
+        settings = {name: value for name, value in self.get_params().items() if name != "hooks"}
+        settings["hidden"] = list(map(int, self.hidden))
+        for name, value in settings.items():
+            settings[name] = value.item() if isinstance(value, np.generic) else value
+        if not isinstance(settings["random_state"], int | None):
+            settings["random_state"] = type(self.random_state).__name__
+        return settings
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
-
-
-class TimeLimit(Hook):
-    """Stops a run at a time of the clock `time.monotonic`."""
-
-    def __init__(self, deadline: float):
-        self.deadline = deadline
-
-    def after_chunk(self, run: Run, history: History) -> bool:
-        """Whether the time is over."""
-        return time.monotonic() >= self.deadline
-
-
-class _Recipe(NamedTuple):
-    """How members are trained."""
-
-    model: MeanVarRegressor
-    loss: Callable
-    learning_rate: float
-    weight_decay: float
-    batch_size: int | None
-    patience: float
-
-    def fit(
-        self,
-        key: jax.Array,
-        data: tuple[np.ndarray, ...],
-        rows: np.ndarray | None,
-        held_out: np.ndarray | None,
-        scales: np.ndarray,
-        epochs: int,
-        hooks: Sequence[Hook] = (),
-    ) -> tuple[TrainState, History]:
-        """Train a member for each scale of the frequencies."""
-        n = len(data[0]) if rows is None else rows.shape[1]
-        steps = epochs * (1 if self.batch_size is None else math.ceil(n / self.batch_size))
-        optimizer = adamw(self.learning_rate, self.weight_decay, steps=steps)
-        trainer = make_trainer(self.model, optimizer, self.loss, scaled_nll)
-        # One after another, so that one program serves any number of them.
-        keys, x = jax.random.split(key, len(scales)), data[0][:1]
-        states = [_begin(trainer, *each) for each in zip(keys, [x] * len(scales), scales, strict=True)]
-        return fit_ensemble(
-            key,
-            trainer,
-            data,
-            members=len(scales),
-            epochs=epochs,
-            batch_size=self.batch_size,
-            rows=rows,
-            validation_rows=held_out,
-            patience=None if rows is None else max(math.ceil(self.patience * epochs), 1),
-            states=jax.tree.map(lambda *leaves: np.stack(leaves), *states),
-            hooks=hooks,
-        )
-
-
-@jax.jit
-def _begin(trainer: Trainer, key: jax.Array, x: jax.Array, scale: jax.Array) -> TrainState:
-    """A member's first state, its frequencies scaled."""
-    state = trainer.init(key, x)
-    params = dict(state.params["params"])
-    if "embedding" in params:
-        params["embedding"] = jax.tree.map(lambda leaf: leaf * scale, params["embedding"])
-    return state._replace(params=state.params | {"params": params})
-
-
-def _choose_scale(
-    key: jax.Array,
-    recipe: _Recipe,
-    data: tuple[np.ndarray, ...],
-    used: int,
-    epochs: int,
-    clock: TimeLimit,
-) -> float:
-    """The scale of the frequencies whose small ensemble predicts rows best that none of its members saw.
-
-    The score is the ensemble's: fast waves let members err each in another way, of which their mean has the
-    gain and no member has. `used` is the number of rows that a program is compiled for.
-    """
-    n = len(data[0])
-    size = n - used
-    folds = max(int(TRIAL_UNSEEN * n / size), 1)
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
-    unseen, seen = np.split(rng.permutation(n).astype(np.int32), [folds * size])
-    # Those that are missing in number are repeats; the epoch is chosen on a part of the unseen rows.
-    more = rng.choice(seen, (TRIAL_MEMBERS, used - len(seen)))
-    rows = np.concatenate([np.tile(seen, (TRIAL_MEMBERS, 1)), more], axis=1)
-    held_out = unseen.reshape(folds, size)[np.arange(TRIAL_MEMBERS) % folds]
-    states, history = recipe.fit(
-        key,
-        data,
-        np.tile(rows, (len(SCALES), 1)),
-        np.tile(held_out, (len(SCALES), 1)),
-        np.repeat(SCALES, TRIAL_MEMBERS),
-        max(math.ceil(TRIAL_SHARE * epochs), 1),
-        [clock],
-    )
-    y, *weight = (a[unseen] for a in data[1:])
-    weight = weight[0] if weight else None
-    together = predict_ensemble(recipe.model, states.params, data[0][unseen])
-    scores = []
-    for i in range(len(SCALES)):
-        own = slice(i * TRIAL_MEMBERS, (i + 1) * TRIAL_MEMBERS)
-        mixture = GaussianMixture(*(np.asarray(leaf)[own] for leaf in together[:2]))
-        scaled = NoiseScaling.fit(mixture, y, sample_weight=weight)(mixture)
-        scores.append(np.mean(metrics.nll(scaled, y, sample_weight=weight)))
-    failed = (history.failed_epoch >= 0).reshape(len(SCALES), -1).any(axis=1)
-    return SCALES[int(np.nanargmin(np.where(failed, np.inf, scores)))]
 
 
 def neg_nll(
@@ -503,12 +387,6 @@ def _score(
         weight = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, np.float64)
         y, sample_weight = np.where(known, y, 0), known * weight.reshape(-1, *(1,) * (y.ndim - 1))
     return float(np.mean(score(estimator.predict_dist(X), y, sample_weight=sample_weight)))
-
-
-def _choice(name: str, value: str, table: dict) -> Any:
-    if value not in table:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, table))}, got {value!r}")
-    return table[value]
 
 
 def _target_names(y: TableLike) -> tuple[str, ...] | None:

@@ -13,6 +13,10 @@ from jaxreg.ensemble import predict_ensemble
 from jaxreg.gaussian import Affine
 from jaxreg.models import predict
 
+# Standard deviations from the training rows' mean. What lies farther off is predicted as if it lay there,
+# where no network's arithmetic overflows.
+FARTHEST = 1e6
+
 
 class Fitted(NamedTuple):
     """A trained model, or ensemble, with what takes a user's rows in and predictions out in the user's units.
@@ -72,7 +76,8 @@ class Fitted(NamedTuple):
         features = np.shape(self.x_scaler.loc)[0]
         if x.shape[1] != features:
             raise ValueError(f"x has {x.shape[1]} features, the model was trained on {features}")
-        scaled = self.x_scaler.transform(x).astype(jax.tree.leaves(self.params)[0].dtype)
+        scaled = np.clip(self.x_scaler.transform(x), -FARTHEST, FARTHEST)
+        scaled = scaled.astype(jax.tree.leaves(self.params)[0].dtype)
         run = predict if self.members is None else predict_ensemble
         # On the host, where the number of rows needs no program of its own.
         dist = jax.tree.map(np.asarray, run(self.model, self.params, scaled))

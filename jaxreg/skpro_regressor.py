@@ -69,7 +69,7 @@ class DeepEnsembleProbaRegressor(BaseProbaRegressor):
     @classmethod
     def get_test_params(cls, parameter_set: str = "default") -> list[dict]:
         """Settings with which skpro tests the class."""
-        small = {"members": 2, "hidden": (4,), "frequency_scale": 1.0, "epochs": 3, "batch_size": None}
+        small = {"members": 2, "hidden": (4,), "frequencies": 0, "epochs": 3, "batch_size": None}
         return [
             {"estimator": DeepEnsembleRegressor(**small, loss=loss, random_state=0)}
             for loss in ("beta_nll", "crps")

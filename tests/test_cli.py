@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from safetensors.numpy import save_file
 
-from jaxreg import cli, estimator, metrics, model_file, report
+from jaxreg import cli, metrics, model_file, recipe, report
 from jaxreg.estimator import DeepEnsembleRegressor
 from jaxreg.fitted import Fitted
 from jaxreg.models import MeanVarRegressor
@@ -49,7 +49,7 @@ def refused(run, tmp_path, monkeypatch):
         before = contents(tmp_path)
         with monkeypatch.context() as patch:
             patch.setattr(cli, "fit", lambda *_, **__: pytest.fail("it trained"))
-            patch.setattr(estimator, "fit_ensemble", lambda *_, **__: pytest.fail("it trained"))
+            patch.setattr(recipe, "fit_ensemble", lambda *_, **__: pytest.fail("it trained"))
             code, out, err = run(*arguments)
         assert code == 2 and out == "", (code, out, err)
         assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err

@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from bench.machine import count_compilations
-from jaxreg import GaussianMixture, Hook, metrics, predict_ensemble
+from jaxreg import GaussianMixture, Hook, metrics, model_file, predict_ensemble
 from jaxreg.estimator import DeepEnsembleRegressor, neg_crps, neg_nll
 
 # Small enough to compile and train in a second.
@@ -167,6 +167,20 @@ def test_pipelines_scorers_pickle_and_joblib():
     np.testing.assert_array_equal(means[0], means[1])
 
 
+def test_what_is_fitted_can_be_kept_in_a_file(tmp_path):
+    x, y = rows()
+    odd = {
+        "members": np.int64(2),
+        "learning_rate": np.float32(0.01),
+        "random_state": np.random.RandomState(3),
+    }
+    model = DeepEnsembleRegressor(**SMALL | odd).fit(x, y)
+    model_file.save(tmp_path / "m", model.fitted_)
+    loaded = model_file.load(tmp_path / "m")
+    np.testing.assert_array_equal(loaded.predict(x).std, model.predict(x, return_std=True)[1])
+    assert loaded.settings["random_state"] == "RandomState" and loaded.settings["members"] == 2
+
+
 def test_constructing_does_nothing_and_settings_are_kept():
     model = DeepEnsembleRegressor(members=0, loss="none")
     assert model.get_params()["loss"] == "none" and clone(model).members == 0
@@ -213,6 +227,16 @@ def test_arrays_of_any_kind():
         np.testing.assert_array_equal(clone(model).fit(other, y).predict(other), expected)
     switch = x > 2
     assert np.isfinite(clone(model).fit(switch, y > 0).predict(switch)).all()
+
+
+def test_the_scale_of_the_waves():
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-2, 2, (150, 5))
+    fast, smooth = np.sin(25 * x[:, 0]), x.sum(axis=1) + rng.normal(size=150)
+    model = DeepEnsembleRegressor(**SMALL | {"frequencies": 8, "hidden": (32,), "frequency_scale": "auto"})
+    assert model.set_params(epochs=800).fit(x[:, :1], fast).frequency_scale_ == 1
+    assert model.fit(x, smooth).frequency_scale_ < 1
+    assert model.set_params(frequency_scale=0.5, epochs=1).fit(x, smooth).frequency_scale_ == 0.5
 
 
 def test_a_feature_of_one_value_has_no_say():
@@ -269,6 +293,8 @@ X, Y = rows(30)
         ({"weight_decay": np.nan}, "weight_decay must be finite and not negative"),
         ({"validation_fraction": 0.6}, "validation_fraction must be from 0 to 0.5, got 0.6"),
         ({"patience": 0}, "patience must be a share"),
+        ({"frequency_scale": "high"}, "frequency_scale must be a number not below 0 or 'auto', got 'high'"),
+        ({"frequency_scale": -1.0}, "frequency_scale must be a number not below 0"),
         ({"time_limit": 0}, "time_limit must be positive seconds or None, got 0"),
         ({"hidden": (8, 0)}, "hidden must be at least 1, got 0"),
     ],

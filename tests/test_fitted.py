@@ -63,3 +63,11 @@ def test_large_features_keep_their_digits(fitted):
     rows = np.array([[1.7e9 + 1, 0.0], [1.7e9 + 2, 0.0]])
     near = fitted._replace(x_scaler=Scaler(np.zeros(2), np.ones(2))).predict(rows - [1.7e9, 0])
     np.testing.assert_array_equal(fitted._replace(x_scaler=scaler).predict(rows).mean, near.mean)
+
+
+def test_rows_out_of_all_range_are_predicted_at_its_end(fitted):
+    far = fitted.predict([[1e300, 500.0], [-1e300, 500.0]])
+    assert np.isfinite(far.mean).all() and np.isfinite(far.std).all()
+    at_the_end = fitted.x_scaler.inverse([[1e6, 0.0], [-1e6, 0.0]])
+    at_the_end[:, 1] = 500.0
+    np.testing.assert_array_equal(far.mean, fitted.predict(at_the_end).mean)

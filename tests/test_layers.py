@@ -22,6 +22,7 @@ CORE = [
     "metrics",
     "calibration",
     "fitted",
+    "recipe",
 ]
 LEAVES = [
     "isotonic",

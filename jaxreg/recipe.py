@@ -1,0 +1,195 @@
+"""How the estimator's members are trained, and what its "auto" stands for: the choices of its defaults."""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxreg import metrics
+from jaxreg.calibration import NoiseScaling
+from jaxreg.data import Scaler, default_dtype
+from jaxreg.ensemble import fit_ensemble, predict_ensemble
+from jaxreg.gaussian import GaussianMixture
+from jaxreg.losses import scaled_nll
+from jaxreg.models import MeanVarRegressor
+from jaxreg.optimizers import adamw
+from jaxreg.training import History, Hook, Run, Trainer, TrainState, make_trainer
+
+# What "auto" stands for: about so many steps, in so many epochs at least and at most, of batches that grow
+# with the rows; and more decay of the parameters where fewer rows hold them.
+AUTO_STEPS = 3000
+AUTO_EPOCHS = (60, 600)
+AUTO_BATCH = (32, 256)
+AUTO_BATCHES = 256
+DECAY_ROWS = 1000
+
+# Rows' worth of belief that the networks' noise is right as it is.
+PRIOR_ROWS = 200.0
+
+# How fast the waves are that networks start with is tried out by small ensembles, on rows that all of them
+# hold out and in a share of the epochs. Few rows say too little of it.
+SCALES = (1.0, 0.25, 0.0)
+SCALE_OF_FEW = 0.25
+TRIAL_ROWS = 50
+TRIAL_MEMBERS = 3
+TRIAL_UNSEEN = 0.3
+TRIAL_SHARE = 0.25
+
+# More waves than this, of all features together, cost more than they tell.
+MOST_WAVES = 512
+
+
+def auto_batch_size(rows: int) -> int:
+    """Rows per step: a power of two, more where there are more rows."""
+    return int(np.clip(2 ** round(math.log2(rows / AUTO_BATCHES)), *AUTO_BATCH))
+
+
+def auto_epochs(rows: int, batch_size: int | None) -> int:
+    """Epochs that make about as many steps whatever the number of rows, within bounds."""
+    return int(np.clip(AUTO_STEPS // steps_per_epoch(rows, batch_size), *AUTO_EPOCHS))
+
+
+def steps_per_epoch(rows: int, batch_size: int | None) -> int:
+    """Batches of an epoch, the last and smaller one among them."""
+    return 1 if batch_size is None else math.ceil(rows / batch_size)
+
+
+def fit_scalers(x: np.ndarray, y: np.ndarray, weight: np.ndarray | None) -> tuple[Scaler, Scaler]:
+    """What standardises features and targets."""
+    of_row = None if weight is None else weight.reshape(len(x), -1).max(axis=1)
+    constant = np.ptp(x, axis=0) == 0
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "constant column")
+        x_scaler = Scaler.fit(x, weight=of_row)
+    # A feature of one value tells nothing, and must tell nothing where it takes another one later.
+    return x_scaler._replace(scale=np.where(constant, np.inf, x_scaler.scale)), Scaler.fit(y, weight=weight)
+
+
+def standardised(
+    scalers: tuple[Scaler, Scaler], x: np.ndarray, y: np.ndarray, weight: np.ndarray | None
+) -> tuple[np.ndarray, ...]:
+    """Rows as the networks take them; missing targets, which weigh nothing, are 0."""
+    dtype = default_dtype(np.dtype(np.float64))
+    arrays = scalers[0].transform(x), np.nan_to_num(scalers[1].transform(y)), weight
+    return tuple(array.astype(dtype) for array in arrays if array is not None)
+
+
+class TimeLimit(Hook):
+    """Stops a run at a time of the clock `time.monotonic`."""
+
+    def __init__(self, deadline: float):
+        self.deadline = deadline
+
+    def after_chunk(self, run: Run, history: History) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() >= self.deadline
+
+
+class Recipe(NamedTuple):
+    """How members are trained.
+
+    Attributes:
+        model: the network.
+        loss: elementwise.
+        learning_rate: of AdamW's first step.
+        weight_decay: of AdamW.
+        batch_size: rows per step, None for all.
+        epochs: most passes over the rows.
+        patience: share of the epochs without a better score after which a member stops.
+    """
+
+    model: MeanVarRegressor
+    loss: Callable
+    learning_rate: float
+    weight_decay: float
+    batch_size: int | None
+    epochs: int
+    patience: float
+
+    def fit(
+        self,
+        key: jax.Array,
+        data: tuple[np.ndarray, ...],
+        rows: np.ndarray | None,
+        held_out: np.ndarray | None,
+        scales: np.ndarray,
+        epochs: int,
+        hooks: Sequence[Hook] = (),
+    ) -> tuple[TrainState, History]:
+        """Train a member for each scale of the frequencies."""
+        steps = epochs * steps_per_epoch(len(data[0]) if rows is None else rows.shape[1], self.batch_size)
+        optimizer = adamw(self.learning_rate, self.weight_decay, steps=steps)
+        trainer = make_trainer(self.model, optimizer, self.loss, scaled_nll)
+        # One after another, so that one program serves any number of them.
+        keys, x = jax.random.split(key, len(scales)), data[0][:1]
+        states = [_begin(trainer, *each) for each in zip(keys, [x] * len(scales), scales, strict=True)]
+        return fit_ensemble(
+            key,
+            trainer,
+            data,
+            members=len(scales),
+            epochs=epochs,
+            batch_size=self.batch_size,
+            rows=rows,
+            validation_rows=held_out,
+            patience=None if rows is None else max(math.ceil(self.patience * epochs), 1),
+            states=jax.tree.map(lambda *leaves: np.stack(leaves), *states),
+            hooks=hooks,
+        )
+
+
+@jax.jit
+def _begin(trainer: Trainer, key: jax.Array, x: jax.Array, scale: jax.Array) -> TrainState:
+    """A member's first state, its frequencies scaled."""
+    state = trainer.init(key, x)
+    params = dict(state.params["params"])
+    if "embedding" in params:
+        params["embedding"] = jax.tree.map(lambda leaf: leaf * scale, params["embedding"])
+    return state._replace(params=state.params | {"params": params})
+
+
+def try_scales(
+    key: jax.Array,
+    recipe: Recipe,
+    data: tuple[np.ndarray, ...],
+    used: int,
+    clock: TimeLimit,
+) -> float:
+    """The scale of the frequencies whose small ensemble predicts rows best that none of its members saw.
+
+    The score is the ensemble's: fast waves let members err each in another way, of which their mean has the
+    gain and no member has. `used` is the number of rows that a program is compiled for.
+    """
+    n = len(data[0])
+    size = n - used
+    folds = max(int(TRIAL_UNSEEN * n / size), 1)
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+    unseen, seen = np.split(rng.permutation(n).astype(np.int32), [folds * size])
+    # Those that are missing in number are repeats; the epoch is chosen on a part of the unseen rows.
+    more = rng.choice(seen, (TRIAL_MEMBERS, used - len(seen)))
+    rows = np.concatenate([np.tile(seen, (TRIAL_MEMBERS, 1)), more], axis=1)
+    held_out = unseen.reshape(folds, size)[np.arange(TRIAL_MEMBERS) % folds]
+    states, history = recipe.fit(
+        key,
+        data,
+        np.tile(rows, (len(SCALES), 1)),
+        np.tile(held_out, (len(SCALES), 1)),
+        np.repeat(SCALES, TRIAL_MEMBERS),
+        math.ceil(TRIAL_SHARE * recipe.epochs),
+        [clock],
+    )
+    y, *weight = (a[unseen] for a in data[1:])
+    weight = weight[0] if weight else None
+    together = predict_ensemble(recipe.model, states.params, data[0][unseen])
+    scores = []
+    for i in range(len(SCALES)):
+        own = slice(i * TRIAL_MEMBERS, (i + 1) * TRIAL_MEMBERS)
+        mixture = GaussianMixture(*(np.asarray(leaf)[own] for leaf in together[:2]))
+        scaled = NoiseScaling.fit(mixture, y, sample_weight=weight)(mixture)
+        scores.append(np.mean(metrics.nll(scaled, y, sample_weight=weight)))
+    failed = (history.failed_epoch >= 0).reshape(len(SCALES), -1).any(axis=1)
+    return SCALES[int(np.nanargmin(np.where(failed, np.inf, scores)))]
