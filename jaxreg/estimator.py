@@ -51,6 +51,10 @@ FOLD_ROWS = 2
 LOSSES = {"beta_nll": beta_nll(0.5), "gaussian_nll": gaussian_nll, "crps": crps_gaussian}
 
 
+# Settings that are whole numbers, the least each may be, and what else it may be.
+WHOLE_NUMBERS = (("members", 1), ("frequencies", 0), ("epochs", 1, "auto"), ("batch_size", 1, "auto", None))
+
+
 class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
     """An ensemble of mean-variance networks that needs no settings, with scikit-learn's interface.
 
@@ -232,13 +236,9 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
             if getattr(self, name) not in table:
                 listed = ", ".join(map(repr, table))
                 raise ValueError(f"{name} must be one of {listed}, got {getattr(self, name)!r}")
-        whole = {"members": 1, "frequencies": 0, "epochs": 1, "batch_size": 1}
-        for name, least in whole.items():
-            value = getattr(self, name)
-            if not (value == "auto" and name in ("epochs", "batch_size")) and not (
-                value is None and name == "batch_size"
-            ):
-                check_whole(name, value, least)
+        for name, least, *words in WHOLE_NUMBERS:
+            if getattr(self, name) not in words:
+                check_whole(name, getattr(self, name), least)
         for width in self.hidden:
             check_whole("hidden", width, 1)
         scale = self.frequency_scale

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -641,17 +642,20 @@ class Affine(NamedTuple):
     def _out(self, values: ArrayLike) -> np.ndarray:
         return self.loc + self.scale * values
 
-    def _of_rows(self, name: str, *y: ArrayLike) -> np.ndarray:
-        """A property of `dist`, or a method of values of y, with rows filled up to a power of two.
+    def _of_rows(self, ask: Callable, *y: ArrayLike, axis: int = 0) -> Any:
+        """What `ask(dist, *y)` gives, as float64, with rows on `axis`.
 
-        A program serves many numbers of rows so.
+        Rows are filled up to a power of two meanwhile, so that a program serves many numbers of them.
         """
-        dist, n = self.dist, _rows_of(self.dist)
-        if n is not None:
-            dist = _filled(dist)
-            y = tuple(_fill(np.asarray(values), 0) for values in y)
-        found = getattr(dist, name)
-        return np.asarray(found(*y) if y else found, np.float64)[:n]
+        n = _rows_of(self.dist)
+        if n is None:
+            return jax.tree.map(_float64, ask(self.dist, *y))
+        mixture = isinstance(self.dist, GaussianMixture)
+        first, second, *weights = self.dist
+        filled = type(self.dist)(fill_rows(first, int(mixture)), fill_rows(second, int(mixture)), *weights)
+        rows = (slice(None),) * axis + (slice(n),)
+        found = ask(filled, *(fill_rows(values) for values in y))
+        return jax.tree.map(lambda values: _float64(values)[rows], found)
 
     def standardised(self, y: ArrayLike) -> np.ndarray:
         """Values of y in the units of `dist`."""
@@ -662,22 +666,22 @@ class Affine(NamedTuple):
     @property
     def mean(self) -> np.ndarray:
         """Mean, in units of y."""
-        return self._out(self._of_rows("mean"))
+        return self._out(self._of_rows(attrgetter("mean")))
 
     @property
     def std(self) -> np.ndarray:
         """Standard deviation, in units of y."""
-        return self.scale * self._of_rows("std")
+        return self.scale * self._of_rows(attrgetter("std"))
 
     @property
     def aleatoric(self) -> np.ndarray:
         """Standard deviation of the noise, in units of y."""
-        return self.scale * self._of_rows("aleatoric")
+        return self.scale * self._of_rows(attrgetter("aleatoric"))
 
     @property
     def epistemic(self) -> np.ndarray:
         """Standard deviation of the members' means, in units of y."""
-        return self.scale * self._of_rows("epistemic")
+        return self.scale * self._of_rows(attrgetter("epistemic"))
 
     def moment_matched(self) -> "Affine":
         """The Gaussian of the same mean and variance, in units of y."""
@@ -685,30 +689,24 @@ class Affine(NamedTuple):
 
     def log_prob(self, y: ArrayLike) -> np.ndarray:
         """Log density at y, elementwise, in nats."""
-        return self._of_rows("log_prob", self.standardised(y)) - np.log(self.scale)
+        return self._of_rows(lambda dist, y: dist.log_prob(y), self.standardised(y)) - np.log(self.scale)
 
     def cdf(self, y: ArrayLike) -> np.ndarray:
         """Probability of a value at most y, elementwise."""
-        return self._of_rows("cdf", self.standardised(y))
+        return self._of_rows(lambda dist, y: dist.cdf(y), self.standardised(y))
 
     def log_cdf(self, y: ArrayLike) -> np.ndarray:
         """Log of the cdf, accurate in the lower tail."""
-        return self._of_rows("log_cdf", self.standardised(y))
+        return self._of_rows(lambda dist, y: dist.log_cdf(y), self.standardised(y))
 
     def quantile(self, q: ArrayLike | Sequence[ArrayLike]) -> np.ndarray:
         """Quantiles, in units of y; shape `q.shape + mean.shape`."""
-        found = np.asarray(_filled(self.dist).quantile(q), np.float64)
-        return self._out(self._cut(found, np.ndim(q)))
+        return self._out(self._of_rows(lambda dist: dist.quantile(q), axis=np.ndim(q)))
 
     def interval(self, level: ArrayLike | Sequence[ArrayLike] = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """Central interval `(lo, hi)`, in units of y."""
-        ends = (np.asarray(end, np.float64) for end in _filled(self.dist).interval(level))
-        lo, hi = (self._out(self._cut(end, np.ndim(level))) for end in ends)
-        return lo, hi
-
-    def _cut(self, values: np.ndarray, axis: int) -> np.ndarray:
-        """Values of filled-up rows, without what filled them up."""
-        return values[(slice(None),) * axis + (slice(_rows_of(self.dist)),)] if values.ndim > axis else values
+        lo, hi = self._of_rows(lambda dist: dist.interval(level), axis=np.ndim(level))
+        return self._out(lo), self._out(hi)
 
     def sample(self, key: Array, shape: tuple[int, ...] = ()) -> np.ndarray:
         """Independent draws, of shape `shape + mean.shape`, in units of y."""
@@ -716,7 +714,7 @@ class Affine(NamedTuple):
 
     def crps(self, y: ArrayLike) -> np.ndarray:
         """Continuous ranked probability score, elementwise, in units of y."""
-        return self.scale * self._of_rows("crps", self.standardised(y))
+        return self.scale * self._of_rows(lambda dist, y: dist.crps(y), self.standardised(y))
 
     def pit(self, y: ArrayLike) -> np.ndarray:
         """Probability integral transform: the cdf at y."""
@@ -736,18 +734,16 @@ def _rows_of(dist: Any) -> int | None:
     return shape[0] if shape else None
 
 
-def _filled(dist: Any) -> Any:
-    """A distribution with repeats of its last row up to a power of two."""
-    if not _rows_of(dist):
-        return dist
-    first, second, *weights = dist
-    axis = int(isinstance(dist, GaussianMixture))
-    return type(dist)(_fill(np.asarray(first), axis), _fill(np.asarray(second), axis), *weights)
+def _float64(values: ArrayLike) -> np.ndarray:
+    return np.asarray(values, np.float64)
 
 
-def _fill(values: np.ndarray, axis: int) -> np.ndarray:
-    n = values.shape[axis] if values.ndim > axis else 0
-    missing = (1 << max(n - 1, 0).bit_length()) - n if n else 0
+def fill_rows(values: ArrayLike, axis: int = 0, most: int | None = None) -> np.ndarray:
+    """Rows filled up to a power of two, or to at most so many, with repeats of the last one."""
+    values = np.asarray(values)
+    n = values.shape[axis]
+    size = 1 << (n - 1).bit_length() if n else 0
+    missing = (size if most is None else min(size, most)) - n
     if not missing:
         return values
     return np.concatenate([values, np.repeat(np.take(values, [-1], axis), missing, axis)], axis)

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Num, PyTree
 
 from jaxreg.data import TableLike, check_features, default_dtype
-from jaxreg.gaussian import Gaussian
+from jaxreg.gaussian import Gaussian, fill_rows
 
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)), which is how torch.nn.Linear starts its weights.
 torch_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -56,10 +56,13 @@ class _Regressor(nn.Module):
 
     def __reduce__(self) -> tuple:
         # JAX's own activations are functions that can't be pickled; they go by their name.
-        changed = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in UNSAVED}
-        names = {function: name for name, function in ACTIVATIONS.items()}
-        changed["activation"] = names.get(self.activation, self.activation)
-        return _unpickled, (type(self), {k: v for k, v in changed.items() if v is not getattr(type(self), k)})
+        kept = [field for field in dataclasses.fields(self) if field.name not in UNSAVED]
+        values = {field.name: getattr(self, field.name) for field in kept}
+        changed = {
+            field.name: values[field.name] for field in kept if values[field.name] is not field.default
+        }
+        name = next((name for name, known in ACTIVATIONS.items() if known is self.activation), None)
+        return _unpickled, (type(self), changed if name is None else changed | {"activation": name})
 
     def _linear(
         self, x: Array, features: int, name: str, bias_init: Callable[..., Array] | None = None
@@ -181,7 +184,7 @@ class MeanOnlyRegressor(_Regressor):
 
 def _unpickled(kind: type, fields: dict) -> nn.Module:
     activation = fields.pop("activation")
-    return kind(activation=ACTIVATIONS.get(activation, activation), **fields)
+    return kind(activation=ACTIVATIONS[activation] if isinstance(activation, str) else activation, **fields)
 
 
 def head_labels(params: PyTree) -> PyTree:
@@ -281,10 +284,8 @@ def predict(model: nn.Module, params: PyTree, x: TableLike) -> Gaussian:
 
 def row_blocks(x: np.ndarray, size: int) -> list[np.ndarray]:
     """Blocks of rows; a last, smaller one is filled up to a power of two with repeats of its last row."""
-    blocks = [x[i : i + size] for i in range(0, len(x), size)]
-    last = blocks[-1]
-    missing = min(1 << (len(last) - 1).bit_length(), size) - len(last)
-    return [*blocks[:-1], np.concatenate([last, np.repeat(last[-1:], missing, axis=0)])]
+    *whole, last = (x[i : i + size] for i in range(0, len(x), size))
+    return [*whole, fill_rows(last, most=size)]
 
 
 def join_blocks(parts: list[PyTree], n: int, axis: int = 0) -> PyTree:

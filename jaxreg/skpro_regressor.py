@@ -4,6 +4,7 @@ from typing import Any, no_type_check
 
 import numpy as np
 import pandas as pd
+from sklearn.base import clone
 from skpro.distributions import NormalMixture
 from skpro.regression.base import BaseProbaRegressor
 
@@ -38,7 +39,7 @@ class DeepEnsembleProbaRegressor(BaseProbaRegressor):
 
     def _fit(self, X: pd.DataFrame, y: pd.DataFrame, C: Any = None) -> "DeepEnsembleProbaRegressor":
         given = DeepEnsembleRegressor() if self.estimator is None else self.estimator
-        self.estimator_ = DeepEnsembleRegressor(**given.get_params())
+        self.estimator_ = clone(given)
         self.estimator_.fit(_named(X), y if y.shape[1] > 1 else y.iloc[:, 0])
         self.targets_ = y.columns
         return self

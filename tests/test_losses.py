@@ -211,8 +211,7 @@ def test_the_score_after_scaling_is_the_best_that_one_factor_gives(x64, weighted
         squares = np.append(((y - mean) ** 2 / np.exp(log_var))[present, i], 1.0)
         own = np.append(w[present, i], w[present, i].mean())
         factor = np.average(squares, weights=own)
-        columns = (a[:, i] for a in (y, mean, log_var))
-        scaled = nll(*(lambda y, m, s: (y - m, np.exp(s) * factor))(*columns))[0]  # noqa: B023
+        scaled, *_ = nll((y - mean)[:, i], factor * np.exp(log_var[:, i]))
         expected.append(np.average(scaled, weights=w[:, i]))
     weight = jnp.asarray(w) if weighted else None
     got = losses.scaled_nll(*map(jnp.asarray, (y, mean, log_var)), weight)
