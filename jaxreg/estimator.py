@@ -148,7 +148,8 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
 
         Args:
             X: features, `(n, features)`: arrays, or pandas or polars frames.
-            y: targets, `(n,)` or `(n, d)`; of several targets, single ones may be missing (NaN).
+            y: targets, `(n,)` or `(n, d)`; of several targets, single ones may be missing (NaN or
+                masked).
             sample_weight: of each row, `(n,)`, not negative; a row of no weight is left out.
 
         Returns:
@@ -216,7 +217,7 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
     def predict_dist(self, X: TableLike) -> Affine:
         """Predict each row's distribution, a `GaussianMixture` in the target's units."""
         check_is_fitted(self)
-        return self.fitted_.predict(validate_data(self, X, reset=False, dtype=np.float64))
+        return self.fitted_.predict(validate_data(self, _unmasked(X), reset=False, dtype=np.float64))
 
     def predict_interval(self, X: TableLike, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """Predict the central interval of each row, `(lower, upper)`."""
@@ -261,7 +262,8 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
             raise ValueError(
                 f"This {type(self).__name__} estimator requires y to be passed, but the target y is None."
             )
-        x = validate_data(self, X, dtype=np.float64, ensure_min_samples=FEWEST_ROWS)
+        y = _unmasked(y)
+        x = validate_data(self, _unmasked(X), dtype=np.float64, ensure_min_samples=FEWEST_ROWS)
         several = np.asarray(y).ndim == 2
         y = check_array(
             y,
@@ -381,12 +383,17 @@ def neg_crps(
 def _score(
     score: Callable, estimator: Any, X: TableLike, y: TableLike, sample_weight: TableLike | None
 ) -> float:
-    y = np.asarray(y, np.float64)
+    y = np.asarray(_unmasked(y), np.float64)
     if np.isnan(y).any():
         known = np.isfinite(y)
         weight = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, np.float64)
         y, sample_weight = np.where(known, y, 0), known * weight.reshape(-1, *(1,) * (y.ndim - 1))
     return float(np.mean(score(estimator.predict_dist(X), y, sample_weight=sample_weight)))
+
+
+def _unmasked(values: Any) -> Any:
+    """Masked values as missing ones."""
+    return values.astype(np.float64).filled(np.nan) if isinstance(values, np.ma.MaskedArray) else values
 
 
 def _target_names(y: TableLike) -> tuple[str, ...] | None:

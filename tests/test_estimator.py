@@ -107,9 +107,10 @@ def test_several_targets_of_which_some_are_missing():
     rng = np.random.default_rng(0)
     y = np.stack([y, 1e4 * y + 1e6], 1)
     masked = np.where(rng.uniform(size=y.shape) < 0.3, np.nan, y)
-    model = clone(both).fit(x, masked)
+    model = clone(both).fit(x, np.ma.masked_invalid(masked))
     assert np.isfinite(model.predict(x)).all()
     assert np.corrcoef(model.predict(x)[:, 1], y[:, 1])[0, 1] > 0.8
+    assert model.score_nll(x, np.ma.masked_invalid(masked)) == model.score_nll(x, masked)
     known = np.isfinite(masked)
     expected = np.mean(
         [metrics.nll(model.predict_dist(x[known[:, i]]).output(i), y[known[:, i], i]) for i in range(2)]
@@ -311,6 +312,8 @@ def test_settings_that_cannot_be(settings, message):
         (X, np.stack([Y, np.zeros(30)], 1), "the target y, column 1, has one value, 0"),
         (X, np.stack([Y, np.full(30, np.nan)], 1), "y, column 1, is missing in all rows"),
         (X, np.where(Y > 1, np.nan, Y), "Input y contains NaN"),
+        (X, np.ma.masked_greater(Y, 1), "Input y contains NaN"),
+        (np.ma.masked_greater(X, 1), Y, "Input X contains NaN"),
         (X, np.zeros((30, 1, 1)), "y must have shape"),
         (np.where(X > 1, np.inf, X), Y, "Input X contains infinity"),
         (X, Y[:-1], "inconsistent numbers of samples"),
