@@ -28,7 +28,7 @@ AUTO_BATCHES = 256
 DECAY_ROWS = 1000
 
 # Rows' worth of belief that the networks' noise is right as it is.
-PRIOR_ROWS = 200.0
+PRIOR_ROWS = 125.0
 
 # How fast the waves are that networks start with is tried out by small ensembles, on rows that all of them
 # hold out and in a share of the epochs. Few rows say too little of it.
