@@ -22,6 +22,17 @@ SEEDS = range(20)
 NOTEBOOK_SGD = (5e-3, 0.9, 1e-4)
 DEVICE = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
 
+
+@pytest.fixture(scope="module", autouse=True)
+def optimized():
+    """Programs as users have them, also where other tests left one that is optimised less."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 both_models = pytest.mark.parametrize("name", CLASSES)
 both_outputs = pytest.mark.parametrize("outputs", [None, 2])
 
