@@ -237,6 +237,19 @@ def column_names(values: TableLike) -> list[str] | None:
     return None if columns is None else [str(column) for column in columns]
 
 
+def column_dtypes(values: TableLike) -> tuple[str, ...]:
+    """Types of a data frame's columns, or an array's for each of its columns.
+
+    >>> from jaxreg.data import column_dtypes
+    >>> column_dtypes([[1, 2], [3, 4]])
+    ('int64', 'int64')
+    """
+    if column_names(values) is not None:
+        return tuple(map(str, values.dtypes))
+    array = values if hasattr(values, "dtype") and hasattr(values, "shape") else np.asarray(values)
+    return (str(array.dtype),) * (array.shape[1] if len(array.shape) > 1 else 1)
+
+
 def _numbers(values: TableLike, what: str) -> np.ndarray:
     """One array of real numbers, or an error that names `what`."""
     array = np.asarray(values)

@@ -21,7 +21,7 @@ from sklearn.utils.validation import (
 
 from jaxreg import metrics
 from jaxreg.calibration import NoiseScaling
-from jaxreg.data import TableLike, column_names, fold_rows
+from jaxreg.data import TableLike, column_dtypes, column_names, fold_rows
 from jaxreg.embeddings import PeriodicEmbedding
 from jaxreg.ensemble import predict_ensemble, without_failed
 from jaxreg.fitted import Fitted
@@ -43,7 +43,7 @@ from jaxreg.recipe import (
     standardised,
     try_scales,
 )
-from jaxreg.training import Hook, check_whole
+from jaxreg.training import History, Hook, check_whole
 
 FEWEST_ROWS = 4
 FOLD_ROWS = 2
@@ -165,7 +165,7 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
         """
         deadline = math.inf if self.time_limit is None else time.monotonic() + self.time_limit
         self._check_settings()
-        target_names = _target_names(y)
+        target_names, dtypes = _target_names(y), (column_dtypes(X), column_dtypes(y))
         x, y, weight = self._check_rows(X, y, sample_weight)
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         key = jax.random.key(seed)
@@ -206,6 +206,8 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
             self._described() | trained,
             int(kept.sum()),
             self.calibration_,
+            *dtypes,
+            _final_scores(self.history_),
         )
         return self
 
@@ -345,7 +347,9 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
             return SCALE_OF_FEW
         limit = math.inf if self.time_limit is None else TRIAL_SHARE * self.time_limit
         key = jax.random.fold_in(key, int(self.members))
-        return try_scales(key, recipe, data, rows.shape[1], TimeLimit(time.monotonic() + limit))
+        hooks = [hook.for_trial() for hook in self.hooks]
+        hooks = [TimeLimit(time.monotonic() + limit), *(hook for hook in hooks if hook is not None)]
+        return try_scales(key, recipe, data, rows.shape[1], hooks)
 
     def _described(self) -> dict:
         """The settings as a model file can hold them."""
@@ -389,6 +393,17 @@ def _score(
         weight = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, np.float64)
         y, sample_weight = np.where(known, y, 0), known * weight.reshape(-1, *(1,) * (y.ndim - 1))
     return float(np.mean(score(estimator.predict_dist(X), y, sample_weight=sample_weight)))
+
+
+def _final_scores(history: History) -> dict[str, float]:
+    """Means over members, in the standardised target's units: of the last epoch, and of those kept."""
+    kept = np.flatnonzero(history.failed_epoch < 0)
+    last = np.isfinite(history.loss[kept]).sum(axis=1) - 1
+    scores = {"training_loss": float(np.mean(history.loss[kept, last]))}
+    if history.validation_nll is not None:
+        held_out = history.validation_nll[kept, history.best_epoch[kept]]
+        scores["held_out_nll_of_members"] = float(np.mean(held_out))
+    return scores
 
 
 def _unmasked(values: Any) -> Any:

@@ -31,6 +31,9 @@ class Fitted(NamedTuple):
         settings: how it was trained, for the reader.
         members: number of networks, None for one alone, whose parameters have no axis of members.
         calibration: changes what the networks predict, in the units of training.
+        feature_dtypes: types of the features' columns, as the training data had them; for the reader.
+        target_dtypes: types of the targets' columns; for the reader.
+        scores: how well it did, for the reader; None where there was nothing to score.
 
     >>> import jax, numpy as np
     >>> from jaxreg import Fitted, MeanVarRegressor, Scaler
@@ -51,6 +54,9 @@ class Fitted(NamedTuple):
     settings: dict | None = None
     members: int | None = None
     calibration: NoiseScaling | VarianceScaling | None = None
+    feature_dtypes: tuple[str, ...] | None = None
+    target_dtypes: tuple[str, ...] | None = None
+    scores: dict[str, float | None] | None = None
 
     def predict(self, x: TableLike) -> Affine:
         """Predict each row in the target's units.

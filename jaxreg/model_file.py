@@ -1,14 +1,18 @@
 """A fitted model in one file: a JSON header and named arrays (safetensors); no code runs when it is read."""
 
+import hashlib
 import json
 from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from msgspec import Meta, Struct
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -19,10 +23,72 @@ from jaxreg.files import check_writable, replacing
 from jaxreg.fitted import Fitted
 from jaxreg.models import ACTIVATIONS, MeanOnlyRegressor, MeanVarRegressor, NaturalRegressor
 
-# 2: ensembles, calibrations and embeddings; a file that needs none of them is still read as 1 was.
-FORMAT = 2
+# 2: ensembles, calibrations, embeddings. 3: a digest, scores, types of columns. Older files are read.
+FORMAT = 3
+DIGEST_SINCE = 3
 MODELS = {model.__name__: model for model in (MeanVarRegressor, MeanOnlyRegressor, NaturalRegressor)}
 CALIBRATIONS = {kind.__name__: kind for kind in (NoiseScaling, VarianceScaling)}
+
+# What a header may take, in characters: names and types of 100,000 columns.
+LONGEST_HEADER = 16 * 2**20
+
+NO_DIGEST = "0" * 64
+
+Count = Annotated[int, Meta(ge=1)]
+
+
+class _Embedding(Struct, forbid_unknown_fields=True):
+    """A `PeriodicEmbedding`."""
+
+    frequencies: Count
+    scales: tuple[float, float]
+
+
+class _Model(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """A network, without its parameters."""
+
+    kind: str
+    hidden: tuple[Count, ...]
+    outputs: Count | None
+    activation: str
+    detach_variance: bool = False
+    embedding: _Embedding | None = None
+
+
+class Header(Struct, forbid_unknown_fields=True, kw_only=True):
+    """What a model file says beside its arrays.
+
+    Attributes:
+        sha256: digest of the header, with zeros in the place of this, and of the arrays.
+        format: number of the file's format.
+        model: the network.
+        feature_names: columns in the order the model takes them.
+        target_names: one name per output.
+        settings: how it was trained.
+        versions: of the libraries that wrote it.
+        members: number of networks, None for one alone.
+        calibration: what changes their predictions.
+        feature_dtypes: types of the features' columns in the training data.
+        target_dtypes: types of the targets' columns.
+        scores: how well it did, at the end of training.
+    """
+
+    sha256: str | None = None
+    format: int
+    model: _Model
+    feature_names: tuple[str, ...] | None
+    target_names: tuple[str, ...] | None
+    settings: dict[str, Any] | None
+    versions: dict[str, str]
+    members: Count | None = None
+    calibration: Literal["NoiseScaling", "VarianceScaling"] | None = None
+    feature_dtypes: tuple[str, ...] | None = None
+    target_dtypes: tuple[str, ...] | None = None
+    scores: dict[str, float | None] | None = None
+
+
+# What header and `Fitted` both have.
+COPIED = ("feature_names", "target_names", "settings", "members", "feature_dtypes", "target_dtypes", "scores")
 
 
 def save(path: str | Path, fitted: Fitted) -> None:
@@ -30,19 +96,19 @@ def save(path: str | Path, fitted: Fitted) -> None:
 
     Raises:
         ValueError: if the path can't be written to, or the model is of a kind that a file can't describe.
+        OSError: if the disk is full, for example.
     """
     path = Path(path)
     check_writable(path)
-    header = {
-        "format": FORMAT,
-        "model": _describe(fitted.model),
-        "feature_names": fitted.feature_names,
-        "target_names": fitted.target_names,
-        "settings": fitted.settings,
-        "members": fitted.members,
-        "calibration": None if fitted.calibration is None else type(fitted.calibration).__name__,
-        "versions": {name: version(name) for name in ("jaxreg", "jax", "flax")},
-    }
+    header = Header(
+        sha256=NO_DIGEST,
+        format=FORMAT,
+        model=_describe(fitted.model),
+        versions={name: version(name) for name in ("jaxreg", "jax", "flax")},
+        calibration=None if fitted.calibration is None else type(fitted.calibration).__name__,
+        **{name: getattr(fitted, name) for name in COPIED},
+    )
+    text = msgspec.json.encode(header).decode()
     arrays = flatten_dict({"params": fitted.params["params"]}, sep="/")
     for name in ("x_scaler", "y_scaler"):
         scaler = getattr(fitted, name)
@@ -50,8 +116,12 @@ def save(path: str | Path, fitted: Fitted) -> None:
     if fitted.calibration is not None:
         arrays["calibration/factor"] = np.asarray(fitted.calibration.factor, np.float64)
     arrays = {name: np.array(array, order="C") for name, array in arrays.items()}
+    text = text.replace(NO_DIGEST, _digest(text, arrays), 1)
     with replacing(path) as temporary:
-        save_file(arrays, temporary, metadata={"jaxreg": json.dumps(header)})
+        try:
+            save_file(arrays, temporary, metadata={"jaxreg": text})
+        except SafetensorError as error:
+            raise OSError(f"{path} can't be written: {error}") from error
 
 
 def load(path: str | Path) -> Fitted:
@@ -59,9 +129,36 @@ def load(path: str | Path) -> Fitted:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is truncated, is something else, or is of a newer format.
+        ValueError: if the file is truncated or changed, is something else, or is of a newer format.
     """
     path = Path(path)
+    header, arrays = _read(path)
+    model = _build(path, header, arrays)
+    _check_arrays(path, model, header, arrays)
+    tree = unflatten_dict(arrays, sep="/")
+    kind = header.calibration
+    return Fitted(
+        model=model,
+        params={"params": jax.tree.map(jnp.asarray, tree["params"])},
+        x_scaler=Scaler(**tree["x_scaler"]),
+        y_scaler=Scaler(**tree["y_scaler"]),
+        calibration=None if kind is None else CALIBRATIONS[kind](tree["calibration"]["factor"]),
+        **{name: getattr(header, name) for name in COPIED},
+    )
+
+
+def read_header(path: str | Path) -> Header:
+    """What a model file says of itself; the arrays are checked against its digest.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: as `load` does.
+    """
+    return _read(Path(path))[0]
+
+
+def _read(path: Path) -> tuple[Header, dict[str, np.ndarray]]:
+    """Header and arrays as they were written."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no model file {path}")
     try:
@@ -70,43 +167,50 @@ def load(path: str | Path) -> Fitted:
             if "jaxreg" not in metadata:
                 raise ValueError(f"{path} holds arrays but no jaxreg model: give a file written by jaxreg")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
+    except (SafetensorError, TypeError, AttributeError) as error:  # the last two: a type NumPy lacks
         raise ValueError(f"{path} is truncated or isn't a jaxreg model file ({error})") from None
+    text = metadata["jaxreg"]
+    header = _parse(path, text)
+    if header.sha256 is None and header.format >= DIGEST_SINCE:
+        raise ValueError(f"{path} is damaged: its digest is missing")
+    if header.sha256 and header.sha256 != _digest(text.replace(header.sha256, NO_DIGEST, 1), arrays):
+        raise ValueError(f"{path} is damaged: its content isn't what was written (SHA-256)")
+    return header, arrays
+
+
+def _digest(header: str, arrays: dict[str, np.ndarray]) -> str:
+    """SHA-256 of a header and of arrays with their names, types and shapes."""
+    digest = hashlib.sha256(header.encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(json.dumps([name, array.dtype.str, array.shape]).encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _parse(path: Path, text: str) -> Header:
+    """The header, if it is one that this version reads."""
+    if len(text) > LONGEST_HEADER:
+        raise ValueError(f"{path} is damaged: its header has {len(text):,} characters")
     try:
-        header = json.loads(metadata["jaxreg"])
-        if header["format"] > FORMAT:
+        found = json.loads(text, object_pairs_hook=_without_repeats)
+        if found["format"] > FORMAT:
             raise ValueError(
-                f"{path} has format {header['format']}, this version of jaxreg reads up to {FORMAT}: "
-                f"upgrade jaxreg (the file was written by {header['versions']['jaxreg']})"
+                f"{path} has format {found['format']}, this version of jaxreg reads up to {FORMAT}: "
+                f"upgrade jaxreg (the file was written by {found['versions']['jaxreg']})"
             )
-        return _fitted(path, header, unflatten_dict(arrays, sep="/"))
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        found = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path} is damaged, its header can't be understood ({found})") from None
+        return msgspec.convert(found, Header)
+    except (KeyError, TypeError, RecursionError, json.JSONDecodeError, msgspec.ValidationError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} is damaged, its header can't be understood ({reason})") from None
 
 
-def _fitted(path: Path, header: dict, tree: dict) -> Fitted:
-    """The model that a header and the arrays make."""
-    model, members = _build(header["model"]), header.get("members")
-    _check_params(path, model, members, tree)
-    kind = header.get("calibration")
-    calibration = None if kind is None else CALIBRATIONS[kind](tree["calibration"]["factor"])
-    return Fitted(
-        model,
-        {"params": jax.tree.map(jnp.asarray, tree["params"])},
-        Scaler(**tree["x_scaler"]),
-        Scaler(**tree["y_scaler"]),
-        *(
-            None if header[name] is None else tuple(header[name])
-            for name in ("feature_names", "target_names")
-        ),
-        header["settings"],
-        members,
-        calibration,
-    )
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise TypeError("a name stands twice")
+    return dict(pairs)
 
 
-def _describe(model: nn.Module) -> dict:
+def _describe(model: nn.Module) -> _Model:
     """What a file says of a model."""
     kind = type(model).__name__
     activation = next(
@@ -118,49 +222,58 @@ def _describe(model: nn.Module) -> dict:
             f"a model file can hold a {' or '.join(MODELS)} with a PeriodicEmbedding or none, whose "
             f"activation is one of {', '.join(ACTIVATIONS)}; got {model}"
         )
-    described = {
-        "kind": kind,
-        "hidden": list(model.hidden),
-        "outputs": model.outputs,
-        "activation": activation,
-    }
-    if getattr(model, "detach_variance", False):
-        described["detach_variance"] = True
-    if model.embedding is not None:
-        described["embedding"] = {
-            "frequencies": model.embedding.frequencies,
-            "scales": list(model.embedding.scales),
-        }
-    return described
+    own = model.embedding
+    return _Model(
+        kind=kind,
+        hidden=tuple(model.hidden),
+        outputs=model.outputs,
+        activation=activation,
+        detach_variance=getattr(model, "detach_variance", False),
+        embedding=None if own is None else _Embedding(own.frequencies, own.scales),
+    )
 
 
-def _build(described: dict) -> nn.Module:
-    """The model that a file speaks of."""
-    settings = dict(described)
-    kind, activation = settings.pop("kind"), settings.pop("activation")
-    if kind not in MODELS or activation not in ACTIVATIONS:
-        raise ValueError(f"the model file asks for {kind} with {activation}, which this version doesn't know")
-    settings["hidden"] = tuple(settings["hidden"])
-    if "embedding" in settings:
-        own = settings["embedding"]
-        settings["embedding"] = PeriodicEmbedding(own["frequencies"], tuple(own["scales"]))
-    return MODELS[kind](activation=ACTIVATIONS[activation], **settings)
-
-
-def _check_params(path: Path, model: nn.Module, members: int | None, tree: dict) -> None:
-    """Raise unless the arrays are those of the model."""
-    missing = {"params", "x_scaler", "y_scaler"} - set(tree)
-    if missing:
-        raise ValueError(f"{path} lacks the arrays of {', '.join(sorted(missing))}: it is damaged")
-    features = jax.ShapeDtypeStruct((1, len(tree["x_scaler"]["loc"])), np.float32)
-    expected = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), features)["params"], sep="/")
-    found = flatten_dict(tree["params"], sep="/")
-    axis = () if members is None else (members,)
-    wrong = [
-        name for name in expected if name not in found or found[name].shape != (*axis, *expected[name].shape)
-    ]
-    if wrong or set(found) != set(expected):
-        names = sorted(set(wrong) | (set(found) ^ set(expected)))
+def _build(path: Path, header: Header, arrays: dict[str, np.ndarray]) -> nn.Module:
+    """The model that a file speaks of, whose sizes its arrays can have."""
+    own = header.model
+    if own.kind not in MODELS or own.activation not in ACTIVATIONS:
         raise ValueError(
-            f"{path} is damaged: the arrays {', '.join(names)} don't fit its {type(model).__name__}"
+            f"{path} asks for a {own.kind} with {own.activation}, which this version of jaxreg doesn't know"
+        )
+    sizes = [*own.hidden, own.outputs, header.members, own.embedding and own.embedding.frequencies]
+    most = sum(array.size for array in arrays.values())
+    if len(own.hidden) > len(arrays) or max(filter(None, sizes), default=0) > most:
+        raise ValueError(f"{path} is damaged: its header asks for more than the {most:,} numbers it holds")
+    settings = {"detach_variance": True} if own.detach_variance else {}
+    if own.embedding is not None:
+        settings["embedding"] = PeriodicEmbedding(own.embedding.frequencies, own.embedding.scales)
+    try:
+        return MODELS[own.kind](
+            hidden=own.hidden, outputs=own.outputs, activation=ACTIVATIONS[own.activation], **settings
+        )
+    except TypeError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def _check_arrays(path: Path, model: nn.Module, header: Header, arrays: dict[str, np.ndarray]) -> None:
+    """Raise unless the arrays are those of the model."""
+    shapes = {name: array.shape for name, array in arrays.items()}
+    features = shapes.get("x_scaler/loc", ())
+    inputs = jax.ShapeDtypeStruct((1, *features), np.float32)
+    outputs = () if model.outputs is None else (model.outputs,)
+    expected = {"x_scaler/loc": features, "x_scaler/scale": features}
+    expected |= {"y_scaler/loc": outputs, "y_scaler/scale": outputs}
+    if header.calibration:
+        factor = shapes.get("calibration/factor", ())
+        expected["calibration/factor"] = factor if factor == () else outputs
+    wrong = {name for name in ("x_scaler/loc",) if len(features) != 1}
+    if not wrong:
+        axis = () if header.members is None else (header.members,)
+        params = {"params": jax.eval_shape(model.init, jax.random.key(0), inputs)["params"]}
+        expected |= {name: (*axis, *leaf.shape) for name, leaf in flatten_dict(params, sep="/").items()}
+    wrong |= {name for name in set(expected) | set(shapes) if expected.get(name) != shapes.get(name)}
+    wrong |= {name for name, array in arrays.items() if array.dtype not in (np.float32, np.float64)}
+    if wrong:
+        raise ValueError(
+            f"{path} is damaged: the arrays {', '.join(sorted(wrong))} don't fit its {type(model).__name__}"
         )

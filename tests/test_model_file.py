@@ -2,6 +2,7 @@ import json
 import os
 import stat
 import struct
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -28,7 +29,10 @@ def make(model=None, seed=0, outputs=1):
     model = model or MeanVarRegressor(hidden=(8, 4))
     params = model.init(jax.random.key(seed), X.astype(np.float32))
     y = 1e6 + RNG.normal(size=20 if outputs == 1 else (20, outputs))
-    return Fitted(model, params, Scaler.fit(X), Scaler.fit(y), ("a", "ü b"), ("y",), {"epochs": 3})
+    return Fitted(
+        model, params, Scaler.fit(X), Scaler.fit(y), ("a", "ü b"), ("y",), {"epochs": 3},
+        feature_dtypes=("float32", "int64"), target_dtypes=("float64",), scores={"loss": 0.5, "nll": None},
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -58,8 +62,9 @@ def test_round_trip(tmp_path, model, outputs):
 
 
 def test_names_may_be_absent(tmp_path):
-    model_file.save(tmp_path / "m", make()._replace(feature_names=None, target_names=None, settings=None))
-    assert model_file.load(tmp_path / "m")[4:] == (None, None, None, None, None)
+    bare = Fitted(*make()[:4])
+    model_file.save(tmp_path / "m", bare)
+    assert model_file.load(tmp_path / "m")[4:] == (None,) * 8
 
 
 @pytest.mark.parametrize("calibration", [None, NoiseScaling(1.7), VarianceScaling(np.array([0.3, 2.0]))])
@@ -78,20 +83,18 @@ def test_an_ensemble_and_its_calibration(tmp_path, calibration):
         model_file.load(tmp_path / "m")
 
 
-def test_a_file_of_the_first_format(tmp_path):
-    whole = make()
-    model_file.save(tmp_path / "m", whole)
-    kept = load_file(tmp_path / "m")
-    header = {
-        "format": 1,
-        "model": {"kind": "MeanVarRegressor", "hidden": [8, 4], "outputs": None, "activation": "relu"},
-        "feature_names": None,
-        "target_names": None,
-        "settings": None,
-        "versions": {"jaxreg": "0.1.0"},
-    }
-    save_file(kept, tmp_path / "m", metadata={"jaxreg": json.dumps(header)})
-    jax.tree.map(np.testing.assert_array_equal, model_file.load(tmp_path / "m").predict(X), whole.predict(X))
+GOLDEN = Path(__file__).parent / "models"
+
+
+@pytest.mark.parametrize("number", range(1, model_file.FORMAT + 1))
+def test_files_of_every_format_are_read(number):
+    """Written once by the version that had the format; `models/README.md` says how."""
+    expected = json.loads((GOLDEN / "predictions.json").read_text())[f"format-{number}"]
+    header = model_file.read_header(GOLDEN / f"format-{number}.safetensors")
+    assert header.format == number
+    prediction = model_file.load(GOLDEN / f"format-{number}.safetensors").predict(expected["x"])
+    np.testing.assert_allclose(prediction.mean, expected["mean"], rtol=1e-5)
+    np.testing.assert_allclose(prediction.std, expected["std"], rtol=1e-5)
 
 
 def test_the_file_is_json_and_arrays(tmp_path, monkeypatch):
@@ -111,7 +114,7 @@ def test_the_file_is_json_and_arrays(tmp_path, monkeypatch):
 
     for name in ("pickle.load", "pickle.loads", "pickle.Unpickler", "builtins.eval", "marshal.loads"):
         monkeypatch.setattr(name, forbid)
-    monkeypatch.setattr(model_file, "_check_params", lambda *_: None)  # it compiles, which may eval
+    monkeypatch.setattr(model_file, "_check_arrays", lambda *_: None)  # it traces, which may eval
     model_file.load(tmp_path / "m")
 
 
@@ -164,15 +167,53 @@ def test_files_that_are_none(tmp_path):
 
 
 def damaged(path, header=None, **arrays):
-    """Write a model file with another header, or with arrays changed (None takes one out)."""
+    """Write a model file with another header, or with arrays changed (None takes one out), and its digest."""
     model_file.save(path, make())
     kept = {name: a for name, a in (load_file(path) | arrays).items() if a is not None}
-    content = path.read_bytes()
-    whole = json.loads(
-        json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])["__metadata__"]["jaxreg"]
-    )
-    text = header if isinstance(header, str) else json.dumps(whole | (header or {}))
+    text = header
+    if not isinstance(header, str):
+        text = json.dumps(header_of(path) | {"sha256": model_file.NO_DIGEST} | (header or {}))
+        text = text.replace(model_file.NO_DIGEST, model_file._digest(text, kept), 1)
     save_file(kept, path, metadata={"jaxreg": text})
+
+
+def header_of(path):
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    return json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["jaxreg"])
+
+
+def test_a_change_anywhere_is_found(tmp_path):
+    path = tmp_path / "m"
+    model_file.save(path, make())
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    right = model_file.load(path).predict(X)
+    refused = 0
+    for offset in range(len(whole)):
+        changed = bytearray(whole)
+        changed[offset] ^= 1 << rng.integers(8)
+        path.write_bytes(changed)
+        try:
+            header, arrays = model_file._read(path)
+        except ValueError as error:
+            assert str(path) in str(error)
+            refused += 1
+        else:  # a blank that became another one
+            assert (header, sorted(arrays)) == (model_file.read_header(path), sorted(arrays))
+            jax.tree.map(np.testing.assert_array_equal, model_file.load(path).predict(X), right)
+    assert refused > 0.99 * len(whole)
+
+
+def test_a_file_without_its_digest(tmp_path):
+    model_file.save(tmp_path / "m", make())
+    header = header_of(tmp_path / "m")
+    header.pop("sha256")
+    save_file(load_file(tmp_path / "m"), tmp_path / "m", metadata={"jaxreg": json.dumps(header)})
+    with pytest.raises(ValueError, match="digest is missing"):
+        model_file.load(tmp_path / "m")
+
+
+BIG = {"kind": "MeanVarRegressor", "activation": "relu", "hidden": [8, 4], "outputs": None}
 
 
 @pytest.mark.parametrize(
@@ -183,8 +224,11 @@ def damaged(path, header=None, **arrays):
         ("{}", "damaged.*format"),
         ('{"format": "new"}', "damaged"),
         ('{"format": 1}', "damaged.*model"),
-        ({"format": 99}, "format 99, .* up to 2: upgrade jaxreg"),
-        ({"model": {"kind": "Forest", "activation": "relu", "hidden": []}}, "asks for Forest"),
+        ({"format": 99}, f"format 99, .* up to {model_file.FORMAT}: upgrade jaxreg"),
+        (
+            {"model": {"kind": "Forest", "activation": "relu", "hidden": [], "outputs": None}},
+            "asks for a Forest",
+        ),
         (
             {"model": {"kind": "MeanVarRegressor", "activation": "relu", "hidden": [8, 4], "depth": 1}},
             "damaged",
@@ -195,6 +239,17 @@ def damaged(path, header=None, **arrays):
         ),
         ({"model": 3}, "damaged"),
         ({"feature_names": 3}, "damaged"),
+        ({"shape": 3}, "damaged.*unknown field `shape`"),
+        ({"members": -1}, "damaged.*>= 1"),
+        ({"model": BIG | {"hidden": [10**12]}}, "asks for more than"),
+        ({"model": BIG | {"hidden": [8] * 10**5}}, "asks for more than"),
+        ({"model": BIG | {"outputs": 10**12}}, "asks for more than"),
+        ({"model": BIG | {"embedding": {"frequencies": 10**9, "scales": [0.1, 1.0]}}}, "asks for more than"),
+        ({"members": 10**12}, "asks for more than"),
+        ({"model": BIG | {"hidden": [10**100]}}, "damaged"),
+        ('{"format": 3, "settings": ' + "[" * 10_000 + "]" * 10_000 + "}", "damaged.*Recursion"),
+        ('{"format": 3, "format": 1}', "damaged.*a name stands twice"),
+        ('{"format": 3' + " " * model_file.LONGEST_HEADER + "}", "damaged: its header has 16,777,"),
     ],
 )
 def test_broken_headers(tmp_path, header, match):
@@ -207,11 +262,17 @@ def test_broken_headers(tmp_path, header, match):
 @pytest.mark.parametrize(
     "arrays, match",
     [
-        ({"x_scaler/loc": None, "x_scaler/scale": None}, "lacks the arrays of x_scaler"),
+        ({"x_scaler/loc": None, "x_scaler/scale": None}, "x_scaler/loc, x_scaler/scale"),
         ({"x_scaler/scale": None}, "damaged"),
         ({"y_scaler/other": np.zeros(1)}, "damaged"),
         ({"x_scaler/loc": np.zeros(3)}, "don't fit"),
-        ({"params/more": np.zeros(3)}, "params|more"),
+        ({"x_scaler/loc": np.zeros((2, 1))}, "don't fit"),
+        ({"params/more": np.zeros(3)}, "params/more"),
+        ({"../../etc/passwd": np.zeros(3)}, "don't fit"),
+        ({"params": np.zeros(3)}, "don't fit"),
+        ({"y_scaler/loc": np.zeros((), np.int64)}, "don't fit"),
+        ({"params/mean/bias": np.zeros(1, np.float16)}, "don't fit"),
+        ({"calibration/factor": np.ones(())}, "don't fit"),
     ],
 )
 def test_broken_arrays(tmp_path, arrays, match):
