@@ -41,9 +41,11 @@ from jaxreg.training import (
     check_on_host,
     check_settings,
     check_whole,
+    describe_job,
     drive,
     failure_message,
     final_state,
+    memory_errors,
     run_chunk,
     start_run,
 )
@@ -65,6 +67,9 @@ MEMBERS_IN_TURN = 4
 ENSEMBLE_PREDICTION_BLOCK = 2048
 
 
+@memory_errors(
+    "fewer members at once (side_by_side), smaller layers, smaller batches or fewer rows need less"
+)
 def fit_ensemble(
     key: Array,
     trainer: Trainer,
@@ -120,6 +125,7 @@ def fit_ensemble(
     Raises:
         ValueError: for unusable data or settings, by name, before anything is compiled.
         FloatingPointError: if the loss of every member stops being finite.
+        MemoryError: if there isn't enough, with what was asked for.
 
     Warns:
         RuntimeWarning: names the members whose loss stopped being finite. Their states are the last
@@ -175,8 +181,12 @@ def fit_ensemble(
 
         calls = math.ceil(members / (layout.call * layout.workers))
         seconds = max(CHUNK_SECONDS, calls * CALL_SECONDS)
+        job = partial(
+            describe_job, keys, trainer, data, validation, members=True, batch_size=batch_size, rows=rows,
+            validation_rows=validation_rows, weights=weights, epochs=epochs, patience=int(patience),
+        )  # fmt: skip
         # Popped, so that the run before the first epoch isn't held until the last.
-        run, history = drive(chunk, first.pop(), epochs, hooks, seconds)
+        run, history = drive(chunk, first.pop(), epochs, hooks, job, seconds)
     _report_failed(history)
     return jax.device_put(final_state(run)), history
 

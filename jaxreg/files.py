@@ -25,6 +25,20 @@ def check_writable(path: Path) -> None:
         raise ValueError(f"the folder {path.parent} can't be written to: {error.strerror}") from None
 
 
+def check_folder(path: Path) -> None:
+    """Make a folder, if it isn't there, or raise unless files can be made in it.
+
+    Raises:
+        ValueError: if the path is a file, its parent is missing, or nothing can be written.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"the folder {path} can't be made: {error.strerror}") from None
+    check_writable(path / "any")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; flush it to disk and rename it when the block ends well."""
@@ -38,8 +52,19 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+        _flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush_folder(path: Path) -> None:
+    """Have the disk keep the names in a folder; only POSIX can."""
+    if os.name == "posix":
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _umask() -> int:

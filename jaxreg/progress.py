@@ -51,3 +51,7 @@ class Bar(Hook):
         """Take the bar away."""
         if self.progress is not None:
             self.progress.stop()
+
+    def for_trial(self) -> "Bar":
+        """A bar of its own for a run that prepares this one."""
+        return Bar(self.console, "preparing")

@@ -157,7 +157,7 @@ def try_scales(
     recipe: Recipe,
     data: tuple[np.ndarray, ...],
     used: int,
-    clock: TimeLimit,
+    hooks: Sequence[Hook],
 ) -> float:
     """The scale of the frequencies whose small ensemble predicts rows best that none of its members saw.
 
@@ -180,7 +180,7 @@ def try_scales(
         np.tile(held_out, (len(SCALES), 1)),
         np.repeat(SCALES, TRIAL_MEMBERS),
         math.ceil(TRIAL_SHARE * recipe.epochs),
-        [clock],
+        hooks,
     )
     y, *weight = (a[unseen] for a in data[1:])
     weight = weight[0] if weight else None

@@ -3,7 +3,8 @@
 import operator
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -380,8 +381,22 @@ class History(NamedTuple):
     failed_epoch: np.ndarray
 
 
+class Job(NamedTuple):
+    """What a run is made of, by which a hook can tell that it is the same run again.
+
+    Attributes:
+        settings: numbers that were given, by name.
+        arrays: all arrays that were given, by name: the key, data, rows, and the first state.
+        program: gives the text of one member's program, which model, loss, optimizer and batches make.
+    """
+
+    settings: dict[str, int | None]
+    arrays: dict[str, ArrayLike]
+    program: Callable[[], str]
+
+
 class Hook:
-    """What `fit` calls between chunks of epochs; override either method.
+    """What `fit` calls between chunks of epochs; override any method.
 
     The chunks' lengths follow the clock, and the result doesn't depend on them. A hook with an attribute
     `every` is called at each multiple of so many epochs, whatever the clock says.
@@ -389,8 +404,11 @@ class Hook:
 
     every: int | None = None
 
-    def restore(self, run: Run) -> Run:
-        """Called once at the start: return the run to begin with."""
+    def begin(self, job: Job) -> None:
+        """Called first of all."""
+
+    def restore(self, run: Run) -> Run | tuple[Run, History]:
+        """Called once at the start: return the run to begin with, or with it the history that led there."""
         return run
 
     def after_chunk(self, run: Run, history: History) -> bool | None:
@@ -399,6 +417,10 @@ class Hook:
 
     def close(self) -> None:
         """Called once at the end, however the run ended."""
+
+    def for_trial(self) -> "Hook | None":
+        """What to use on a short run that prepares this one, such as the estimator's; by default nothing."""
+        return None
 
 
 def start_run(state: TrainState, *, validated: bool) -> Run:
@@ -489,6 +511,18 @@ def _all_finite(tree: PyTree) -> Array:
 _run_chunk = jax.jit(run_chunk, static_argnames="batch_size")
 
 
+@contextmanager
+def memory_errors(remedy: str) -> Iterator[None]:
+    """In place of JAX's or NumPy's error say that there isn't enough memory, and what to do; a decorator."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise MemoryError(f"there isn't enough memory ({str(error).splitlines()[0]}): {remedy}") from error
+
+
+@memory_errors("smaller layers, smaller batches or fewer rows need less")
 def fit(
     key: Array,
     trainer: Trainer,
@@ -525,6 +559,7 @@ def fit(
 
     Raises:
         ValueError: for unusable data or settings, by name.
+        MemoryError: if there isn't enough, with what was asked for.
 
     Warns:
         RuntimeWarning: if the loss stops being finite. The state is the last finite epoch's.
@@ -561,10 +596,65 @@ def fit(
     def chunk(run: Run, stop: int) -> tuple[Run, Array, Array | None]:
         return program(key, trainer, run, data, validation, np.asarray(stop, np.int32), patience)
 
-    run, history = drive(chunk, run, epochs, hooks)
+    job = partial(
+        describe_job,
+        key,
+        trainer,
+        data,
+        validation,
+        batch_size=batch_size,
+        epochs=epochs,
+        patience=int(patience),
+    )
+    run, history = drive(chunk, run, epochs, hooks, job)
     if history.failed_epoch >= 0:
         warnings.warn(failure_message("the run", history.loss, int(history.failed_epoch)), RuntimeWarning, 2)
     return final_state(run), history
+
+
+def describe_job(
+    key: Array,
+    trainer: Trainer,
+    data: Batch,
+    validation: Batch | None,
+    state: TrainState,
+    *,
+    batch_size: int | None,
+    rows: ArrayLike | None = None,
+    validation_rows: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    members: bool = False,
+    **settings: int | None,
+) -> Job:
+    """What a run is made of; with `members`, `key`, `state` and the rows have an axis of them."""
+    named: dict[str, ArrayLike | None] = {
+        "rows": rows,
+        "validation_rows": validation_rows,
+        "weights": weights,
+    }
+    named |= {name: array for name, array in zip(("x", "y", "weight"), data, strict=False)}
+    named |= {
+        f"validation {name}": array
+        for name, array in zip(("x", "y", "weight"), validation or (), strict=False)
+    }
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    named["key"] = jax.random.key_data(key) if typed else key
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    named |= {f"first state{jax.tree_util.keystr(path)}": leaf for path, leaf in leaves}
+
+    def program() -> str:
+        own = state, rows, validation_rows
+        own = jax.tree.map(lambda leaf: leaf[0], own) if members else own
+        run = start_run(own[0], validated=validation is not None or validation_rows is not None)
+        held_out = data if validation is None and validation_rows is not None else validation
+        stop = np.zeros((), np.int32)
+        return _run_chunk.lower(
+            jax.random.key(0), trainer, run, data, held_out, stop, stop,
+            batch_size=batch_size, rows=own[1], validation_rows=own[2],
+        ).as_text()  # fmt: skip
+
+    given = {name: array for name, array in named.items() if array is not None}
+    return Job({"batch_size": batch_size, **settings}, given, program)
 
 
 def drive(
@@ -572,18 +662,27 @@ def drive(
     run: Run,
     epochs: int,
     hooks: Sequence[Hook],
+    job: Callable[[TrainState], Job],
     seconds: float = CHUNK_SECONDS,
 ) -> tuple[Run, History]:
     """Call chunk after chunk until the epochs are done, all members are over, or a hook says stop.
 
-    Each chunk is made about as long as `seconds`.
+    Each chunk is made about as long as `seconds`. `job` describes the run that begins with a state.
     """
-    for hook in hooks:
-        run = hook.restore(run)
-    epoch, length = int(np.max(np.asarray(run.cursor[0]))), 1
     blank = np.full((*np.shape(run.active), epochs), np.nan, run.best_nll.dtype)
     series = blank, None if run.best_params is None else blank.copy()
     try:
+        if hooks:
+            described = job(run.state)
+            for hook in hooks:
+                hook.begin(described)
+            del described  # the first state, which nothing else may need any more
+        for hook in hooks:
+            run, past = _restored(hook.restore(run))
+            for whole, part in zip(series, past, strict=True):
+                if whole is not None and part is not None:
+                    whole[..., : part.shape[-1]] = part[..., :epochs]
+        epoch, length = int(np.max(np.asarray(run.cursor[0]))), 1
         while epoch < epochs and np.any(np.asarray(run.active)):
             marks = (epoch - epoch % hook.every + hook.every for hook in hooks if hook.every)
             stop = min(epochs, epoch + length, *marks)
@@ -603,6 +702,12 @@ def drive(
         for hook in hooks:
             hook.close()
     return run, _history(run, series)
+
+
+def _restored(found: Run | tuple[Run, History]) -> tuple[Run, tuple[np.ndarray | None, np.ndarray | None]]:
+    """What a hook returned, with the series of the epochs that are done."""
+    run, history = (found, None) if isinstance(found, Run) else found
+    return run, (None, None) if history is None else (history.loss, history.validation_nll)
 
 
 def _history(run: Run, series: tuple[np.ndarray, np.ndarray | None]) -> History:

@@ -1,0 +1,315 @@
+"""Hooks of `fit`: checkpoints, from which a run goes on bit for bit (Orbax), and an orderly end on Ctrl-C."""
+
+import hashlib
+import json
+import platform
+import shutil
+import signal
+import threading
+import warnings
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from filelock import FileLock, Timeout
+from jaxtyping import PyTree
+
+from jaxreg.ensemble import cores
+from jaxreg.files import check_folder
+from jaxreg.training import History, Hook, Job, Run
+
+LIBRARIES = ("jaxreg", "jax", "jaxlib", "flax", "optax", "numpy")
+# What of a run may differ from its checkpoint's, with a warning: the bits may then differ too.
+TOLERATED = ("cores",)
+FORMAT = 1
+MOST_SHOWN = 6
+
+
+class Checkpoint(Hook):
+    """Keeps a run in a folder, and goes on from there.
+
+    A run that goes on is, bit for bit, the one that was never stopped: parameters, history and early
+    stopping. That holds on the same kind of device, number of cores, dtype and versions, which a checkpoint
+    records; one of other data, settings or versions is refused by name of what differs.
+
+    Args:
+        folder: where checkpoints are kept; made if its parent is there. One run has it for itself.
+        every: epochs between two checkpoints. One more is written at the end, however it comes.
+        keep: how many of the last checkpoints stay.
+        resume: go on from the last good checkpoint, or from the beginning, with a warning, where there is
+            none. Without it the folder must hold none.
+        about: more that has to be equal, by name, for example the settings that were given.
+
+    Raises:
+        ValueError: when the run begins, if the folder can't be used, holds checkpoints of another run, only
+            damaged ones, or is in use.
+
+    Warns:
+        UserWarning: names a damaged checkpoint, in whose place the one before is used; and says so where
+            there is none, or where the number of cores is another one.
+
+    >>> import jax, tempfile
+    >>> from jaxreg import MeanVarRegressor, data, fit, make_trainer, sgd
+    >>> from jaxreg.checkpoints import Checkpoint
+    >>> trainer = make_trainer(MeanVarRegressor(hidden=(8,)), sgd(5e-3))
+    >>> rows, folder = data.sinusoid(jax.random.key(0)), tempfile.mkdtemp()
+    >>> run = lambda hook: fit(jax.random.key(1), trainer, rows, epochs=6, hooks=[hook])
+    >>> state, history = run(Checkpoint(folder, every=2))
+    >>> again, same = run(Checkpoint(folder, every=2, resume=True))  # reads the result
+    >>> bool((same.loss == history.loss).all())
+    True
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        every: int = 50,
+        *,
+        keep: int = 3,
+        resume: bool = False,
+        about: Mapping[str, Any] | None = None,
+    ):
+        for name, value in (("every", every), ("keep", keep)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        self.folder, self.every, self.keep, self.resume = Path(folder), every, keep, resume
+        self.about = dict(about or {})
+        self.resumed_epoch: int | None = None
+        self.quiet = False
+        self._manager: ocp.CheckpointManager | None = None
+        self._lock: FileLock | None = None
+
+    def check(self) -> None:
+        """Raise if the folder can't be used, or holds checkpoints that aren't to be resumed."""
+        check_folder(self.folder)
+        if not self.resume and any(path.name.isdigit() for path in self.folder.iterdir()):
+            raise ValueError(
+                f"{self.folder} holds checkpoints of an earlier run: resume it, or choose another folder"
+            )
+
+    def for_trial(self) -> "Checkpoint":
+        """The same in a folder within, for a run that prepares this one."""
+        check_folder(self.folder)
+        inner = Checkpoint(
+            self.folder / "trial", self.every, keep=self.keep, resume=self.resume, about=self.about
+        )
+        inner.quiet = True
+        return inner
+
+    def begin(self, job: Job) -> None:
+        """Take the folder."""
+        self._latest = None
+        self.check()
+        self._lock = FileLock(self.folder / "lock", timeout=0)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise ValueError(
+                f"another run keeps its checkpoints in {self.folder}: wait for its end, or choose another "
+                "folder"
+            ) from None
+        self._job = _described(job, self.about)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=self.keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        )
+        self._manager = ocp.CheckpointManager(self.folder.absolute(), options=options)
+
+    def restore(self, run: Run) -> Run | tuple[Run, History]:
+        """The run where its last good checkpoint left it."""
+        if not self.resume:
+            return run
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        if not steps:
+            if not self.quiet:
+                warnings.warn(f"{self.folder} holds no checkpoint: the run begins at its start", stacklevel=4)
+            return run
+        for step in steps:
+            try:
+                about, arrays = self._read(step)
+            except Exception as error:  # whatever Orbax makes of a damaged file
+                warnings.warn(
+                    f"the checkpoint {self.folder / str(step)} is damaged ({_one_line(error)}), "
+                    "the one before it is used",
+                    stacklevel=4,
+                )
+                self._manager.delete(step)
+                continue
+            self._check_same(about)
+            self.resumed_epoch = step
+            return _unpacked(run, arrays)
+        raise ValueError(f"every checkpoint in {self.folder} is damaged: begin anew in another folder")
+
+    def after_chunk(self, run: Run, history: History) -> None:
+        """Keep the run at each multiple of `every` epochs."""
+        self._latest = run, history
+        if _epoch(run) % self.every == 0:
+            self._write()
+
+    def close(self) -> None:
+        """Keep the run as it ended, and give the folder back."""
+        try:
+            if self._manager is not None:
+                if self._latest is not None:
+                    self._write()
+                self._manager.close()
+        finally:
+            self._manager = None
+            if self._lock is not None:
+                self._lock.release()
+
+    def _write(self) -> None:
+        run, history = self._latest
+        step = _epoch(run)
+        if step in self._manager.all_steps():
+            return
+        arrays = _packed(run, history)
+        about = {"job": self._job, "digests": {name: _digest(array) for name, array in arrays.items()}}
+        kept = {"run": ocp.args.StandardSave(arrays)}
+        kept["about"] = ocp.args.JsonSave(about | {"sha256": _of_json(about)})
+        try:
+            self._manager.save(step, args=ocp.args.Composite(**kept))
+        except Exception as error:  # whatever Orbax makes of a full disk
+            self._latest = None
+            for part in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(part, ignore_errors=True)
+            raise OSError(
+                f"the checkpoint of epoch {step} can't be written to {self.folder}: {_one_line(error)}"
+            ) from error
+
+    def _read(self, step: int) -> tuple[dict, dict[str, np.ndarray]]:
+        """What a checkpoint says of its run, and its arrays, both as they were written."""
+        found = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+        if found.pop("sha256") != _of_json(found):
+            raise ValueError("its description isn't what was written")
+        restored = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.StandardRestore()))
+        arrays = {name: np.asarray(array) for name, array in restored["run"].items()}
+        if {name: _digest(array) for name, array in arrays.items()} != found["digests"]:
+            raise ValueError("its arrays aren't what was written")
+        return found["job"], arrays
+
+    def _check_same(self, theirs: dict) -> None:
+        """Raise unless the checkpoint is one of this run."""
+        names = [name for name in {**self._job, **theirs} if self._job.get(name) != theirs.get(name)]
+        shown = [_difference(name, theirs.get(name), self._job.get(name)) for name in names[:MOST_SHOWN]]
+        shown += [f"and {len(names) - MOST_SHOWN} more"] if len(names) > MOST_SHOWN else []
+        if set(names) - set(TOLERATED):
+            raise ValueError(
+                f"the checkpoints in {self.folder} are of another run: {'; '.join(shown)}: resume with what "
+                "it had, or choose another folder"
+            )
+        if names:
+            warnings.warn(
+                f"the run goes on on another machine than it began on ({'; '.join(shown)}): its last bits "
+                "may differ",
+                stacklevel=5,
+            )
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended a run after a chunk of epochs.
+
+    Attributes:
+        signal: its number.
+        epoch: epochs that were done.
+    """
+
+    def __init__(self, number: int, epoch: int):
+        super().__init__(f"{signal.Signals(number).name} after epoch {epoch}")
+        self.signal, self.epoch = number, epoch
+
+
+class StopOnSignal(Hook):
+    """Ends a run at the next chunk of epochs on Ctrl-C or SIGTERM, by raising `Interrupted`.
+
+    Before that hooks are closed, so a `Checkpoint` that stands before it keeps the run. A second signal ends
+    the run at once. Only a program's main thread can listen to signals.
+
+    `with StopOnSignal() as stop: fit(..., hooks=[Checkpoint("folder"), stop])`.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopOnSignal":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._came) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def after_chunk(self, run: Run, history: History) -> None:
+        """Raise if a signal came."""
+        if self.signal is not None:
+            raise Interrupted(self.signal, _epoch(run))
+
+    def for_trial(self) -> "StopOnSignal":
+        """A run that prepares another ends in the same way."""
+        return self
+
+    def _came(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _epoch(run: Run) -> int:
+    return int(np.max(np.asarray(run.cursor[0])))
+
+
+def _described(job: Job, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What has to be equal for a run to go on, what a user may have changed first."""
+    described = {**about, **job.settings, "format": FORMAT}
+    described |= {f"version of {name}": version(name) for name in LIBRARIES}
+    described |= {
+        "device": jax.devices()[0].device_kind,
+        "machine": platform.machine(),
+        "float64": bool(jax.config.jax_enable_x64),
+        "cores": cores(),
+        "model, loss, optimizer or batches": hashlib.sha256(job.program().encode()).hexdigest(),
+    }
+    described |= {name: _digest(np.asarray(array)) for name, array in job.arrays.items()}
+    return json.loads(json.dumps(described, default=str))
+
+
+def _difference(name: str, theirs: Any, ours: Any) -> str:
+    """One thing that differs, in words."""
+    long = any(isinstance(value, str) and len(value) == 64 for value in (theirs, ours))
+    return f"other {name}" if long else f"{name} {theirs!r} there and {ours!r} here"
+
+
+def _packed(run: Run, history: History) -> dict[str, np.ndarray]:
+    """A run and its history as named arrays."""
+    leaves, _ = jax.tree.flatten((run, history))
+    return {f"{i:04d}": np.array(leaf) for i, leaf in enumerate(leaves)}
+
+
+def _unpacked(run: Run, arrays: dict[str, np.ndarray]) -> tuple[Run, History]:
+    """The opposite; `run` is one of the same kind."""
+    series = None if run.best_params is None else 0
+    like = run, History(0, series, 0, 0)
+    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in sorted(arrays)])
+
+
+def _digest(array: np.ndarray) -> str:
+    """SHA-256 of an array with its type and shape."""
+    digest = hashlib.sha256(json.dumps([array.dtype.str, array.shape]).encode())
+    digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _of_json(value: PyTree) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,244 @@
+"""A run that goes on is, bit for bit, the one that was never stopped."""
+
+import os
+import signal
+import threading
+
+import jax
+import numpy as np
+import optax
+import pytest
+from filelock import FileLock
+
+from jaxreg import Hook, MeanVarRegressor, beta_nll, checkpoints, data, fit, fit_ensemble, make_trainer, sgd
+from jaxreg.checkpoints import Checkpoint, Interrupted, StopOnSignal
+from jaxreg.estimator import DeepEnsembleRegressor
+
+MODEL = MeanVarRegressor(hidden=(8,))
+TRAINER = make_trainer(MODEL, sgd(5e-3, 0.9, 1e-4))
+KEY = jax.random.key(1)
+ROWS = tuple(np.asarray(a) for a in data.sinusoid(jax.random.key(0)))
+HELD_OUT = tuple(np.asarray(a) for a in data.sinusoid(jax.random.key(2), 64))
+SETTINGS = {"epochs": 20, "batch_size": 64}
+
+
+class StopAt(Hook):
+    """Ends a run as a crash would, after so many epochs."""
+
+    def __init__(self, epoch):
+        self.every = epoch
+
+    def after_chunk(self, run, history):
+        if int(np.max(run.cursor[0])) == self.every:
+            raise RuntimeError("stopped")
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def run(*hooks, trainer=TRAINER, table=ROWS, key=KEY, **settings):
+    settings = SETTINGS | settings
+    return (fit_ensemble if "members" in settings else fit)(key, trainer, table, hooks=hooks, **settings)
+
+
+def stopped(folder, at=7, every=5, **settings):
+    with pytest.raises(RuntimeError, match="stopped"):
+        run(Checkpoint(folder, every), StopAt(at), **settings)
+
+
+OWN = np.random.default_rng(0).permutation(100).reshape(2, 50)
+KINDS = {
+    "one network": {},
+    "with validation": {"validation": HELD_OUT, "patience": 3},
+    "an ensemble": {"members": 3},
+    "members by themselves": {"members": 3, "side_by_side": 1, "validation": HELD_OUT, "patience": 2},
+    "rows of their own": {"members": 2, "rows": OWN[:, :40], "validation_rows": OWN[:, 40:]},
+    "weights": {"members": 2, "weights": np.random.default_rng(0).uniform(0, 2, (2, 256))},
+    "a sweep": {"members": 2, "numbers": {"learning_rate": np.array([1e-3, 1e-2])}},
+    "another optimizer": {"trainer": make_trainer(MODEL, optax.adam(1e-3))},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, kind):
+    whole = run(**KINDS[kind])
+    stopped(tmp_path / "kept", **KINDS[kind])
+    hook = Checkpoint(tmp_path / "kept", every=5, resume=True)
+    same(run(hook, **KINDS[kind]), whole)
+    assert hook.resumed_epoch == 7
+    after_the_end = Checkpoint(tmp_path / "kept", every=5, resume=True)
+    same(run(after_the_end, **KINDS[kind]), whole)
+    assert after_the_end.resumed_epoch == int(np.isfinite(whole[1].loss).sum(axis=-1).max())
+
+
+def test_in_float64(tmp_path, x64):
+    rows = tuple(a.astype(np.float64) for a in ROWS)
+    whole = run(table=rows)
+    stopped(tmp_path, table=rows)
+    same(run(Checkpoint(tmp_path, resume=True), table=rows), whole)
+
+
+def test_the_last_few_are_kept(tmp_path):
+    run(Checkpoint(tmp_path, every=3, keep=4))
+    assert sorted(int(path.name) for path in tmp_path.iterdir() if path.is_dir()) == [12, 15, 18, 20]
+
+
+def test_from_an_empty_folder_it_begins_at_the_start(tmp_path):
+    with pytest.warns(UserWarning, match=f"{tmp_path} holds no checkpoint: the run begins at its start"):
+        same(run(Checkpoint(tmp_path, resume=True)), run())
+
+
+OTHERS = {
+    "epochs": ({"epochs": 21}, "epochs 20 there and 21 here"),
+    "batch_size": ({"batch_size": 32}, "batch_size 64 there and 32 here"),
+    "patience": (
+        {"validation": HELD_OUT, "patience": 2},
+        "patience .*other model, loss, optimizer or batches",
+    ),
+    "data": ({"table": (ROWS[0], ROWS[1] + 1)}, "of another run: other y: "),
+    "key": ({"key": jax.random.key(2)}, "other key"),
+    "learning rate": ({"trainer": make_trainer(MODEL, sgd(6e-3, 0.9, 1e-4))}, "learning_rate"),
+    "loss": ({"trainer": make_trainer(MODEL, sgd(5e-3, 0.9, 1e-4), beta_nll(0.5))}, "other model, loss"),
+    "model": ({"trainer": make_trainer(MeanVarRegressor((9,)), sgd(5e-3, 0.9, 1e-4))}, "model.* and . more"),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_another_run_is_refused_by_name(tmp_path, what):
+    stopped(tmp_path)
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    change, message = OTHERS[what]
+    with pytest.raises(ValueError, match=message):
+        run(Checkpoint(tmp_path, resume=True), **change)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+    same(run(Checkpoint(tmp_path, resume=True)), run())
+
+
+def test_other_versions_are_refused_and_other_cores_warned_of(tmp_path, monkeypatch):
+    stopped(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "version", lambda name: "0.0.1" if name == "jax" else "1")
+        with pytest.raises(ValueError, match="version of jax '.*' there and '0.0.1' here"):
+            run(Checkpoint(tmp_path, resume=True))
+    monkeypatch.setattr(checkpoints, "cores", lambda: 64)
+    with pytest.warns(UserWarning, match="cores . there and 64 here.*last bits may differ"):
+        same(run(Checkpoint(tmp_path, resume=True)), run())
+
+
+def test_what_a_user_gave_has_to_be_equal(tmp_path):
+    with pytest.raises(RuntimeError):
+        run(Checkpoint(tmp_path, about={"file": "a.csv"}), StopAt(7))
+    with pytest.raises(ValueError, match="file 'a.csv' there and 'b.csv' here"):
+        run(Checkpoint(tmp_path, resume=True, about={"file": "b.csv"}))
+
+
+@pytest.mark.parametrize("name", ["run", "about"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path, name):
+    whole = run()
+    stopped(tmp_path, at=12)
+    files = [path for path in (tmp_path / "12" / name).rglob("*") if path.is_file()]
+    path = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    hook = Checkpoint(tmp_path, every=5, resume=True)
+    with pytest.warns(
+        UserWarning, match=f"checkpoint {tmp_path / '12'} is damaged .*the one before it is used"
+    ):
+        same(run(hook), whole)
+    assert hook.resumed_epoch == 10
+
+
+def test_only_damaged_ones(tmp_path):
+    stopped(tmp_path, at=5)
+    for path in (tmp_path / "5").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with (
+        pytest.warns(UserWarning, match="is damaged"),
+        pytest.raises(ValueError, match=f"every checkpoint in {tmp_path} is damaged"),
+    ):
+        run(Checkpoint(tmp_path, resume=True))
+
+
+def test_folders_that_cannot_be_used(tmp_path, monkeypatch):
+    stopped(tmp_path / "used")
+    with pytest.raises(ValueError, match="used holds checkpoints of an earlier run: resume it"):
+        run(Checkpoint(tmp_path / "used"))
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="file can't be made: File exists"):
+        run(Checkpoint(tmp_path / "file"))
+    with pytest.raises(ValueError, match="a/b can't be made: No such file"):
+        run(Checkpoint(tmp_path / "a" / "b"))
+    with FileLock(tmp_path / "used" / "lock"), pytest.raises(ValueError, match="another run keeps its"):
+        run(Checkpoint(tmp_path / "used", resume=True))
+    for settings in ({"every": 0}, {"keep": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(settings))} must be at least 1, got 0"):
+            Checkpoint(tmp_path, **settings)
+    same(run(Checkpoint(tmp_path / "used", resume=True)), run())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_and_keeps_it(tmp_path, number):
+    class Send(Hook):
+        every = 6
+
+        def after_chunk(self, run, history):
+            if int(run.cursor[0]) == 6:
+                os.kill(os.getpid(), number)
+
+    before = [signal.getsignal(one) for one in StopOnSignal.SIGNALS]
+    with StopOnSignal() as stop, pytest.raises(Interrupted, match=f"{number.name} after epoch 6") as caught:
+        run(Checkpoint(tmp_path), Send(), stop)
+    assert caught.value.signal == number and isinstance(caught.value, KeyboardInterrupt)
+    assert [signal.getsignal(one) for one in StopOnSignal.SIGNALS] == before
+    hook = Checkpoint(tmp_path, resume=True)
+    same(run(hook), run())
+    assert hook.resumed_epoch == 6
+
+
+def test_a_second_signal_ends_it_at_once():
+    with StopOnSignal(), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_no_signals_in_other_threads():
+    before = signal.getsignal(signal.SIGINT)
+
+    def enter():
+        with StopOnSignal():
+            assert signal.getsignal(signal.SIGINT) == before
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+
+
+def test_the_estimator_with_its_trial(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(80, 2))
+    y = x[:, 0] + 0.1 * rng.normal(size=80)
+    small = {"members": 2, "hidden": (8,), "frequencies": 2, "epochs": 12, "random_state": 0}
+
+    def estimate(*hooks):
+        return DeepEnsembleRegressor(**small, hooks=hooks).fit(x, y)
+
+    whole = estimate()
+    with pytest.raises(RuntimeError):
+        estimate(Checkpoint(tmp_path / "kept", every=4), StopAt(8))
+    again = estimate(Checkpoint(tmp_path / "kept", every=4, resume=True))
+    same(again.members_, whole.members_)
+    same(tuple(again.history_), tuple(whole.history_))
+    assert again.calibration_.factor == whole.calibration_.factor
+
+    class InTrial(StopAt):
+        def for_trial(self):
+            return self
+
+    with pytest.raises(RuntimeError):
+        estimate(Checkpoint(tmp_path / "early", every=1), InTrial(2))
+    assert [path.name for path in (tmp_path / "early").iterdir()] == ["trial"]
+    with pytest.warns(UserWarning, match="holds no checkpoint"):
+        same(estimate(Checkpoint(tmp_path / "early", every=1, resume=True)).members_, whole.members_)
