@@ -7,10 +7,12 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Collection
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
+import msgspec
 import numpy as np
 import platformdirs
 import polars as pl
@@ -18,8 +20,10 @@ import typer
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from jaxreg import model_file, plots, report
+from jaxreg import export, model_file, plots, report
+from jaxreg.checkpoints import Checkpoint, Interrupted, StopOnSignal
 from jaxreg.data import Scaler, check_data, check_features, check_trainable, grid, sinusoid
 from jaxreg.estimator import DeepEnsembleRegressor
 from jaxreg.files import check_writable, replacing
@@ -47,6 +51,8 @@ NOTEBOOK_RANGE = (-3.5, 3.5)
 
 FIT_TEST_FRACTION = 0.1
 FIT_FEWEST_TEST = 2
+INFO_COLUMNS = 20
+FIT_SCORES = ("rmse", "nll", "crps", "coverage")
 
 # Settings of the estimator that are options of `jaxreg fit`; what they mean and their defaults stand there.
 OPTION_TYPES = {
@@ -80,12 +86,12 @@ def main() -> None:
         warnings.showwarning = lambda message, *_: _say("warning", message, "yellow")
         try:
             app()
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, MemoryError, FloatingPointError) as error:
             _say("error", error, "red")
             sys.exit(2 if isinstance(error, ValueError | FileNotFoundError) else 1)
 
 
-def _say(kind: str, message: Exception, style: str) -> None:
+def _say(kind: str, message: Exception | str, style: str) -> None:
     """One line on standard error."""
     err.print(f"{kind}: {' '.join(str(message).split())}", style=style, markup=False, soft_wrap=True)
 
@@ -222,6 +228,11 @@ def fit_command(
     report_file: Annotated[
         Path | None, typer.Option("--report", help="Page on these rows to write, .html or .pdf.")
     ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Folder to keep the run in, so that it can go on after an end.")
+    ] = None,
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="Epochs between two checkpoints.")] = 20,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     seed: Seed = 0,
     no_cache: NoCache = False,
     **settings: Any,
@@ -229,6 +240,8 @@ def fit_command(
     """Train an ensemble on the numeric columns of a file, and keep it in a model file."""
     use_cache(off=no_cache)
     check_output(out_file, file)
+    if resume and checkpoint is None:
+        raise ValueError("--resume goes on from a checkpoint: name its folder with --checkpoint")
     if not 0 <= test_fraction < 1:
         raise ValueError(f"--test-fraction must be from 0 up to 1, got {test_fraction}")
     if report_file is not None:
@@ -256,9 +269,30 @@ def fit_command(
         listed = ", ".join(map(repr, constant))
         warnings.warn(f"constant column {listed}: it tells nothing about the target", stacklevel=2)
     numbers = {name: _number(value) for name, value in settings.items()}
-    ensemble = DeepEnsembleRegressor(**numbers, random_state=seed, hooks=[Bar(err)])
-    ensemble.fit(pl.DataFrame(x[train], schema=features), pl.Series(target, y[train]))
-    fitted = ensemble.fitted_
+    hooks: list[Hook] = [Bar(err)]
+    if checkpoint is not None:
+        given = {f"--{name.replace('_', '-')}": value for name, value in numbers.items()}
+        hooks.append(Checkpoint(checkpoint, checkpoint_every, resume=resume, about=given))
+        hooks[-1].check()
+    with StopOnSignal() as stop:
+        ensemble = DeepEnsembleRegressor(**numbers, random_state=seed, hooks=[*hooks, stop])
+        try:
+            ensemble.fit(pl.DataFrame(x[train], schema=features), pl.Series(target, y[train]))
+        except Interrupted as error:
+            kept = "nothing was kept, which --checkpoint FOLDER would have done"
+            if checkpoint is not None:
+                kept = f"the run is kept in {checkpoint}: the same command and --resume go on from there"
+            _say("stopped", f"{error}; {kept}", "yellow")
+            raise typer.Exit(128 + error.signal) from None
+    fitted = ensemble.fitted_._replace(
+        feature_dtypes=tuple(str(table[name].dtype) for name in features),
+        target_dtypes=(str(table[target].dtype),),
+    )
+    if len(test):
+        prediction = fitted.predict(x[test])
+        result = evaluate(prediction, y[test], baseline=trivial(fitted.y_scaler, 0))
+        own = {f"test_{name}": float(result[name]) for name in FIT_SCORES}
+        fitted = fitted._replace(scores=fitted.scores | {"test_rows": len(test)} | own)
     model_file.save(out_file, fitted)
 
     summary = Table(title=f"{target} from {len(features)} columns", title_justify="left", show_header=False)
@@ -267,8 +301,6 @@ def fit_command(
     summary.add_row("epochs, the longest", f"{ensemble.n_iter_} of {fitted.settings['epochs']}")
     out.print(summary)
     if len(test):
-        prediction = fitted.predict(x[test])
-        result = evaluate(prediction, y[test], baseline=trivial(fitted.y_scaler, 0))
         out.print(f"{len(test):,} rows that it wasn't trained on")
         out.print(report.score_table(result))
         if report_file is not None:
@@ -373,6 +405,51 @@ def evaluate_command(
         title = f"How well {', '.join(fitted.target_names)} is predicted"
         report.write(report_file, sections, title=title, about=about)
         out.print(f"the report is in {report_file}", soft_wrap=True)
+
+
+@app.command("info")
+def info_command(
+    model: Annotated[Path, typer.Argument(help="Model file, from jaxreg fit.")],
+) -> None:
+    """Show what a model file says of itself, once its content is found to be what was written."""
+    header = model_file.read_header(model)
+    shown = {"format": header.format, "network": header.model.kind}
+    described = msgspec.to_builtins(header.model)
+    shown |= {name: described[name] for name in described if name != "kind"}
+    shown |= {"members": header.members or 1, "calibration": header.calibration or "none"}
+    for what in ("feature", "target"):
+        names, dtypes = (getattr(header, f"{what}_{part}") or () for part in ("names", "dtypes"))
+        columns = [" ".join(filter(None, column)) for column in zip_longest(names, dtypes)]
+        more = [f"and {len(columns) - INFO_COLUMNS:,} more"] if len(columns) > INFO_COLUMNS else []
+        shown[f"{what}s"] = "\n".join([*columns[:INFO_COLUMNS], *more])
+    table = Table(title=f"{model}", title_justify="left", show_header=False)
+    for name, value in shown.items():
+        table.add_row(name, Text(_in_words(value)))
+    for title in ("settings", "scores", "versions"):
+        table.add_section()
+        table.add_row(Text(title, style="bold"), "")
+        for name, value in (getattr(header, title) or {}).items():
+            table.add_row(Text(name), Text(_in_words(value)))
+    out.print(table)
+
+
+@app.command("export")
+def export_command(
+    model: Annotated[Path, typer.Argument(help="Model file, from jaxreg fit.")],
+    out_file: Annotated[Path, typer.Option("--out", help="File to write.")],
+) -> None:
+    """Write a model as one function for CPU, CUDA and TPU that runs with JAX alone (examples/serve.py)."""
+    check_output(out_file, model)
+    export.save(out_file, model_file.load(model))
+
+
+def _in_words(value: Any) -> str:
+    """A value of a header for the reader."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_in_words(each)}" for name, each in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_in_words, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def read_table(path: Path) -> pl.DataFrame:

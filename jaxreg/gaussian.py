@@ -738,11 +738,11 @@ def _float64(values: ArrayLike) -> np.ndarray:
     return np.asarray(values, np.float64)
 
 
-def fill_rows(values: ArrayLike, axis: int = 0, most: int | None = None) -> np.ndarray:
-    """Rows filled up to a power of two, or to at most so many, with repeats of the last one."""
+def fill_rows(values: ArrayLike, axis: int = 0, fewest: int = 1, most: int | None = None) -> np.ndarray:
+    """Rows filled up with repeats of the last one to a power of two, within bounds; no rows stay none."""
     values = np.asarray(values)
     n = values.shape[axis]
-    size = 1 << (n - 1).bit_length() if n else 0
+    size = max(1 << (n - 1).bit_length(), fewest) if n else 0
     missing = (size if most is None else min(size, most)) - n
     if not missing:
         return values

@@ -17,7 +17,9 @@ from jaxreg.gaussian import Gaussian, fill_rows
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)), which is how torch.nn.Linear starts its weights.
 torch_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
+# Rows of one call, at most and at least: XLA's products of fewer rows on a CPU round in another way.
 PREDICTION_BLOCK = 8192
+FEWEST_ROWS = 8
 
 ACTIVATIONS = {
     name: getattr(nn, name) for name in ("relu", "silu", "gelu", "elu", "softplus", "tanh", "sigmoid")
@@ -283,9 +285,12 @@ def predict(model: nn.Module, params: PyTree, x: TableLike) -> Gaussian:
 
 
 def row_blocks(x: np.ndarray, size: int) -> list[np.ndarray]:
-    """Blocks of rows; a last, smaller one is filled up to a power of two with repeats of its last row."""
+    """Blocks of rows; a last, smaller one is filled up to a power of two with repeats of its last row.
+
+    On a CPU a row's prediction doesn't depend on the rows beside it then, to the last bit.
+    """
     *whole, last = (x[i : i + size] for i in range(0, len(x), size))
-    return [*whole, fill_rows(last, most=size)]
+    return [*whole, fill_rows(last, fewest=FEWEST_ROWS, most=size)]
 
 
 def join_blocks(parts: list[PyTree], n: int, axis: int = 0) -> PyTree:

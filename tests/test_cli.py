@@ -4,13 +4,14 @@ import sys
 import warnings
 from pathlib import Path
 
+import jax
 import matplotlib.image
 import numpy as np
 import polars as pl
 import pytest
 from safetensors.numpy import save_file
 
-from jaxreg import cli, metrics, model_file, recipe, report
+from jaxreg import PeriodicEmbedding, Scaler, cli, metrics, model_file, recipe, report
 from jaxreg.estimator import DeepEnsembleRegressor
 from jaxreg.fitted import Fitted
 from jaxreg.models import MeanVarRegressor
@@ -27,7 +28,8 @@ def run(monkeypatch, capsys):
     """Runs the command here; gives its exit code, standard output and standard error."""
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["jaxreg", *map(str, arguments), "--no-cache"])
+        monkeypatch.setattr(sys, "argv", ["jaxreg", *map(str, arguments)])
+        monkeypatch.setenv("JAXREG_NO_CACHE", "1")
         shown, filters = warnings.showwarning, list(warnings.filters)
         with pytest.raises(SystemExit) as stop:
             cli.main()
@@ -76,10 +78,6 @@ def train(file, out, *more):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A model file, made without training."""
-    import jax
-
-    from jaxreg import Scaler
-
     rows, network = table(), MeanVarRegressor(hidden=(8,))
     x = rows.select("area", "rooms").to_numpy()
     params = network.init(jax.random.key(0), x.astype(np.float32))
@@ -175,6 +173,8 @@ def test_fit_and_predict(run, tmp_path, suffix):
     fitted = model_file.load(model)
     assert fitted.feature_names == ("area",) and fitted.target_names == ("price",)
     assert fitted.settings["rows"] == 270 and fitted.members == 2
+    assert fitted.feature_dtypes == fitted.target_dtypes == ("Float64",)
+    assert fitted.scores["test_rows"] == 30 and f"{fitted.scores['test_rmse']:,.0f}" in out
 
     assert run("predict", model, file, "--out", got, "--level", 0.8) == (0, "", "")
     predicted = pl.read_parquet(got) if suffix == ".parquet" else pl.read_csv(got)
@@ -387,6 +387,31 @@ def test_unusable_prediction_files(refused, model, tmp_path, content, words):
         refused(["predict", model, tmp_path / "p.csv"], "--drop")
 
 
+def test_info(run, refused, model, tmp_path):
+    fitted = model_file.load(model)
+    names = ("area [m²]", *(f"c{i}" for i in range(29)))
+    wide = MeanVarRegressor(hidden=(8,), embedding=PeriodicEmbedding(2))
+    params = wide.init(jax.random.key(0), np.zeros((1, 30), np.float32))
+    more = {"settings": {"epochs": 7, "hidden": [8]}, "scores": {"test_rmse": 0.25, "test_nll": None}}
+    columns = {"x_scaler": Scaler(np.zeros(30), np.ones(30)), "feature_names": names}
+    columns |= {"feature_dtypes": ("Int64",) * 30, "target_dtypes": ("Float64",)}
+    model_file.save(tmp_path / "m", fitted._replace(model=wide, params=params, **columns, **more))
+    code, out, err = run("info", tmp_path / "m")
+    assert code == 0 and err == ""
+    lines = {tuple(cell.strip() for cell in line.strip("│\n").split("│")) for line in out.splitlines()}
+    assert lines >= {
+        ("network", "MeanVarRegressor"), ("hidden", "8"), ("members", "1"), ("calibration", "none"),
+        ("features", "area [m²] Int64"), ("", "c0 Int64"), ("", "and 10 more"), ("targets", "price Float64"),
+        ("epochs", "7"), ("test_rmse", "0.25"), ("test_nll", "None"), ("format", str(model_file.FORMAT)),
+        ("embedding", "frequencies 2, scales 0.05, 4"),
+    }  # fmt: skip
+    content = bytearray((tmp_path / "m").read_bytes())
+    content[-3] ^= 1
+    (tmp_path / "m").write_bytes(content)
+    refused(["info", tmp_path / "m"], "damaged", "SHA-256")
+    refused(["info", tmp_path / "none"], "no model file")
+
+
 def test_evaluate(run, model, tmp_path):
     rows = table(80, seed=1)
     rows.write_csv(tmp_path / "new.csv")
@@ -441,10 +466,9 @@ def test_unusable_model_files(refused, houses, model, tmp_path):
     refused(["predict", bad, houses], bad, "damaged")
     fitted = model_file.load(model)
     both = MeanVarRegressor(hidden=(8,), outputs=2)
-    import jax
-
     params = both.init(jax.random.key(0), np.zeros((1, 2), np.float32))
-    model_file.save(bad, fitted._replace(model=both, params=params))
+    twice = Scaler(np.zeros(2), np.ones(2))
+    model_file.save(bad, fitted._replace(model=both, params=params, y_scaler=twice))
     refused(["predict", bad, houses], "2 targets")
 
 

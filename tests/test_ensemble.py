@@ -413,6 +413,20 @@ def test_no_epochs(sinusoid):
     assert history.loss.shape == (2, 0) and set(states.step.tolist()) == {0}
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other devices choose products by size")
+@pytest.mark.parametrize("hidden", [(8,), (128, 128)])
+def test_a_rows_prediction_does_not_depend_on_the_rows_beside_it(hidden):
+    model = MeanVarRegressor(hidden=hidden)
+    x = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
+    params = jax.vmap(model.init, (0, None))(jax.random.split(KEY, 2), x)
+    whole = predict_ensemble(model, params, x)
+    alone = predict(model, member(params, 0), x)
+    for n in (1, 2, 3, 7, 8, 30, 129):
+        few = predict_ensemble(model, params, x[:n])
+        same((few.means, few.log_vars), (whole.means[:, :n], whole.log_vars[:, :n]))
+        same(predict(model, member(params, 0), x[:n]), jax.tree.map(lambda leaf, n=n: leaf[:n], alone))
+
+
 def test_predictions_are_those_of_each_member(x64):
     model = MeanVarRegressor(hidden=(8,), outputs=2)
     x = np.random.default_rng(0).normal(size=(2 * ensemble.ENSEMBLE_PREDICTION_BLOCK + 3, 3))

@@ -15,4 +15,7 @@ def test_sweep(monkeypatch, capsys):
 
 
 def test_every_example_is_run_here():
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {"sweep.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {
+        "sweep.py",
+        "serve.py",
+    }  # the second by test_export

@@ -1,0 +1,108 @@
+"""An export predicts what the fitted model does, with JAX alone."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxreg import Fitted, MeanOnlyRegressor, MeanVarRegressor, PeriodicEmbedding, Scaler, export
+from jaxreg.calibration import NoiseScaling, VarianceScaling
+
+SERVE = Path(__file__).parents[1] / "examples" / "serve.py"
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(40, 3)) * [1.0, 1e3, 1e-30] + [0, 1e6, 0]
+
+
+def made(model, members=None, calibration=None, outputs=()):
+    keys = jax.random.split(jax.random.key(0), members or 1)
+    params = jax.vmap(model.init, (0, None))(keys, X.astype(np.float32))
+    params = params if members else jax.tree.map(lambda leaf: leaf[0], params)
+    scaler = Scaler.fit(X)
+    y = Scaler.fit(1e6 + 20 * RNG.normal(size=(40, *outputs)))
+    constant = scaler._replace(scale=np.array([scaler.scale[0], scaler.scale[1], np.inf]))
+    return Fitted(model, params, constant, y, members=members, calibration=calibration)
+
+
+KINDS = {
+    "one network": lambda: made(MeanVarRegressor(hidden=(8, 8))),
+    "one shared variance": lambda: made(MeanOnlyRegressor(hidden=(8,)), calibration=VarianceScaling(2.0)),
+    "the estimator's": lambda: made(
+        MeanVarRegressor(hidden=(128, 128), embedding=PeriodicEmbedding(4)), 3, NoiseScaling(1.7)
+    ),
+    "two outputs": lambda: made(
+        MeanVarRegressor(hidden=(8,), outputs=2), 2, NoiseScaling(np.array([0.5, 2.0])), (2,)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_export_predicts_what_the_model_does(tmp_path, kind):
+    fitted = KINDS[kind]()
+    export.save(tmp_path / "m", fitted)
+    function = export.load(tmp_path / "m")
+    for n, level in ((1, 0.5), (7, 0.95), (40, 0.99)):
+        own = fitted.predict(X[:n])
+        with jax.enable_x64(True):
+            got = [np.asarray(values) for values in function(X[:n], level)]
+        for a, b in zip(got, (own.mean, own.std, *own.interval(level)), strict=True):
+            assert a.shape == b.shape and a.dtype == np.float64
+            assert np.max(np.abs(a - b) / own.std) < 1e-6
+
+
+def test_a_change_anywhere_is_found(tmp_path):
+    export.save(tmp_path / "m", KINDS["one network"]())
+    whole = (tmp_path / "m").read_bytes()
+    for offset in (*range(80), *range(80, len(whole), 997), len(whole) - 1):
+        for content in (whole[:offset], whole[:offset] + bytes([whole[offset] ^ 4]) + whole[offset + 1 :]):
+            (tmp_path / "m").write_bytes(content)
+            with pytest.raises(ValueError, match=f"{tmp_path / 'm'} is (damaged|no export)"):
+                export.load(tmp_path / "m")
+    with pytest.raises(FileNotFoundError, match="there is no export"):
+        export.load(tmp_path / "none")
+    with pytest.raises(ValueError, match="is a folder"):
+        export.save(tmp_path, KINDS["one network"]())
+
+
+# Runs a program where nothing but JAX and what it needs can be imported.
+ALONE = """
+import runpy, sys
+from importlib.metadata import packages_distributions
+kept = {"jax", "jaxlib", "numpy", "scipy", "ml_dtypes", "opt_einsum", "flatbuffers"}
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in others:
+            raise ModuleNotFoundError(f"no {name} here")
+others = set(packages_distributions()) - kept
+assert "flax" in others
+others.add("jaxreg")
+sys.meta_path.insert(0, Refuse())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def serve(*arguments):
+    command = [sys.executable, "-c", ALONE, str(SERVE), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ)
+
+
+def test_the_example_serves_with_jax_alone(tmp_path):
+    fitted = KINDS["the estimator's"]()
+    export.save(tmp_path / "m", fitted)
+    np.savetxt(tmp_path / "rows.csv", X[:5], delimiter=",", header="a,b,c", comments="")
+    done = serve(tmp_path / "m", tmp_path / "rows.csv")
+    assert done.returncode == 0, done.stderr
+    own = fitted.predict(X[:5])
+    got = np.array([line.split(",") for line in done.stdout.splitlines()[1:]], float)
+    expected = np.stack([own.mean, own.std, *own.interval(0.95)], 1)
+    assert np.max(np.abs(got - expected) / own.std[:, None]) < 1e-6
+    content = bytearray((tmp_path / "m").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "m").write_bytes(content)
+    done = serve(tmp_path / "m", tmp_path / "rows.csv")
+    assert done.returncode == 1 and re.fullmatch(r".* is damaged\n", done.stderr)
