@@ -131,13 +131,18 @@ class Checkpoint(Hook):
         for step in steps:
             try:
                 about, arrays = self._read(step)
+            except MemoryError:
+                raise
             except Exception as error:  # whatever Orbax makes of a damaged file
+                path = self.folder / str(step)
                 warnings.warn(
-                    f"the checkpoint {self.folder / str(step)} is damaged ({_one_line(error)}), "
-                    "the one before it is used",
+                    f"the checkpoint {path} is damaged ({_one_line(error)}), the one before it is used",
                     stacklevel=4,
                 )
-                self._manager.delete(step)
+                # Put aside and not deleted: the reason may lie elsewhere.
+                shutil.rmtree(path.with_suffix(".damaged"), ignore_errors=True)
+                path.rename(path.with_suffix(".damaged"))
+                self._manager.reload()
                 continue
             self._check_same(about)
             self.resumed_epoch = step

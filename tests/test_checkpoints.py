@@ -147,7 +147,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path, name):
         UserWarning, match=f"checkpoint {tmp_path / '12'} is damaged .*the one before it is used"
     ):
         same(run(hook), whole)
-    assert hook.resumed_epoch == 10
+    assert hook.resumed_epoch == 10 and path.name in {p.name for p in (tmp_path / "12.damaged").rglob("*")}
 
 
 def test_only_damaged_ones(tmp_path):
