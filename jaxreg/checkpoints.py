@@ -2,14 +2,16 @@
 
 import hashlib
 import json
+import logging
 import platform
 import shutil
 import signal
 import threading
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import FrameType
 from typing import Any
 
@@ -117,7 +119,9 @@ class Checkpoint(Hook):
         options = ocp.CheckpointManagerOptions(
             max_to_keep=self.keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
         )
-        self._manager = ocp.CheckpointManager(self.folder.absolute(), options=options)
+        self._manager = ocp.CheckpointManager(
+            self.folder.absolute(), options=options, item_handlers=_OneFile()
+        )
 
     def restore(self, run: Run) -> Run | tuple[Run, History]:
         """The run where its last good checkpoint left it."""
@@ -174,10 +178,11 @@ class Checkpoint(Hook):
             return
         arrays = _packed(run, history)
         about = {"job": self._job, "digests": {name: _digest(array) for name, array in arrays.items()}}
-        kept = {"run": ocp.args.StandardSave(arrays)}
-        kept["about"] = ocp.args.JsonSave(about | {"sha256": _of_json(about)})
+        log = logging.getLogger("absl")  # on which Orbax repeats what it raises
+        level = log.level
         try:
-            self._manager.save(step, args=ocp.args.Composite(**kept))
+            log.setLevel(logging.CRITICAL)
+            self._manager.save(step, args=_Save(about | {"sha256": _of_json(about)}, arrays))
         except Exception as error:  # whatever Orbax makes of a full disk
             self._latest = None
             for part in self.folder.glob("*.orbax-checkpoint-tmp*"):
@@ -185,14 +190,14 @@ class Checkpoint(Hook):
             raise OSError(
                 f"the checkpoint of epoch {step} can't be written to {self.folder}: {_one_line(error)}"
             ) from error
+        finally:
+            log.setLevel(level)
 
     def _read(self, step: int) -> tuple[dict, dict[str, np.ndarray]]:
         """What a checkpoint says of its run, and its arrays, both as they were written."""
-        found = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+        found, arrays = self._manager.restore(step, args=_Restore())
         if found.pop("sha256") != _of_json(found):
             raise ValueError("its description isn't what was written")
-        restored = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.StandardRestore()))
-        arrays = {name: np.asarray(array) for name, array in restored["run"].items()}
         if {name: _digest(array) for name, array in arrays.items()} != found["digests"]:
             raise ValueError("its arrays aren't what was written")
         return found["job"], arrays
@@ -213,6 +218,37 @@ class Checkpoint(Hook):
                 "may differ",
                 stacklevel=5,
             )
+
+
+class _OneFile(ocp.CheckpointHandler):
+    """How Orbax is to write a checkpoint: a description and named arrays in one file.
+
+    Its own writers work side by side, and go on writing after one of them has met a full disk; for arrays as
+    small as these they also take seven times as long.
+    """
+
+    NAME = "run.npz"
+
+    def save(self, directory: PurePath, args: "_Save") -> None:
+        np.savez(Path(directory) / self.NAME, about=np.array(json.dumps(args.about)), **args.arrays)
+
+    def restore(self, directory: PurePath, args: "_Restore") -> tuple[dict, dict[str, np.ndarray]]:
+        with (Path(directory) / self.NAME).open("rb") as file, np.load(file, allow_pickle=False) as found:
+            arrays = dict(found)
+        return json.loads(arrays.pop("about").item()), arrays
+
+
+@ocp.args.register_with_handler(_OneFile, for_save=True)
+@dataclass
+class _Save(ocp.args.CheckpointArgs):
+    about: dict
+    arrays: dict[str, np.ndarray]
+
+
+@ocp.args.register_with_handler(_OneFile, for_restore=True)
+@dataclass
+class _Restore(ocp.args.CheckpointArgs):
+    pass
 
 
 class Interrupted(KeyboardInterrupt):

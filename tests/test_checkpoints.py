@@ -133,21 +133,44 @@ def test_what_a_user_gave_has_to_be_equal(tmp_path):
         run(Checkpoint(tmp_path, resume=True, about={"file": "b.csv"}))
 
 
-@pytest.mark.parametrize("name", ["run", "about"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path, name):
-    whole = run()
-    stopped(tmp_path, at=12)
-    files = [path for path in (tmp_path / "12" / name).rglob("*") if path.is_file()]
-    path = max(files, key=lambda path: path.stat().st_size)
+def flipped(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
+
+
+def rewritten(path, **changes):
+    """As a file that its own checksums know nothing against."""
+    with np.load(path) as found:
+        np.savez(path, **dict(found) | changes)
+
+
+DAMAGES = {
+    "a byte": (flipped, ""),
+    "the end": (lambda path: path.write_bytes(path.read_bytes()[:-9]), ""),
+    "nothing left": (lambda path: path.write_bytes(b""), ""),
+    "an array": (
+        lambda path: rewritten(path, **{"0000": np.zeros((1, 8), np.float32)}),
+        "arrays aren't what",
+    ),
+    "the description": (
+        lambda path: rewritten(path, about=np.array('{"job": {}, "sha256": ""}')),
+        "description isn't what",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path, what):
+    damage, words = DAMAGES[what]
+    whole = run()
+    stopped(tmp_path, at=12)
+    damage(tmp_path / "12" / "default" / "run.npz")
     hook = Checkpoint(tmp_path, every=5, resume=True)
-    with pytest.warns(
-        UserWarning, match=f"checkpoint {tmp_path / '12'} is damaged .*the one before it is used"
-    ):
+    message = f"checkpoint {tmp_path / '12'} is damaged .*{words}.*the one before it is used"
+    with pytest.warns(UserWarning, match=message):
         same(run(hook), whole)
-    assert hook.resumed_epoch == 10 and path.name in {p.name for p in (tmp_path / "12.damaged").rglob("*")}
+    assert hook.resumed_epoch == 10 and (tmp_path / "12.damaged" / "default" / "run.npz").exists()
 
 
 def test_only_damaged_ones(tmp_path):
