@@ -17,7 +17,7 @@ from jaxreg.gaussian import GaussianMixture
 from jaxreg.losses import scaled_nll
 from jaxreg.models import MeanVarRegressor
 from jaxreg.optimizers import adamw
-from jaxreg.training import History, Hook, Run, Trainer, TrainState, make_trainer
+from jaxreg.training import History, Hook, Run, Trainer, TrainState, make_trainer, memory_errors
 
 # What "auto" stands for: about so many steps, in so many epochs at least and at most, of batches that grow
 # with the rows; and more decay of the parameters where fewer rows hold them.
@@ -126,7 +126,9 @@ class Recipe(NamedTuple):
         trainer = make_trainer(self.model, optimizer, self.loss, scaled_nll)
         # One after another, so that one program serves any number of them.
         keys, x = jax.random.split(key, len(scales)), data[0][:1]
-        states = [_begin(trainer, *each) for each in zip(keys, [x] * len(scales), scales, strict=True)]
+        with memory_errors("smaller layers or fewer members need less"):
+            states = [_begin(trainer, own, x, scale) for own, scale in zip(keys, scales, strict=True)]
+            states = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.block_until_ready(states))
         return fit_ensemble(
             key,
             trainer,
@@ -137,7 +139,7 @@ class Recipe(NamedTuple):
             rows=rows,
             validation_rows=held_out,
             patience=None if rows is None else max(math.ceil(self.patience * epochs), 1),
-            states=jax.tree.map(lambda *leaves: np.stack(leaves), *states),
+            states=states,
             hooks=hooks,
         )
 

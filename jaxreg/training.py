@@ -580,7 +580,8 @@ def fit(
     if validation is not None:
         validation = check_data(validation, "validation")
         check_alike(data, validation)
-    state = trainer.init(key, data[0]) if state is None else state
+    # Waited for: a program that is given what there was no memory for never ends.
+    state = jax.block_until_ready(trainer.init(key, data[0])) if state is None else state
     dtype = jnp.result_type(*jax.tree.leaves(state.params))
     data, validation = jax.tree.map(lambda a: jnp.asarray(a, dtype), (data, validation))
     # One of the two is always there, so that an epoch more or less never changes the program.
