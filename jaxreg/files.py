@@ -41,7 +41,11 @@ def check_folder(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; flush it to disk and rename it when the block ends well."""
+    """Give a temporary path beside `path`; flush it to disk and rename it when the block ends well.
+
+    Raises:
+        OSError: with the name of the path, for any within the block, a full disk for example.
+    """
     path = Path(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)
@@ -53,6 +57,8 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
         _flush_folder(path.parent)
+    except OSError as error:
+        raise OSError(f"{path} can't be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -121,7 +121,7 @@ def save(path: str | Path, fitted: Fitted) -> None:
         try:
             save_file(arrays, temporary, metadata={"jaxreg": text})
         except SafetensorError as error:
-            raise OSError(f"{path} can't be written: {error}") from error
+            raise OSError(str(error)) from error
 
 
 def load(path: str | Path) -> Fitted:
@@ -193,15 +193,16 @@ def _parse(path: Path, text: str) -> Header:
         raise ValueError(f"{path} is damaged: its header has {len(text):,} characters")
     try:
         found = json.loads(text, object_pairs_hook=_without_repeats)
-        if found["format"] > FORMAT:
-            raise ValueError(
-                f"{path} has format {found['format']}, this version of jaxreg reads up to {FORMAT}: "
-                f"upgrade jaxreg (the file was written by {found['versions']['jaxreg']})"
-            )
-        return msgspec.convert(found, Header)
-    except (KeyError, TypeError, RecursionError, json.JSONDecodeError, msgspec.ValidationError) as error:
+        if found["format"] <= FORMAT:
+            return msgspec.convert(found, Header)
+        newer = found["format"], found["versions"]["jaxreg"]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:  # msgspec's and JSON's are ValueErrors
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{path} is damaged, its header can't be understood ({reason})") from None
+    raise ValueError(
+        f"{path} has format {newer[0]}, this version of jaxreg reads up to {FORMAT}: upgrade jaxreg "
+        f"(the file was written by {newer[1]})"
+    )
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
