@@ -3,10 +3,9 @@
 import inspect
 import os
 import re
-import shlex
 import sys
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jaxreg import export, model_file, plots, report
+from jaxreg import export, model_file, plots, report, tables
 from jaxreg.checkpoints import Checkpoint, Interrupted, StopOnSignal
 from jaxreg.data import Scaler, check_data, check_features, check_trainable, grid, sinusoid
 from jaxreg.estimator import DeepEnsembleRegressor
@@ -70,8 +69,6 @@ OPTION_TYPES = {
     "time_limit": float | None,
 }
 ARGUMENTS = inspect.getdoc(DeepEnsembleRegressor).partition("Args:")[2].partition("Attributes:")[0]
-
-MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
 
 NoCache = Annotated[
     bool,
@@ -158,7 +155,9 @@ def demo(
         x, y = "x", "y"
     else:
         rows = one_feature(data, x, y)
-        points = grid(rows[0]) if x_test is None else check_features(columns(x_test, [x]), dtype=np.float64)
+        points = grid(rows[0])
+        if x_test is not None:
+            points = check_features(tables.columns(x_test, [x]), dtype=np.float64)
     models = {
         "heteroscedastic": (MeanVarRegressor(), NOTEBOOK_BATCH, epochs),
         "homoscedastic": (MeanOnlyRegressor(), None, NOTEBOOK_FULL_BATCH_EPOCHS),
@@ -188,8 +187,8 @@ def demo(
         plots.band(points, prediction, train=rows, title=title, labels=labels, ax=ax)
         with replacing(out_dir / f"{name}.png") as path:
             ax.figure.savefig(path, format="png", dpi=150)
-    write_csv(pl.concat(history), out_dir / "history.csv")
-    write_csv(pl.concat(predictions), out_dir / "predictions.csv")
+    tables.write_csv(pl.concat(history), out_dir / "history.csv")
+    tables.write_csv(pl.concat(predictions), out_dir / "predictions.csv")
     out.print(f"pictures and tables are in {out_dir}", soft_wrap=True)
 
 
@@ -247,13 +246,14 @@ def fit_command(
     if report_file is not None:
         report.check_suffix(report_file)
         check_output(report_file, file, out_file)
-    table = read_table(file)
+    table = tables.read(file)
     for name in [target, *(drop or [])]:
-        check_column(table, name, file)
+        tables.check_column(table, name, file)
     features = [name for name in table.columns if name not in {target, *(drop or [])}]
     if not features:
         raise ValueError(f"no column of {file} is left to predict {target!r} from")
-    x, y = trainable(numeric(table.select([*features, target]), file, droppable=features), features, target)
+    known = tables.numeric(table, [*features, target], file, droppable=features)
+    x, y = trainable(known, features, target)
 
     order = np.random.default_rng(seed).permutation(len(x))
     test, train = np.split(order, [round(test_fraction * len(x))])
@@ -339,12 +339,12 @@ def predict_command(
     check_probability("--level", level)
     if out_file is not None:
         check_output(out_file, model, file)
-        check_suffix(out_file)
+        tables.check_suffix(out_file)
     fitted = model_file.load(model)
-    table = read_table(file)
+    table = tables.read(file)
     needed = table.columns if fitted.feature_names is None else fitted.feature_names
     # Columns the model doesn't know may hold anything; one it needs and lacks is named by predict.
-    known = numeric(table.select(needed), file) if set(needed) <= set(table.columns) else table
+    known = tables.numeric(table, needed, file) if set(needed) <= set(table.columns) else table
     prediction = fitted.predict(known)
     if prediction.mean.ndim > 1:
         raise ValueError(
@@ -358,7 +358,7 @@ def predict_command(
         with replacing(out_file) as path:
             predictions.write_parquet(path)
     else:
-        write_csv(predictions, out_file)
+        tables.write_csv(predictions, out_file)
 
 
 @app.command("evaluate")
@@ -384,11 +384,12 @@ def evaluate_command(
         raise ValueError(
             f"{model} doesn't say what its columns are called: use jaxreg.metrics.evaluate in Python"
         )
-    table = read_table(file)
+    table = tables.read(file)
     for name in fitted.target_names:
-        check_column(table, name, file)
+        tables.check_column(table, name, file)
     known = set(fitted.feature_names) <= set(table.columns)
-    numbers = numeric(table.select([*fitted.feature_names, *fitted.target_names]), file) if known else table
+    names = [*fitted.feature_names, *fitted.target_names]
+    numbers = tables.numeric(table, names, file) if known else table
     prediction = fitted.predict(numbers)
     y = check_features(numbers.select(fitted.target_names), "the target", dtype=np.float64)
 
@@ -452,73 +453,9 @@ def _in_words(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def read_table(path: Path) -> pl.DataFrame:
-    """A CSV or Parquet file with at least one row.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is neither, can't be read, or holds no rows.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    suffix = check_suffix(path)
-    try:
-        if suffix == ".parquet":
-            table = pl.read_parquet(path)
-        else:
-            separator = "\t" if suffix == ".tsv" else ","
-            table = pl.read_csv(path, separator=separator, null_values=MISSING, infer_schema_length=None)
-    except pl.exceptions.NoDataError:
-        raise ValueError(f"{path} is empty: a first line with column names and rows are needed") from None
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise ValueError(f"{path} can't be read: {str(error).splitlines()[0]}") from None
-    if table.height == 0:
-        raise ValueError(f"{path} has no rows: only the column names {', '.join(map(repr, table.columns))}")
-    return table
-
-
-def check_suffix(path: Path) -> str:
-    """The lower-case suffix of a table's file, or an error that lists the known ones."""
-    suffix = path.suffix.lower()
-    if suffix not in (".csv", ".tsv", ".txt", ".parquet"):
-        raise ValueError(
-            f"{path}: tables are .csv, .tsv (tab-separated) or .parquet, not {suffix or 'nameless'!r}"
-        )
-    return suffix
-
-
-def check_column(table: pl.DataFrame, name: str, path: Path) -> None:
-    """Raise, with the list of columns, unless a table has a column."""
-    if name not in table.columns:
-        raise ValueError(f"{path} has no column {name!r}: it has {', '.join(map(repr, table.columns))}")
-
-
-def columns(path: Path, names: list[str]) -> pl.DataFrame:
-    """Some columns of a file, all of them numeric."""
-    table = read_table(path)
-    for name in names:
-        check_column(table, name, path)
-    return numeric(table.select(names), path)
-
-
-def numeric(table: pl.DataFrame, path: Path, droppable: Collection[str] = ()) -> pl.DataFrame:
-    """The table, or an error that names its first column of text, of dates or of nothing."""
-    for name, dtype in table.schema.items():
-        drop = f"leave it out with --drop {shlex.quote(name)}, or " if name in droppable else ""
-        if table[name].null_count() == len(table):
-            raise ValueError(f"column {name!r} of {path} holds no values: {drop}fill it in")
-        if not (dtype.is_numeric() or dtype == pl.Boolean):
-            value = table[name].drop_nulls().first()
-            raise ValueError(
-                f"column {name!r} of {path} holds {dtype} values such as {value!r}, numbers are needed: "
-                f"{drop}encode it first"
-            )
-    return table
-
-
 def one_feature(path: Path, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
     """The rows of a one-dimensional problem."""
-    return trainable(columns(path, [x, y] if x != y else [x]), [x], y)
+    return trainable(tables.columns(path, [x, y] if x != y else [x]), [x], y)
 
 
 def trainable(table: pl.DataFrame, features: list[str], target: str) -> tuple[np.ndarray, np.ndarray]:
@@ -544,12 +481,6 @@ def trivial(scaler: Scaler, i: int) -> tuple[float, float]:
     """Mean and standard deviation of one target in the training rows."""
     loc, scale = (float(np.ravel(a)[i]) for a in scaler)
     return loc, scale
-
-
-def write_csv(table: pl.DataFrame, path: Path) -> None:
-    """Write a table whole or not at all."""
-    with replacing(path) as temporary:
-        table.write_csv(temporary)
 
 
 def make_folder(path: Path) -> None:

@@ -237,6 +237,17 @@ def column_names(values: TableLike) -> list[str] | None:
     return None if columns is None else [str(column) for column in columns]
 
 
+def listed(names: Sequence[str], most: int = 20) -> str:
+    """Column names for a message.
+
+    >>> from jaxreg.data import listed
+    >>> listed(["a", "b", "c"], most=2)
+    "columns 'a', 'b' and 1 more"
+    """
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ("columns " if len(names) > 1 else "column ") + ", ".join(map(repr, names[:most])) + more
+
+
 def column_dtypes(values: TableLike) -> tuple[str, ...]:
     """Types of a data frame's columns, or an array's for each of its columns.
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxreg.calibration import NoiseScaling, VarianceScaling
-from jaxreg.data import Scaler, TableLike, check_features, column_names
+from jaxreg.data import Scaler, TableLike, check_features, column_names, listed
 from jaxreg.ensemble import predict_ensemble
 from jaxreg.gaussian import Affine
 from jaxreg.models import predict
@@ -73,8 +73,8 @@ class Fitted(NamedTuple):
             missing = [name for name in self.feature_names if name not in names]
             if missing:
                 raise ValueError(
-                    f"the data lack {_listed(missing)}, which the model was trained on; "
-                    f"they have {_listed(names)}"
+                    f"the data lack {listed(missing)}, which the model was trained on; "
+                    f"they have {listed(names)}"
                 )
             columns = list(x.columns)
             x = x[[columns[names.index(name)] for name in self.feature_names]]
@@ -89,9 +89,3 @@ class Fitted(NamedTuple):
         dist = jax.tree.map(np.asarray, run(self.model, self.params, scaled))
         dist = dist if self.calibration is None else self.calibration(dist)
         return Affine(dist, self.y_scaler.loc, self.y_scaler.scale)
-
-
-def _listed(names: list[str] | tuple[str, ...], most: int = 20) -> str:
-    """Column names for a message."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ("columns " if len(names) > 1 else "column ") + ", ".join(map(repr, names[:most])) + more

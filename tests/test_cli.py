@@ -250,8 +250,8 @@ def test_predict_without_feature_names(run, model, tmp_path):
 
 
 BROKEN_FILES = {
-    "ragged": (b"area,price\n1,2\n1,2,3,4\n", ["can't be read"]),
-    "latin-1": (b"area,pr\xe9\xff\n1,2\n\xff\xfe,4\n", ["can't be read"]),
+    "ragged": (b"area,price\n1,2\n1,2,3,4\n", ["more values in line 3"]),
+    "latin-1": (b"area,pr\xe9\xff\n1,2\n\xff\xfe,4\n", ["isn't UTF-8", "line 1"]),
     "empty": (b"", ["is empty"]),
     "no rows": (b"area,price\n", ["no rows", "'price'"]),
     "one row": (b"area,price\n1,2\n", ["1 row is too few"]),

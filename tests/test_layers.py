@@ -30,6 +30,7 @@ LEAVES = [
     "plots",
     "report",
     "progress",
+    "tables",
     "checkpoints",
     "model_file",
     "export",

@@ -1,0 +1,235 @@
+"""Tables in files, CSV and Parquet (polars); what is wrong with one is said by line, row or column."""
+
+import csv
+import io
+import os
+import re
+import shlex
+from collections.abc import Collection
+from pathlib import Path
+
+import polars as pl
+
+from jaxreg.data import listed
+from jaxreg.files import replacing
+
+MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
+SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
+SEPARATORS = ",;\t|"
+
+# How files begin that are no text, and what to do with one.
+OTHER_FILES = {
+    b"\x1f\x8b": "is compressed (gzip): decompress it first",
+    b"\x28\xb5\x2f\xfd": "is compressed (Zstandard): decompress it first",
+    b"BZh": "is compressed (bzip2): decompress it first",
+    b"\xfd7zXZ": "is compressed (xz): decompress it first",
+    b"PK\x03\x04": "is a zip archive or an Excel workbook: save it as CSV",
+    b"\xd0\xcf\x11\xe0": "is an Excel workbook: save it as CSV",
+    b"PAR1": "is a Parquet file: give it the suffix .parquet",
+}
+MOST_COLUMNS = 100_000
+BYTES_PER_VALUE = 8
+LONGEST_SHOWN = 40
+
+
+def read(path: Path) -> pl.DataFrame:
+    """A CSV or Parquet file with at least one row.
+
+    In a CSV file blank lines are skipped, values may be in quotes, and the separator is a comma or, where the
+    first line has none, a semicolon, a tab or a bar.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is neither, can't be read, has no rows or two columns of one name, or needs more
+            than the machine's memory.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    table = _read_parquet(path) if check_suffix(path) == ".parquet" else _read_csv(path)
+    if table.height == 0:
+        raise ValueError(f"{path} has no rows: only the {listed(table.columns)}")
+    return table
+
+
+def _read_parquet(path: Path) -> pl.DataFrame:
+    try:
+        found = pl.scan_parquet(path, glob=False)
+        rows, names = found.select(pl.len()).collect().item(), found.collect_schema().names()
+        _check_memory(path, BYTES_PER_VALUE * rows * len(names))
+        return found.collect()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        raise ValueError(f"{path} can't be read: {str(error).splitlines()[0]}") from None
+
+
+def _read_csv(path: Path) -> pl.DataFrame:
+    _check_memory(path, path.stat().st_size)
+    content = path.read_bytes()
+    separator, names = _first_line(path, content)
+    try:
+        return pl.read_csv(
+            _without_blank_lines(content),
+            separator=separator,
+            new_columns=names,
+            null_values=MISSING,
+            infer_schema_length=None,
+        )
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        found = _fault(content, separator, len(names)) or f"can't be read: {str(error).splitlines()[0]}"
+        raise ValueError(f"{path} {found}") from None
+
+
+def _fault(content: bytes, separator: str, width: int) -> str | None:
+    """What is wrong with a CSV file that can't be read, and in which line."""
+    reader = _rows(content, separator)
+    try:
+        for row in reader:
+            if len(row) > width:
+                return f"has more values in line {reader.line_num} than the {width} names of its first line"
+    except csv.Error:
+        pass
+    odd = (i for i, line in enumerate(content.split(b"\n"), 1) if line.count(b'"') % 2)
+    line = next(odd, None)
+    return None if line is None else f"has a quote in line {line} without another that closes it"
+
+
+def _first_line(path: Path, content: bytes) -> tuple[str, list[str]]:
+    """The separator and the names of the columns of a CSV file, once it is known to be text."""
+    for start, what in OTHER_FILES.items():
+        if content.startswith(start):
+            raise ValueError(f"{path} {what}")
+    try:
+        content.isascii() or content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} isn't UTF-8 text: line {_line(content, error.start)} has the byte "
+            f"0x{content[error.start]:02x}: save it as UTF-8"
+        ) from None
+    if b"\0" in content:
+        raise ValueError(f"{path} isn't text: line {_line(content, content.index(0))} has a zero byte")
+    separators = "\t" if path.suffix.lower() == ".tsv" else SEPARATORS
+    try:
+        for separator in separators:
+            reader = _rows(content, separator)
+            lines = (row for row in reader if len(row) > 1 or "".join(row).strip())
+            names, values = next(lines, []), next(lines, [])
+            if not names:
+                raise ValueError(f"{path} is empty: a first line with column names and rows are needed")
+            if len(names) > 1 and len(values) in (0, len(names)):
+                break
+        else:
+            separator = separators[0]
+            names = next(row for row in _rows(content, separator) if row)
+    except csv.Error as error:
+        raise ValueError(f"{path} can't be read, line {reader.line_num}: {error}") from None
+    if len(names) > MOST_COLUMNS:
+        raise ValueError(f"{path} has {len(names):,} columns, at most {MOST_COLUMNS:,} can be read")
+    if len(set(names)) < len(names):
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{path} has more than one column named {repeated!r}: rename or remove one")
+    return separator, names
+
+
+def _rows(content: bytes, separator: str) -> "csv._reader":
+    """The rows of a CSV file, slowly; blank lines are empty ones."""
+    text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline=None)
+    return csv.reader(text, delimiter=separator, strict=True)
+
+
+def _without_blank_lines(content: bytes) -> bytes:
+    """The same rows, with line ends that polars knows."""
+    if b"\n" not in content:
+        content = content.replace(b"\r", b"\n")
+    return re.sub(rb"\n *\r?(?=\n|\Z)", b"", content) if re.search(rb"\n *\r?\n", content) else content
+
+
+def _line(content: bytes, offset: int) -> int:
+    return content.count(b"\n", 0, offset) + 1
+
+
+def _check_memory(path: Path, size: int) -> None:
+    """Raise if a table is larger than the machine's memory, where that is known."""
+    if hasattr(os, "sysconf") and size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        raise ValueError(f"{path} holds {size / 1e9:,.0f} GB, more than the machine's memory: use fewer rows")
+
+
+def check_suffix(path: Path) -> str:
+    """The lower-case suffix of a table's file, or an error that lists the known ones."""
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(
+            f"{path}: tables are .csv, .tsv (tab-separated) or .parquet, not {suffix or 'nameless'!r}"
+        )
+    return suffix
+
+
+def check_column(table: pl.DataFrame, name: str, path: Path) -> None:
+    """Raise, with the list of columns, unless a table has a column."""
+    if name not in table.columns:
+        raise ValueError(f"{path} has no column {name!r}: it has {listed(table.columns)}")
+
+
+def columns(path: Path, names: list[str]) -> pl.DataFrame:
+    """Some columns of a file, all of them numeric."""
+    table = read(path)
+    for name in names:
+        check_column(table, name, path)
+    return numeric(table, names, path)
+
+
+def numeric(
+    table: pl.DataFrame, names: Collection[str], path: Path, droppable: Collection[str] = ()
+) -> pl.DataFrame:
+    """Some columns of a table, or an error that names the first that is of text, of dates or of nothing.
+
+    Text in which every value is a number (`+1`, ` 2`, `inf`) is one of numbers.
+    """
+    found = []
+    for name in names:
+        column = table[name]
+        drop = f"leave it out with --drop {shlex.quote(name)}, or " if name in droppable else ""
+        called = f"column {name!r} of {path}"
+        if name == "":
+            raise ValueError(f"column {table.columns.index(name) + 1} of {path} has no name: {drop}name it")
+        if column.null_count() == len(column):
+            raise ValueError(f"{called} holds no values: {drop}fill it in")
+        if column.dtype == pl.String:
+            numbers = column.str.strip_chars().cast(pl.Float64, strict=False)
+            odd = (numbers.is_null() & column.is_not_null()).arg_max()
+            if numbers.null_count() > column.null_count():
+                raise ValueError(
+                    f"{called} holds text such as {_shown(column[odd])}{_where(path, table, name, odd)}, "
+                    f"numbers such as 1234.5 are needed: {drop}encode it first"
+                )
+            column = numbers
+        if not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
+            value = column.drop_nulls().first()
+            raise ValueError(
+                f"{called} holds {column.dtype} values such as {_shown(value)}, numbers are needed: "
+                f"{drop}encode it first"
+            )
+        wide = column.dtype in (pl.Int128, pl.UInt128)  # which NumPy lacks
+        found.append(column.cast(pl.Float64) if wide else column)
+    return pl.DataFrame(found)
+
+
+def _where(path: Path, table: pl.DataFrame, name: str, row: int) -> str:
+    """Where a value of a file stands."""
+    if check_suffix(path) == ".parquet":
+        return f" in row {row + 1}"
+    content, i = path.read_bytes(), table.columns.index(name)
+    reader = _rows(content, _first_line(path, content)[0])
+    value = table[name][row]
+    lines = (reader.line_num for cells in reader if len(cells) > i and cells[i] == value)
+    line = next(lines, None)
+    return "" if line is None else f" in line {line}"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+
+
+def write_csv(table: pl.DataFrame, path: Path) -> None:
+    """Write a table whole or not at all."""
+    with replacing(path) as temporary:
+        table.write_csv(temporary)

@@ -1,0 +1,148 @@
+"""CSV and Parquet files as people have them, and as nobody should."""
+
+import gzip
+import io
+import resource
+import zipfile
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+
+from jaxreg import data, tables
+
+A, B = [1.0, 3.0], [2.5, 4.0]
+
+
+def read(path, *names):
+    table = tables.read(path)
+    return tables.numeric(table, names or table.columns, path)
+
+
+def excel():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("xl/workbook.xml", "<workbook/>")
+    return file.getvalue()
+
+
+RIGHT = {
+    "plain": b"a,b\n1,2.5\n3,4\n",
+    "no line end": b"a,b\n1,2.5\n3,4",
+    "Windows": b"a,b\r\n1,2.5\r\n3,4\r\n",
+    "old Macintosh": b"a,b\r1,2.5\r3,4\r",
+    "byte order mark": b"\xef\xbb\xbfa,b\n1,2.5\n3,4\n",
+    "semicolons": b"a;b\n1;2.5\n3;4\n",
+    "tabs": b"a\tb\n1\t2.5\n3\t4\n",
+    "bars": b"a|b\n1|2.5\n3|4\n",
+    "quotes": b'"a","b"\n"1","2.5"\n"3","4"\n',
+    "blank lines": b"\n\na,b\n\n1,2.5\n\n  \n\n3,4\n\n\n",
+    "blank lines, Windows": b"a,b\r\n\r\n1,2.5\r\n\r\n3,4\r\n\r\n",
+    "blanks around values": b"a,b\n 1, 2.5\n 3 ,4 \n",
+    "plus signs and exponents": b"a,b\n+1,25e-1\n3,+.4E1\n",
+    "comments in a column nobody needs": b'a,b,note\n1,2.5,"so, so\n\nand ""so"""\n3,4,\n',
+    "a name with the separator": b'"a,x",b\n1,2.5\n3,4\n',
+    "true and false": b"t,b\ntrue,2.5\nfalse,4\n",
+}
+
+
+@pytest.mark.parametrize("what", RIGHT)
+def test_what_is_read(tmp_path, what):
+    (tmp_path / "t.csv").write_bytes(RIGHT[what])
+    columns = tables.read(tmp_path / "t.csv").columns
+    table = read(tmp_path / "t.csv", *columns[:2])
+    assert table[columns[0]].to_list() == ([True, False] if columns[0] == "t" else A)
+    assert table["b"].to_list() == B
+
+
+def test_what_is_read_is_what_pandas_reads(tmp_path):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(100, 3)) * 10.0 ** rng.integers(-300, 300, (100, 3)))
+    frame.columns = ["a b", "ü", '"c"']
+    frame.insert(0, "n", rng.integers(-(2**63), 2**63, 100))
+    for separator in (",", ";", "\t"):
+        frame.to_csv(tmp_path / "t.csv", index=False, sep=separator)
+        table = read(tmp_path / "t.csv")
+        assert table.columns == list(frame.columns)
+        np.testing.assert_array_equal(table.to_numpy(), frame.to_numpy(float))
+
+
+WRONG = {
+    "nothing": (b"", "is empty"),
+    "blank": (b"\n \n\n", "is empty"),
+    "only names": (b"a,b\n", "no rows: only the columns 'a', 'b'"),
+    "more values": (b"a,b\n1,2\n\n1,2,3\n", "more values in line 4 than the 2 names"),
+    "fewer values": (b"a,b\n1\n2\n", "column 'b' of .* holds no values"),
+    "two names alike": (b"a,b,a\n1,2,3\n", "more than one column named 'a'"),
+    "two names absent": (b"a,,\n1,2,3\n", "more than one column named ''"),
+    "one name absent": (b"a,\n1,2\n", "column 2 of .* has no name"),
+    "text": (b"a,b\n1,2\n\n3,x\n", "column 'b' of .* holds text such as 'x' in line 4, numbers"),
+    "text among numbers": (b"a,b\n1,2\nn.d.,3\n2,3\n", "column 'a' of .* 'n.d.' in line 3"),
+    "thousands": (b'a,b\n1,2\n"1,234",3\n', "column 'a' of .* '1,234' in line 3, numbers such as 1234.5"),
+    "decimal commas": (b"a;b\n1;2\n1,5;3\n", "column 'a' of .* '1,5' in line 3"),
+    "dates": (b"a,b\n1,2024-01-01\n2,2024-01-02\n", "column 'b' of .* '2024-01-01' in line 2"),
+    "a long text": (b"a,b\n1," + b"x" * 10**5 + b"\n", "column 'b' of .* such as 'x{39}[.]{3} in line 2"),
+    "Latin-1": ("a,b\n1,2\n3,é\n".encode("latin-1"), "isn't UTF-8 text: line 3 has the byte 0xe9"),
+    "UTF-16": ("a,b\n1,2\n".encode("utf-16"), "isn't UTF-8 text: line 1 has the byte 0xff"),
+    "a zero byte": (b"a,b\n1,2\n3,\x004\n", "isn't text: line 3 has a zero byte"),
+    "zero bytes": (bytes(1000), "isn't text: line 1 has a zero byte"),
+    "an open quote": (b'a,b\n1,2\n"3,4\n5,6\n', "quote in line 3 without another"),
+    "a quote within": (b'a,b\n1"x,2\n3,4\n', "quote in line 2 without another"),
+    "gzip": (gzip.compress(b"a,b\n1,2\n"), r"compressed \(gzip\): decompress it first"),
+    "Zstandard": (b"\x28\xb5\x2f\xfd\x00", r"compressed \(Zstandard\)"),
+    "Excel": (excel(), "a zip archive or an Excel workbook: save it as CSV"),
+    "Parquet": (b"PAR1....PAR1", "is a Parquet file: give it the suffix .parquet"),
+    "too many columns": (b"a," * 100_001 + b"\n", "has 100,002 columns"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_is_refused(tmp_path, what):
+    content, words = WRONG[what]
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=words) as caught:
+        read(tmp_path / "t.csv")
+    assert str(tmp_path / "t.csv") in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_ten_thousand_columns(tmp_path):
+    wide = np.arange(30_000.0).reshape(3, 10_000)
+    np.savetxt(tmp_path / "t.csv", wide, delimiter=",", header=",".join(map(str, range(10_000))), comments="")
+    np.testing.assert_array_equal(read(tmp_path / "t.csv").to_numpy(), wide)
+    with pytest.raises(ValueError, match="no column 'y': it has columns '0', .* and 9,980 more"):
+        tables.columns(tmp_path / "t.csv", ["y"])
+
+
+def test_a_gzip_bomb_is_not_unpacked(tmp_path):
+    block, packed = bytes(2**20), io.BytesIO()
+    with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=1) as file:
+        for _ in range(1024):
+            file.write(block)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for name in ("t.csv", "t.parquet"):
+        (tmp_path / name).write_bytes(packed.getvalue())
+        with pytest.raises(ValueError, match="compressed|can't be read"):
+            tables.read(tmp_path / name)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
+
+
+def test_parquet(tmp_path, monkeypatch):
+    path = tmp_path / "t.parquet"
+    kinds = {"a": pl.Int128, "b": pl.Decimal(20, 3), "c": pl.Boolean, "d": pl.UInt8, "e": pl.Float32}
+    frame = pl.DataFrame({name: [1, 0, 1] for name in kinds}).cast(kinds)
+    frame.write_parquet(path)
+    np.testing.assert_array_equal(data.check_features(read(path)), np.repeat([[1], [0], [1]], 5, axis=1))
+    whole = path.read_bytes()
+    for size in range(0, len(whole), 97):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=f"{path} can't be read"):
+            tables.read(path)
+    pl.DataFrame({"a": ["x", None], "b": [[1], [2]]}).write_parquet(path)
+    with pytest.raises(ValueError, match="column 'a' of .* text such as 'x' in row 1"):
+        read(path, "a")
+    with pytest.raises(ValueError, match="column 'b' of .* holds List"):
+        read(path, "b")
+    monkeypatch.setattr(tables.os, "sysconf", {"SC_PHYS_PAGES": 1, "SC_PAGE_SIZE": 16}.get)
+    with pytest.raises(ValueError, match="more than the machine's memory"):
+        tables.read(path)
