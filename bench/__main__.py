@@ -1,11 +1,11 @@
-"""`python -m bench notebook | parity | speed | predict | coverage | losses | uci | ablation | readme`."""
+"""`python -m bench WHAT`; `python -m bench --help` lists what."""
 
 import argparse
 import subprocess
 import sys
 from pathlib import Path
 
-from bench import ablation, coverage, losses, notebook, predict, readme, speed, uci
+from bench import ablation, coverage, faults, losses, notebook, predict, readme, speed, uci
 from bench.readme import RESULTS
 
 MEASUREMENTS = {
@@ -16,6 +16,17 @@ MEASUREMENTS = {
     "losses": losses,
     "uci": uci,
     "ablation": ablation,
+    "faults": faults,
+}
+# Measurements that are tests, of which the suite takes fewer cases.
+TESTS = {
+    "parity": ["tests/test_parity.py", "--all-seeds", "--record-parity", str(RESULTS / "parity.csv")],
+    "inputs": [
+        "tests/test_properties.py",
+        "--hypothesis-profile=long",
+        "--record-properties",
+        str(RESULTS / "inputs.csv"),
+    ],
 }
 WITH_DATA = ("losses", "uci", "ablation")
 
@@ -23,7 +34,7 @@ WITH_DATA = ("losses", "uci", "ablation")
 def main() -> None:
     """Run one measurement, or make the README's tables anew."""
     parser = argparse.ArgumentParser(prog="python -m bench")
-    parser.add_argument("what", choices=[*MEASUREMENTS, "parity", "readme"])
+    parser.add_argument("what", choices=[*MEASUREMENTS, *TESTS, "readme"])
     parser.add_argument("--quick", action="store_true", help="a few seeds in seconds; nothing is kept")
     parser.add_argument(
         "--data",
@@ -38,9 +49,8 @@ def main() -> None:
     elif args.what == "readme":
         readme.main()
     else:
-        record = ["-n", "0", "--all-seeds", "--record-parity", str(RESULTS / "parity.csv")]
         sys.exit(
-            subprocess.run([sys.executable, "-m", "pytest", "tests/test_parity.py", "-q", *record]).returncode
+            subprocess.run([sys.executable, "-m", "pytest", "-q", "-n", "0", *TESTS[args.what]]).returncode
         )
 
 

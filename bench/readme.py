@@ -196,6 +196,22 @@ def ablation(rows: list[dict]) -> list[str]:
     return [*lines, "", _measured_on(rows[0])]
 
 
+def faults(rows: list[dict]) -> list[str]:
+    """How often each fault struck, and how often what is promised held."""
+    lines = ["| what went wrong | times | held | what is promised |", "|---|---|---|---|"]
+    lines += [f"| {r['fault']} | {r['times']} | {r['held']} | {r['promise']} |" for r in rows]
+    return [*lines, "", _measured_on(rows[0])]
+
+
+def inputs(rows: list[dict]) -> list[str]:
+    """How made-up inputs ended."""
+    lines = ["| input | examples | right | refused by name | warned of |", "|---|---|---|---|---|"]
+    for r in rows:
+        counts = (f"{int(r[name]):,}" for name in ("examples", "right", "refused", "warned of"))
+        lines.append(f"| {r['input']} | {' | '.join(counts)} |")
+    return [*lines, "", _measured_on(rows[0])]
+
+
 def _measured_on(row: dict) -> str:
     used = ", ".join(f"{name} {row[name]}" for name in ("jax", "flax", "optax", "torch") if name in row)
     return f"Measured on {row.get('device') or row['platform']} with {used}."
@@ -211,6 +227,8 @@ TABLES = {
     "losses": ("losses.csv", losses),
     "uci": ("uci.csv", uci),
     "ablation": ("ablation.csv", ablation),
+    "faults": ("faults.csv", faults),
+    "inputs": ("inputs.csv", inputs),
 }
 
 
