@@ -268,6 +268,8 @@ def _numbers(values: TableLike, what: str) -> np.ndarray:
         odd = next((v for v in array.flat if isinstance(v, str | bytes | complex)), None)
         try:
             array = np.asarray(values, np.float64) if odd is None else array
+        except OverflowError:
+            raise ValueError(f"{what} holds a whole number too large for float64: scale it first") from None
         except (TypeError, ValueError):
             odd = next((v for v in array.flat if not isinstance(v, int | float)), None)
         if array.dtype.kind == "O":

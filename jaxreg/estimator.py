@@ -3,7 +3,8 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Real
 from typing import Any, no_type_check
 
@@ -53,6 +54,15 @@ LOSSES = {"beta_nll": beta_nll(0.5), "gaussian_nll": gaussian_nll, "crps": crps_
 
 # Settings that are whole numbers, the least each may be, and what else it may be.
 WHOLE_NUMBERS = (("members", 1), ("frequencies", 0), ("epochs", 1, "auto"), ("batch_size", 1, "auto", None))
+
+
+@contextmanager
+def _numbers_fit() -> Iterator[None]:
+    """Python's whole numbers know no bounds, and scikit-learn lets the error of those too large through."""
+    try:
+        yield
+    except OverflowError as error:
+        raise ValueError(f"a value is too large for float64 ({error}): scale it first") from None
 
 
 class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
@@ -216,6 +226,7 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
         dist = self.predict_dist(X)
         return (dist.mean, dist.std) if return_std else dist.mean
 
+    @_numbers_fit()
     def predict_dist(self, X: TableLike) -> Affine:
         """Predict each row's distribution, a `GaussianMixture` in the target's units."""
         check_is_fitted(self)
@@ -256,6 +267,7 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
         if self.time_limit is not None and not self.time_limit > 0:
             raise ValueError(f"time_limit must be positive seconds or None, got {self.time_limit!r}")
 
+    @_numbers_fit()
     def _check_rows(
         self, X: TableLike, y: TableLike, sample_weight: TableLike | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

@@ -1,7 +1,9 @@
 """Tables in files, CSV and Parquet (polars); what is wrong with one is said by line, row or column."""
 
+import contextlib
 import csv
 import io
+import itertools
 import os
 import re
 import shlex
@@ -80,7 +82,7 @@ def _read_csv(path: Path) -> pl.DataFrame:
 
 def _fault(content: bytes, separator: str, width: int) -> str | None:
     """What is wrong with a CSV file that can't be read, and in which line."""
-    reader = _rows(content, separator)
+    reader = _rows(content, separator, strict=True)
     try:
         for row in reader:
             if len(row) > width:
@@ -106,21 +108,15 @@ def _first_line(path: Path, content: bytes) -> tuple[str, list[str]]:
         ) from None
     if b"\0" in content:
         raise ValueError(f"{path} isn't text: line {_line(content, content.index(0))} has a zero byte")
+    if not content.removeprefix(b"\xef\xbb\xbf").strip():
+        raise ValueError(f"{path} is empty: a first line with column names and rows are needed")
     separators = "\t" if path.suffix.lower() == ".tsv" else SEPARATORS
-    try:
-        for separator in separators:
-            reader = _rows(content, separator)
-            lines = (row for row in reader if len(row) > 1 or "".join(row).strip())
-            names, values = next(lines, []), next(lines, [])
-            if not names:
-                raise ValueError(f"{path} is empty: a first line with column names and rows are needed")
-            if len(names) > 1 and len(values) in (0, len(names)):
-                break
-        else:
-            separator = separators[0]
-            names = next(row for row in _rows(content, separator) if row)
-    except csv.Error as error:
-        raise ValueError(f"{path} can't be read, line {reader.line_num}: {error}") from None
+    first = {each: _first_rows(content, each) for each in separators}
+    alike = (each for each, (a, b) in first.items() if len(a) > 1 and len(b) in (0, len(a)))
+    separator = next(alike, separators[0])
+    names, _ = first[separator]
+    if not names:
+        raise ValueError(f"{path} begins with no line of column names")
     if len(names) > MOST_COLUMNS:
         raise ValueError(f"{path} has {len(names):,} columns, at most {MOST_COLUMNS:,} can be read")
     if len(set(names)) < len(names):
@@ -129,10 +125,20 @@ def _first_line(path: Path, content: bytes) -> tuple[str, list[str]]:
     return separator, names
 
 
-def _rows(content: bytes, separator: str) -> "csv._reader":
+def _first_rows(content: bytes, separator: str) -> tuple[list[str], list[str]]:
+    """The first two rows, empty where there are none."""
+    found = []
+    with contextlib.suppress(csv.Error):
+        written = (row for row in _rows(content, separator) if len(row) > 1 or "".join(row).strip())
+        found += itertools.islice(written, 2)
+    names, values, *_ = [*found, [], []]
+    return names, values
+
+
+def _rows(content: bytes, separator: str, *, strict: bool = False) -> "csv._reader":
     """The rows of a CSV file, slowly; blank lines are empty ones."""
     text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline=None)
-    return csv.reader(text, delimiter=separator, strict=True)
+    return csv.reader(text, delimiter=separator, strict=strict)
 
 
 def _without_blank_lines(content: bytes) -> bytes:
@@ -220,8 +226,9 @@ def _where(path: Path, table: pl.DataFrame, name: str, row: int) -> str:
     reader = _rows(content, _first_line(path, content)[0])
     value = table[name][row]
     lines = (reader.line_num for cells in reader if len(cells) > i and cells[i] == value)
-    line = next(lines, None)
-    return "" if line is None else f" in line {line}"
+    with contextlib.suppress(csv.Error, StopIteration):
+        return f" in line {next(lines)}"
+    return ""
 
 
 def _shown(value: object) -> str:

@@ -5,8 +5,16 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from jaxreg import data
+
+# The same examples each time, however long one takes; `--hypothesis-profile long` takes more of them.
+for profile in ("short", "long"):
+    settings.register_profile(
+        profile, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
+settings.load_profile("short")
 
 MEASURED = pytest.StashKey[dict]()
 
@@ -15,6 +23,8 @@ def pytest_addoption(parser):
     parser.addoption(
         "--record-parity", type=Path, help="write the largest difference of each row to this CSV"
     )
+    parser.addoption("--bare-python", help="an interpreter with jax and flatbuffers alone, to run exports in")
+    parser.addoption("--record-properties", type=Path, help="write how examples of inputs ended to this CSV")
     parser.addoption(
         "--all-seeds",
         action="store_true",
