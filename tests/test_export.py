@@ -86,12 +86,20 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def serve(*arguments):
-    command = [sys.executable, "-c", ALONE, str(SERVE), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ)
+@pytest.fixture
+def serve(request):
+    """Runs the example; `.ci/run` gives an environment that was made for it."""
+    bare = request.config.getoption("--bare-python")
+    python = [sys.executable, "-c", ALONE] if bare is None else [bare]
+
+    def run(*arguments):
+        command = [*python, str(SERVE), *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, env=os.environ)
+
+    return run
 
 
-def test_the_example_serves_with_jax_alone(tmp_path):
+def test_the_example_serves_with_jax_alone(serve, tmp_path):
     fitted = KINDS["the estimator's"]()
     export.save(tmp_path / "m", fitted)
     np.savetxt(tmp_path / "rows.csv", X[:5], delimiter=",", header="a,b,c", comments="")
