@@ -8,7 +8,8 @@ import shutil
 import signal
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePath
@@ -178,11 +179,9 @@ class Checkpoint(Hook):
             return
         arrays = _packed(run, history)
         about = {"job": self._job, "digests": {name: _digest(array) for name, array in arrays.items()}}
-        log = logging.getLogger("absl")  # on which Orbax repeats what it raises
-        level = log.level
         try:
-            log.setLevel(logging.CRITICAL)
-            self._manager.save(step, args=_Save(about | {"sha256": _of_json(about)}, arrays))
+            with _quiet():
+                self._manager.save(step, args=_Save(about | {"sha256": _of_json(about)}, arrays))
         except Exception as error:  # whatever Orbax makes of a full disk
             self._latest = None
             for part in self.folder.glob("*.orbax-checkpoint-tmp*"):
@@ -190,12 +189,11 @@ class Checkpoint(Hook):
             raise OSError(
                 f"the checkpoint of epoch {step} can't be written to {self.folder}: {_one_line(error)}"
             ) from error
-        finally:
-            log.setLevel(level)
 
     def _read(self, step: int) -> tuple[dict, dict[str, np.ndarray]]:
         """What a checkpoint says of its run, and its arrays, both as they were written."""
-        found, arrays = self._manager.restore(step, args=_Restore())
+        with _quiet():
+            found, arrays = self._manager.restore(step, args=_Restore())
         if found.pop("sha256") != _of_json(found):
             raise ValueError("its description isn't what was written")
         if {name: _digest(array) for name, array in arrays.items()} != found["digests"]:
@@ -301,6 +299,18 @@ class StopOnSignal(Hook):
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Orbax from logging what it raises as well, or can do without."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _one_line(error: Exception) -> str:
