@@ -120,9 +120,10 @@ class Checkpoint(Hook):
         options = ocp.CheckpointManagerOptions(
             max_to_keep=self.keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
         )
-        self._manager = ocp.CheckpointManager(
-            self.folder.absolute(), options=options, item_handlers=_OneFile()
-        )
+        with _quiet():
+            self._manager = ocp.CheckpointManager(
+                self.folder.absolute(), options=options, item_handlers=_OneFile()
+            )
 
     def restore(self, run: Run) -> Run | tuple[Run, History]:
         """The run where its last good checkpoint left it."""

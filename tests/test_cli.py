@@ -1,4 +1,6 @@
 import inspect
+import re
+import signal
 import subprocess
 import sys
 import warnings
@@ -12,6 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from jaxreg import PeriodicEmbedding, Scaler, cli, metrics, model_file, recipe, report
+from jaxreg.checkpoints import Checkpoint
 from jaxreg.estimator import DeepEnsembleRegressor
 from jaxreg.fitted import Fitted
 from jaxreg.models import MeanVarRegressor
@@ -195,6 +198,38 @@ def test_same_seed_same_model(run, houses, tmp_path):
     for name in "ab":
         run(*train(houses, tmp_path / name, "--seed", 3))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.filterwarnings("default:.*(holds no checkpoint|are too few)")
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_was_stopped_goes_on(run, refused, houses, tmp_path, monkeypatch, number, code):
+    kept, resumed, whole = tmp_path / "kept", tmp_path / "resumed", tmp_path / "whole"
+    given = ["--epochs", 6, "--checkpoint", kept, "--checkpoint-every", 2]
+    run(*train(houses, whole, *given[:2]))
+
+    class Stops(Checkpoint):
+        def after_chunk(self, run, history):
+            super().after_chunk(run, history)
+            if self.folder == kept and np.max(run.cursor[0]) == 4:
+                signal.raise_signal(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "Checkpoint", Stops)
+        stopped = run(*train(houses, resumed, *given))
+    assert stopped[0] == code and not resumed.exists()
+    said = f"stopped: {number.name} after epoch 4; the run is kept in {kept}: the same command and --resume"
+    assert stopped[2].startswith(said), stopped
+    refused(train(houses, resumed, *given), "holds checkpoints of an earlier run: resume it")
+    code, _, err = run(*train(houses, resumed, *given, "--resume", "--learning-rate", 0.5))
+    assert code == 2 and re.search("--learning-rate [0-9.]+ there and 0.5 here", err), err
+    assert not resumed.exists()
+    for _ in range(2):  # the second time after the end
+        assert run(*train(houses, resumed, *given, "--resume"))[0] == 0
+        assert resumed.read_bytes() == whole.read_bytes()
+        resumed.unlink()
+    begun = run(*train(houses, resumed, "--epochs", 6, "--checkpoint", tmp_path / "none", "--resume"))
+    assert begun[0] == 0 and "none holds no checkpoint: the run begins at its start" in begun[2]
+    refused(train(houses, resumed, "--resume"), "--checkpoint")
 
 
 @pytest.mark.filterwarnings("default:.*too few for 10 folds")
