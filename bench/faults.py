@@ -60,7 +60,7 @@ class Effort(NamedTuple):
 
 
 FULL = Effort(runs=50, kills=5, saves=200, signals=10, places=99, stride=1000, races=20)
-QUICK = Effort(runs=1, kills=2, saves=5, signals=1, places=1, stride=50_000, races=1)
+QUICK = Effort(runs=1, kills=1, saves=3, signals=1, places=1, stride=50_000, races=1)
 
 
 class Outcome(NamedTuple):

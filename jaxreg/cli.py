@@ -187,8 +187,8 @@ def demo(
         plots.band(points, prediction, train=rows, title=title, labels=labels, ax=ax)
         with replacing(out_dir / f"{name}.png") as path:
             ax.figure.savefig(path, format="png", dpi=150)
-    tables.write_csv(pl.concat(history), out_dir / "history.csv")
-    tables.write_csv(pl.concat(predictions), out_dir / "predictions.csv")
+    tables.write(pl.concat(history), out_dir / "history.csv")
+    tables.write(pl.concat(predictions), out_dir / "predictions.csv")
     out.print(f"pictures and tables are in {out_dir}", soft_wrap=True)
 
 
@@ -354,11 +354,8 @@ def predict_command(
     predictions = prediction_table(prediction, level)
     if out_file is None:
         sys.stdout.write(predictions.write_csv())
-    elif out_file.suffix.lower() == ".parquet":
-        with replacing(out_file) as path:
-            predictions.write_parquet(path)
     else:
-        tables.write_csv(predictions, out_file)
+        tables.write(predictions, out_file)
 
 
 @app.command("evaluate")

@@ -29,6 +29,7 @@ OTHER_FILES = {
     b"\xd0\xcf\x11\xe0": "is an Excel workbook: save it as CSV",
     b"PAR1": "is a Parquet file: give it the suffix .parquet",
 }
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MOST_COLUMNS = 100_000
 BYTES_PER_VALUE = 8
 LONGEST_SHOWN = 40
@@ -66,36 +67,40 @@ def _read_parquet(path: Path) -> pl.DataFrame:
 def _read_csv(path: Path) -> pl.DataFrame:
     _check_memory(path, path.stat().st_size)
     content = path.read_bytes()
+    _check_text(path, content)
+    content = content.removeprefix(BYTE_ORDER_MARK)
     separator, names = _first_line(path, content)
+    # What quotes and lone carriage returns mean is Python's to say; polars makes something of any.
+    if b'"' in content or re.search(rb"\r(?!\n)", content):
+        content = _rewritten(path, content, separator, names)
+    labels = [name or f"\0{i}" for i, name in enumerate(names, 1)]
+    content = _without_blank_lines(content)
     try:
-        return pl.read_csv(
-            _without_blank_lines(content),
-            separator=separator,
-            new_columns=names,
-            null_values=MISSING,
-            infer_schema_length=None,
-        )
+        table = _parse(content, separator, labels)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        found = _fault(content, separator, len(names)) or f"can't be read: {str(error).splitlines()[0]}"
-        raise ValueError(f"{path} {found}") from None
+        fault = _more_values(path, separator, len(names)) or f"can't be read: {str(error).splitlines()[0]}"
+        raise ValueError(f"{path} {fault}") from None
+    # Spreadsheets end lines with separators: columns without name and values.
+    empty = [name for name in table.columns if name[:1] == "\0" and table[name].null_count() == len(table)]
+    table = table.drop(empty)
+    nameless = [name for name in table.columns if name[:1] == "\0"]
+    if len(nameless) > 1:
+        numbers = " and ".join(name[1:] for name in nameless[:2])
+        raise ValueError(f"the columns {numbers} of {path} have no names: name them")
+    return table.rename({name: "" for name in nameless})
 
 
-def _fault(content: bytes, separator: str, width: int) -> str | None:
-    """What is wrong with a CSV file that can't be read, and in which line."""
-    reader = _rows(content, separator, strict=True)
+def _parse(content: bytes, separator: str, names: list[str]) -> pl.DataFrame:
+    """A table with types, or of text where a number fits no type of polars'."""
+    settings = {"separator": separator, "new_columns": names, "null_values": MISSING}
     try:
-        for row in reader:
-            if len(row) > width:
-                return f"has more values in line {reader.line_num} than the {width} names of its first line"
-    except csv.Error:
-        pass
-    odd = (i for i, line in enumerate(content.split(b"\n"), 1) if line.count(b'"') % 2)
-    line = next(odd, None)
-    return None if line is None else f"has a quote in line {line} without another that closes it"
+        return pl.read_csv(content, **settings, infer_schema_length=None)
+    except pl.exceptions.ComputeError:
+        return pl.read_csv(content, **settings, infer_schema=False)
 
 
-def _first_line(path: Path, content: bytes) -> tuple[str, list[str]]:
-    """The separator and the names of the columns of a CSV file, once it is known to be text."""
+def _check_text(path: Path, content: bytes) -> None:
+    """Raise unless a file is UTF-8 text."""
     for start, what in OTHER_FILES.items():
         if content.startswith(start):
             raise ValueError(f"{path} {what}")
@@ -108,29 +113,40 @@ def _first_line(path: Path, content: bytes) -> tuple[str, list[str]]:
         ) from None
     if b"\0" in content:
         raise ValueError(f"{path} isn't text: line {_line(content, content.index(0))} has a zero byte")
-    if not content.removeprefix(b"\xef\xbb\xbf").strip():
+    if not content.removeprefix(BYTE_ORDER_MARK).strip():
         raise ValueError(f"{path} is empty: a first line with column names and rows are needed")
-    separators = "\t" if path.suffix.lower() == ".tsv" else SEPARATORS
-    first = {each: _first_rows(content, each) for each in separators}
-    alike = (each for each, (a, b) in first.items() if len(a) > 1 and len(b) in (0, len(a)))
-    separator = next(alike, separators[0])
+
+
+def _first_line(path: Path, content: bytes) -> tuple[str, list[str]]:
+    """The separator and the names of the columns of a CSV file."""
+    first = {each: _first_rows(content, each) for each in _separators(path)}
+
+    def likely(separator: str) -> tuple[bool, bool, int]:
+        names, values = first[separator]
+        whole = not any('"' in name for name in names)
+        return whole, len(names) > 1 and len(values) in (0, len(names)), len(names)
+
+    separator = max(first, key=likely)  # the first of those that are as likely
     names, _ = first[separator]
     if not names:
         raise ValueError(f"{path} begins with no line of column names")
     if len(names) > MOST_COLUMNS:
         raise ValueError(f"{path} has {len(names):,} columns, at most {MOST_COLUMNS:,} can be read")
-    if len(set(names)) < len(names):
-        repeated = next(name for name in names if names.count(name) > 1)
+    repeated = next((name for name in names if name and names.count(name) > 1), None)
+    if repeated is not None:
         raise ValueError(f"{path} has more than one column named {repeated!r}: rename or remove one")
     return separator, names
+
+
+def _separators(path: Path) -> str:
+    return "\t" if path.suffix.lower() == ".tsv" else SEPARATORS
 
 
 def _first_rows(content: bytes, separator: str) -> tuple[list[str], list[str]]:
     """The first two rows, empty where there are none."""
     found = []
     with contextlib.suppress(csv.Error):
-        written = (row for row in _rows(content, separator) if len(row) > 1 or "".join(row).strip())
-        found += itertools.islice(written, 2)
+        found += itertools.islice(filter(_written, _rows(content, separator)), 2)
     names, values, *_ = [*found, [], []]
     return names, values
 
@@ -141,11 +157,49 @@ def _rows(content: bytes, separator: str, *, strict: bool = False) -> "csv._read
     return csv.reader(text, delimiter=separator, strict=strict)
 
 
+def _written(row: list[str]) -> bool:
+    """Whether a row is more than a blank line."""
+    return len(row) > 1 or "".join(row).strip() != ""
+
+
+def _rewritten(path: Path, content: bytes, separator: str, names: list[str]) -> bytes:
+    """The same rows as Python reads them, in quotes only where they need them.
+
+    Raises:
+        ValueError: names the line where a quote is out of place, or that has too many values.
+    """
+    reader, text = _rows(content, separator, strict=True), io.StringIO()
+    writer = csv.writer(text, delimiter=separator, lineterminator="\n")
+    line = 0
+    try:
+        for row in reader:
+            if len(row) > len(names):
+                raise ValueError(f"{path} {_too_many(reader.line_num, len(names))}")
+            if _written(row):
+                writer.writerow(row)
+            line = reader.line_num
+    except csv.Error as error:
+        raise ValueError(
+            f"{path} has a quote out of place in the row that begins in line {line + 1} ({error}): a quote "
+            "within a value is written twice, and the value in quotes"
+        ) from None
+    return text.getvalue().encode()
+
+
+def _more_values(path: Path, separator: str, width: int) -> str | None:
+    """What is wrong with a file of which a line has more values than there are names."""
+    reader = _rows(path.read_bytes(), separator)
+    with contextlib.suppress(csv.Error, StopIteration):
+        return _too_many(next(reader.line_num for row in reader if len(row) > width), width)
+    return None
+
+
+def _too_many(line: int, width: int) -> str:
+    return f"has more values in line {line} than the {width} names of its first line"
+
+
 def _without_blank_lines(content: bytes) -> bytes:
-    """The same rows, with line ends that polars knows."""
-    if b"\n" not in content:
-        content = content.replace(b"\r", b"\n")
-    return re.sub(rb"\n *\r?(?=\n|\Z)", b"", content) if re.search(rb"\n *\r?\n", content) else content
+    return re.sub(rb"\n *\r?(?=\n|\Z)", b"", content.lstrip(b" \r\n"))
 
 
 def _line(content: bytes, offset: int) -> int:
@@ -225,7 +279,8 @@ def _where(path: Path, table: pl.DataFrame, name: str, row: int) -> str:
     content, i = path.read_bytes(), table.columns.index(name)
     reader = _rows(content, _first_line(path, content)[0])
     value = table[name][row]
-    lines = (reader.line_num for cells in reader if len(cells) > i and cells[i] == value)
+    rows = itertools.islice(filter(_written, reader), 1, None)  # without the names
+    lines = (reader.line_num for cells in rows if len(cells) > i and cells[i] == value)
     with contextlib.suppress(csv.Error, StopIteration):
         return f" in line {next(lines)}"
     return ""
@@ -236,7 +291,11 @@ def _shown(value: object) -> str:
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
-def write_csv(table: pl.DataFrame, path: Path) -> None:
-    """Write a table whole or not at all."""
+def write(table: pl.DataFrame, path: Path) -> None:
+    """Write a table as what its suffix says, whole or not at all."""
+    suffix = check_suffix(path)
     with replacing(path) as temporary:
-        table.write_csv(temporary)
+        if suffix == ".parquet":
+            table.write_parquet(temporary)
+        else:
+            table.write_csv(temporary, separator="\t" if suffix == ".tsv" else ",")
