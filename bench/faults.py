@@ -107,11 +107,11 @@ def signals(folder: Path, effort: Effort) -> list[Outcome]:
         kept, out = folder / f"kept{i}", folder / f"m{i}"
         asked = ("fit", rows, *LONG_FIT, "--checkpoint", kept, "--out", out)
         process = popen(*asked)
-        wait_for(lambda kept=kept: any(path.name.isdigit() for path in kept.glob("*")), process)
+        wait_for(lambda kept=kept: any(kept.glob("epoch_*/default/run.npz")), process)
         time.sleep(rng.uniform(0, 1))
         process.send_signal(number)
         _, errors = process.communicate()
-        steps = [path for path in kept.glob("*") if path.name.isdigit()]
+        steps = list(kept.glob("epoch_*"))
         if process.returncode != code or "--resume" not in errors or not steps or out.exists():
             failures.append(f"{number.name}: code {process.returncode}: {errors[-300:]}")
     promise = "ends at the next chunk with exit code 130 or 143, keeps the run, says how to resume"
@@ -243,7 +243,7 @@ def damaged_checkpoints(folder: Path, effort: Effort) -> list[Outcome]:
     """The same for each file of the last checkpoint."""
     kept, whole = folder / "kept", folder / "whole.npz"
     start(victims.train, kept, whole).join()
-    last = kept / str(victims.EPOCHS)
+    last = kept / f"epoch_{victims.EPOCHS}"
     files = sorted(path.relative_to(kept) for path in last.rglob("*") if path.is_file())
     times, failures = answer(1, victims.resume_damaged, kept, files, effort.stride, whole)
     promise = "goes on from it or from the one before; the same result, bit for bit"

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import platform
+import re
 import shutil
 import signal
 import threading
@@ -30,6 +31,9 @@ LIBRARIES = ("jaxreg", "jax", "jaxlib", "flax", "optax", "numpy")
 # What of a run may differ from its checkpoint's, with a warning: the bits may then differ too.
 TOLERATED = ("cores",)
 FORMAT = 1
+# Folders of checkpoints are called epoch_12, so that nobody else's are taken for one.
+PREFIX = "epoch"
+RUNNING = ("_manager", "_lock", "_latest", "_job")
 MOST_SHOWN = 6
 
 
@@ -83,14 +87,16 @@ class Checkpoint(Hook):
         self.folder, self.every, self.keep, self.resume = Path(folder), every, keep, resume
         self.about = dict(about or {})
         self.resumed_epoch: int | None = None
-        self.quiet = False
+        self.quiet = self.over = False
         self._manager: ocp.CheckpointManager | None = None
         self._lock: FileLock | None = None
+        self._latest: tuple[Run, History] | None = None
+        self._job: dict[str, Any] | None = None
 
     def check(self) -> None:
         """Raise if the folder can't be used, or holds checkpoints that aren't to be resumed."""
         check_folder(self.folder)
-        if not self.resume and any(path.name.isdigit() for path in self.folder.iterdir()):
+        if not self.resume and self._kept():
             raise ValueError(
                 f"{self.folder} holds checkpoints of an earlier run: resume it, or choose another folder"
             )
@@ -102,7 +108,19 @@ class Checkpoint(Hook):
             self.folder / "trial", self.every, keep=self.keep, resume=self.resume, about=self.about
         )
         inner.quiet = True
+        # What it found has been used; a clock that stopped it must not let it find another thing.
+        inner.over = self.resume and self._kept()
         return inner
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what belongs to a run under way."""
+        return {name: value for name, value in vars(self).items() if name not in RUNNING} | dict.fromkeys(
+            RUNNING
+        )
+
+    def _kept(self) -> bool:
+        """Whether there are checkpoints."""
+        return any(re.fullmatch(rf"{PREFIX}_\d+", path.name) for path in self.folder.iterdir())
 
     def begin(self, job: Job) -> None:
         """Take the folder."""
@@ -118,7 +136,10 @@ class Checkpoint(Hook):
             ) from None
         self._job = _described(job, self.about)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=self.keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
+            max_to_keep=self.keep,
+            enable_async_checkpointing=False,
+            cleanup_tmp_directories=True,
+            step_prefix=PREFIX,
         )
         with _quiet():
             self._manager = ocp.CheckpointManager(
@@ -140,7 +161,7 @@ class Checkpoint(Hook):
             except MemoryError:
                 raise
             except Exception as error:  # whatever Orbax makes of a damaged file
-                path = self.folder / str(step)
+                path = self.folder / f"{PREFIX}_{step}"
                 warnings.warn(
                     f"the checkpoint {path} is damaged ({_one_line(error)}), the one before it is used",
                     stacklevel=4,
@@ -152,7 +173,8 @@ class Checkpoint(Hook):
                 continue
             self._check_same(about)
             self.resumed_epoch = step
-            return _unpacked(run, arrays)
+            run, history = _unpacked(run, arrays)
+            return run._replace(active=run.active & (not self.over)), history
         raise ValueError(f"every checkpoint in {self.folder} is damaged: begin anew in another folder")
 
     def after_chunk(self, run: Run, history: History) -> None:
@@ -169,9 +191,9 @@ class Checkpoint(Hook):
                     self._write()
                 self._manager.close()
         finally:
-            self._manager = None
             if self._lock is not None:
                 self._lock.release()
+            self._manager = self._lock = self._latest = self._job = None
 
     def _write(self) -> None:
         run, history = self._latest
@@ -279,6 +301,7 @@ class StopOnSignal(Hook):
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopOnSignal":
+        self.signal = None
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._came) for number in self.SIGNALS}
         return self

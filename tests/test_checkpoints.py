@@ -1,6 +1,8 @@
 """A run that goes on is, bit for bit, the one that was never stopped."""
 
+import copy
 import os
+import pickle
 import signal
 import threading
 
@@ -81,7 +83,9 @@ def test_in_float64(tmp_path, x64):
 
 def test_the_last_few_are_kept(tmp_path):
     run(Checkpoint(tmp_path, every=3, keep=4))
-    assert sorted(int(path.name) for path in tmp_path.iterdir() if path.is_dir()) == [12, 15, 18, 20]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [
+        f"epoch_{i}" for i in (12, 15, 18, 20)
+    ]
 
 
 def test_from_an_empty_folder_it_begins_at_the_start(tmp_path):
@@ -165,17 +169,48 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path, what):
     damage, words = DAMAGES[what]
     whole = run()
     stopped(tmp_path, at=12)
-    damage(tmp_path / "12" / "default" / "run.npz")
+    damage(tmp_path / "epoch_12" / "default" / "run.npz")
     hook = Checkpoint(tmp_path, every=5, resume=True)
-    message = f"checkpoint {tmp_path / '12'} is damaged .*{words}.*the one before it is used"
+    message = f"checkpoint {tmp_path / 'epoch_12'} is damaged .*{words}.*the one before it is used"
     with pytest.warns(UserWarning, match=message):
         same(run(hook), whole)
-    assert hook.resumed_epoch == 10 and (tmp_path / "12.damaged" / "default" / "run.npz").exists()
+    assert hook.resumed_epoch == 10 and (tmp_path / "epoch_12.damaged" / "default" / "run.npz").exists()
+
+
+def test_what_is_no_checkpoint_is_left_alone(tmp_path):
+    for name in ("1", "2", "2024", "notes", "epoch_x"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data.txt").write_text("precious")
+    stopped(tmp_path)
+    same(run(Checkpoint(tmp_path, every=2, keep=1, resume=True)), run())
+    assert len(list(tmp_path.glob("*/data.txt"))) == 5
+
+
+def test_a_hook_that_has_been_used(tmp_path):
+    hook = Checkpoint(tmp_path)
+    run(hook)
+    again = pickle.loads(pickle.dumps(copy.deepcopy(hook)))
+    assert vars(again) == vars(hook)
+    with StopOnSignal() as stop:
+        stop.signal = signal.SIGINT
+        with pytest.raises(Interrupted):
+            run(stop)
+    with stop:  # another run, of which nothing was asked yet
+        same(run(stop), run())
+
+
+def test_a_trial_that_the_clock_stopped_is_not_tried_again(tmp_path):
+    """Else it would find another scale, which the checkpoints don't have."""
+    stopped(tmp_path, at=10)
+    stopped(tmp_path / "trial", at=7)
+    inner = Checkpoint(tmp_path, every=5, resume=True).for_trial()
+    state, history = run(inner)
+    assert inner.resumed_epoch == 7 and np.isfinite(history.loss).sum() == 7
 
 
 def test_only_damaged_ones(tmp_path):
     stopped(tmp_path, at=5)
-    for path in (tmp_path / "5").rglob("*"):
+    for path in (tmp_path / "epoch_5").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
     with (
