@@ -26,7 +26,8 @@ def save(path: str | Path, fitted: Fitted) -> None:
 
     The function takes any number of rows and runs on a CPU, CUDA or a TPU. All is float64 and in the user's
     units: x `(n, features)`, level a number between 0 and 1, and results `(n,)` or `(n, d)`. Inside, the
-    networks compute in the dtype of their parameters, as `Fitted.predict` does.
+    networks compute in the dtype of their parameters, as `Fitted.predict` does. Columns stand in the order
+    of the training data; nobody checks their names. A row with a missing or infinite value is NaN throughout.
 
     The file is a line that says what it is, a line with the SHA-256 of the rest, and what `jax.export` wrote.
     JAX reads that for six months at least; what lasts is the model file.
@@ -88,6 +89,7 @@ def _function(fitted: Fitted) -> Function:
         loc, scale = (jnp.asarray(a, jnp.float64) for a in fitted.y_scaler)
         loc, scale = (jnp.broadcast_to(a, dist.mean.shape) for a in (loc, scale))
         found = loc + scale * dist.mean, scale * dist.std, loc + scale * lower, loc + scale * upper
-        return tuple(values[:n] for values in found)
+        known = jnp.isfinite(x).all(axis=1).reshape(-1, *(1,) * (loc.ndim - 1))
+        return tuple(jnp.where(known, values, jnp.nan)[:n] for values in found)
 
     return function

@@ -54,6 +54,17 @@ def test_an_export_predicts_what_the_model_does(tmp_path, kind):
             assert np.max(np.abs(a - b) / own.std) < 1e-6
 
 
+@pytest.mark.parametrize("kind", ["one network", "two outputs"])
+def test_a_row_with_a_value_that_is_none_has_no_prediction(tmp_path, kind):
+    export.save(tmp_path / "m", KINDS[kind]())
+    x = X[:3].copy()
+    x[0, 1], x[2, 0] = np.nan, np.inf
+    with jax.enable_x64(True):
+        for values in export.load(tmp_path / "m")(x, 0.9):
+            finite = np.isfinite(np.asarray(values)).reshape(3, -1)
+            assert not finite[[0, 2]].any() and finite[1].all()
+
+
 def test_a_change_anywhere_is_found(tmp_path):
     export.save(tmp_path / "m", KINDS["one network"]())
     whole = (tmp_path / "m").read_bytes()
