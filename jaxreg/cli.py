@@ -50,6 +50,7 @@ NOTEBOOK_RANGE = (-3.5, 3.5)
 
 FIT_TEST_FRACTION = 0.1
 FIT_FEWEST_TEST = 2
+FIT_FEWEST_TRAIN = 4
 INFO_COLUMNS = 20
 FIT_SCORES = ("rmse", "nll", "crps", "coverage")
 
@@ -91,6 +92,11 @@ def main() -> None:
 def _say(kind: str, message: Exception | str, style: str) -> None:
     """One line on standard error."""
     err.print(f"{kind}: {' '.join(str(message).split())}", style=style, markup=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """One line on standard output, as it is."""
+    out.print(text, markup=False, soft_wrap=True)
 
 
 def use_cache(*, off: bool) -> None:
@@ -189,7 +195,7 @@ def demo(
             ax.figure.savefig(path, format="png", dpi=150)
     tables.write(pl.concat(history), out_dir / "history.csv")
     tables.write(pl.concat(predictions), out_dir / "predictions.csv")
-    out.print(f"pictures and tables are in {out_dir}", soft_wrap=True)
+    say(f"pictures and tables are in {out_dir}")
 
 
 def with_settings(command: Callable) -> Callable:
@@ -238,14 +244,14 @@ def fit_command(
 ) -> None:
     """Train an ensemble on the numeric columns of a file, and keep it in a model file."""
     use_cache(off=no_cache)
-    check_output(out_file, file)
+    check_output(out_file, file, checkpoint)
     if resume and checkpoint is None:
         raise ValueError("--resume goes on from a checkpoint: name its folder with --checkpoint")
     if not 0 <= test_fraction < 1:
         raise ValueError(f"--test-fraction must be from 0 up to 1, got {test_fraction}")
     if report_file is not None:
         report.check_suffix(report_file)
-        check_output(report_file, file, out_file)
+        check_output(report_file, file, out_file, checkpoint)
     table = tables.read(file)
     for name in [target, *(drop or [])]:
         tables.check_column(table, name, file)
@@ -257,6 +263,11 @@ def fit_command(
 
     order = np.random.default_rng(seed).permutation(len(x))
     test, train = np.split(order, [round(test_fraction * len(x))])
+    if len(train) < FIT_FEWEST_TRAIN:
+        raise ValueError(
+            f"a --test-fraction of {test_fraction} leaves {len(train)} of {len(x)} rows to train on, "
+            f"at least {FIT_FEWEST_TRAIN} are needed"
+        )
     if len(test) < FIT_FEWEST_TEST:
         test, train = order[:0], order
         if report_file is not None:
@@ -295,7 +306,8 @@ def fit_command(
         fitted = fitted._replace(scores=fitted.scores | {"test_rows": len(test)} | own)
     model_file.save(out_file, fitted)
 
-    summary = Table(title=f"{target} from {len(features)} columns", title_justify="left", show_header=False)
+    title = Text(f"{target} from {len(features)} columns")
+    summary = Table(title=title, title_justify="left", show_header=False)
     summary.add_row("training rows", f"{len(train):,}")
     summary.add_row("networks", f"{fitted.members}")
     summary.add_row("epochs, the longest", f"{ensemble.n_iter_} of {fitted.settings['epochs']}")
@@ -308,12 +320,14 @@ def fit_command(
             section = report.Section(target, prediction, y[test], result, feature, features[0])
             about = f"{len(test):,} rows of {file.name} that {out_file.name} wasn't trained on"
             report.write(report_file, [section], title=f"How well {target} is predicted", about=about)
-            out.print(f"the report is in {report_file}", soft_wrap=True)
-    out.print(f"the model is in {out_file}", soft_wrap=True)
+            say(f"the report is in {report_file}")
+    say(f"the model is in {out_file}")
 
 
 def _number(value: Any) -> Any:
-    """A number that was given as text, where a word might have been."""
+    """A number that was given as text, or no number, where a word might have been."""
+    if value == "None":
+        return None
     for kind in (int, float):
         try:
             return kind(value) if isinstance(value, str) else value
@@ -397,12 +411,12 @@ def evaluate_command(
         one = prediction if prediction.mean.ndim == 1 else prediction.output(i)
         result = evaluate(one, y[:, i], level=level, baseline=trivial(fitted.y_scaler, i))
         sections.append(report.Section(name, one, y[:, i], result, x, fitted.feature_names[0]))
-        out.print(f"{name}: {about}", markup=False, soft_wrap=True)
+        say(f"{name}: {about}")
         out.print(report.score_table(result))
     if report_file is not None:
         title = f"How well {', '.join(fitted.target_names)} is predicted"
         report.write(report_file, sections, title=title, about=about)
-        out.print(f"the report is in {report_file}", soft_wrap=True)
+        say(f"the report is in {report_file}")
 
 
 @app.command("info")
@@ -420,7 +434,7 @@ def info_command(
         columns = [" ".join(filter(None, column)) for column in zip_longest(names, dtypes)]
         more = [f"and {len(columns) - INFO_COLUMNS:,} more"] if len(columns) > INFO_COLUMNS else []
         shown[f"{what}s"] = "\n".join([*columns[:INFO_COLUMNS], *more])
-    table = Table(title=f"{model}", title_justify="left", show_header=False)
+    table = Table(title=Text(f"{model}"), title_justify="left", show_header=False)
     for name, value in shown.items():
         table.add_row(name, Text(_in_words(value)))
     for title in ("settings", "scores", "versions"):
@@ -492,8 +506,10 @@ def check_output(path: Path, *inputs: Path | None) -> None:
     """Raise unless a result can be written to a path, and that path is none of the inputs."""
     check_writable(path)
     for given in inputs:
-        if given is not None and given.exists() and path.exists() and path.samefile(given):
-            raise ValueError(f"the result would replace {given}, which it is made from: choose another --out")
+        if given is None:
+            continue
+        if path.resolve() == given.resolve() or (given.exists() and path.exists() and path.samefile(given)):
+            raise ValueError(f"the result would replace {given}: choose another --out or --report")
 
 
 def check_positive(name: str, value: int) -> None:

@@ -1,5 +1,6 @@
 """Files that hold the old content or the whole new one, never a part."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -11,18 +12,20 @@ def check_writable(path: Path) -> None:
     """Raise unless a file can be made at a path; nothing is left behind.
 
     Raises:
-        ValueError: if the path is a folder, or its folder is missing or can't be written to.
+        ValueError: if the path is a folder or a device, or its folder is missing or can't be written to.
     """
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give the name of a file")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is a device or a pipe, which would be replaced: give the name of a file")
     if not path.parent.is_dir():
         raise ValueError(f"the folder {path.parent} doesn't exist: make it first")
     try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        _temporary(path).unlink()
     except OSError as error:
-        raise ValueError(f"the folder {path.parent} can't be written to: {error.strerror}") from None
+        what = path if error.errno == errno.ENAMETOOLONG else f"the folder {path.parent}"
+        raise ValueError(f"{what} can't be written to: {error.strerror}") from None
 
 
 def check_folder(path: Path) -> None:
@@ -47,9 +50,7 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: with the name of the path, for any within the block, a full disk for example.
     """
     path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _temporary(path)
     try:
         yield temporary
         temporary.chmod(path.stat().st_mode if path.exists() else 0o666 & ~_umask())
@@ -61,6 +62,13 @@ def replacing(path: Path) -> Iterator[Path]:
         raise OSError(f"{path} can't be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    """An empty file beside a path."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    return Path(name)
 
 
 def _flush_folder(path: Path) -> None:

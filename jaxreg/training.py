@@ -30,6 +30,7 @@ Batch = tuple[TableLike, ...] | list[TableLike]
 # The longest stretch of epochs between two looks of the host; one compiled program serves all shorter ones.
 CHUNK_EPOCHS = 512
 CHUNK_SECONDS = 0.25
+MOST = np.iinfo(np.int32).max
 
 
 class SGDState(NamedTuple):
@@ -743,6 +744,8 @@ def check_whole(name: str, value: Any, least: int) -> None:
         raise ValueError(f"{name} must be a whole number, got {value!r}") from None
     if whole < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
+    if whole > MOST:
+        raise ValueError(f"{name} must be at most {MOST:,}, got {value:,}")
 
 
 def check_settings(epochs: int, batch_size: int | None, patience: int | None, *, validated: bool) -> None:

@@ -1,4 +1,5 @@
 import inspect
+import os
 import re
 import signal
 import subprocess
@@ -353,12 +354,35 @@ def test_folders_that_cannot_be_written(refused, houses, model, tmp_path, monkey
         raise PermissionError(13, "Permission denied")
 
     (tmp_path / "d").mkdir()
-    monkeypatch.setattr("jaxreg.files.tempfile.TemporaryFile", forbid)
+    monkeypatch.setattr("jaxreg.files.tempfile.mkstemp", forbid)
     words = "can't be written to", "Permission denied"
     refused(train(houses, tmp_path / "m"), tmp_path, *words)
     refused(("predict", model, houses, "--out", tmp_path / "p.csv"), tmp_path, *words)
     refused(("demo", "--out", tmp_path / "d"), tmp_path / "d", *words)
     refused(("demo", "--out", houses), houses, "can't be made", "File exists")
+
+
+def test_outputs_that_would_be_lost_after_training(refused, houses, tmp_path):
+    long, kept = tmp_path / ("m" * 250), tmp_path / "kept"
+    refused(train(houses, long), "File name too long", long)
+    refused(train(houses, tmp_path / "m.html", "--report", tmp_path / "m.html"), "would replace", "m.html")
+    refused(train(houses, kept, "--checkpoint", kept), "would replace", kept)
+    os.mkfifo(tmp_path / "pipe")
+    refused(train(houses, tmp_path / "pipe"), "pipe is a device or a pipe")
+    refused(train(houses, tmp_path / "m", "--test-fraction", 0.999), "leaves 0 of 60 rows", "at least 4")
+    refused(train(houses, tmp_path / "m", "--epochs", 10**12), "epochs", "at most 2,147,483,647")
+
+
+def test_names_are_shown_as_they_are(run, tmp_path):
+    odd = tmp_path / "run[red][" / "x] m"
+    odd.parent.mkdir()
+    table().rename({"price": "price [/m2]"}).write_csv(tmp_path / "rows.csv")
+    given = ["--target", "price [/m2]", "--out", odd, *SMALL]
+    code, out, _ = run("fit", tmp_path / "rows.csv", *given)
+    assert code == 0 and "price [/m2] from 2 columns" in out and f"the model is in {odd}" in out
+    assert "price [/m2]" in run("info", odd)[1]
+    run("predict", odd, tmp_path / "rows.csv", "--out", tmp_path / "p.tsv")
+    assert pl.read_csv(tmp_path / "p.tsv", separator="\t").columns == ["mean", "std", "lower", "upper"]
 
 
 def test_a_result_never_replaces_what_it_is_made_from(refused, houses, model, tmp_path):
