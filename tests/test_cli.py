@@ -163,12 +163,12 @@ def test_as_a_process(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
 def test_fit_and_predict(run, tmp_path, suffix):
-    rows = table(300)
+    rows, separator = table(300), "\t" if suffix == ".tsv" else ","
     file, model, got = tmp_path / f"rows{suffix}", tmp_path / "m.safetensors", tmp_path / f"got{suffix}"
     if suffix == ".parquet":
         rows.write_parquet(file)
     else:
-        rows.write_csv(file, separator="\t" if suffix == ".tsv" else ",")
+        rows.write_csv(file, separator=separator)
     page = tmp_path / "page.html"
     code, out, err = run(*train(file, model, "--epochs", 60, "--drop", "rooms", "--report", page))
     assert code == 0 and err == "", err
@@ -181,7 +181,7 @@ def test_fit_and_predict(run, tmp_path, suffix):
     assert fitted.scores["test_rows"] == 30 and f"{fitted.scores['test_rmse']:,.0f}" in out
 
     assert run("predict", model, file, "--out", got, "--level", 0.8) == (0, "", "")
-    predicted = pl.read_parquet(got) if suffix == ".parquet" else pl.read_csv(got)
+    predicted = pl.read_parquet(got) if suffix == ".parquet" else pl.read_csv(got, separator=separator)
     assert predicted.columns == ["mean", "std", "lower", "upper"] and len(predicted) == 300
     assert np.sqrt(np.mean((predicted["mean"] - rows["price"]).to_numpy() ** 2)) < 5e4
     np.testing.assert_array_equal(predicted["mean"], fitted.predict(rows).mean)
