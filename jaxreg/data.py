@@ -232,7 +232,15 @@ class Scaler(NamedTuple):
 
 
 def column_names(values: TableLike) -> list[str] | None:
-    """Names of a data frame's columns, None for anything else."""
+    """Names of a data frame's columns, None for anything else.
+
+    Raises:
+        TypeError: for a frame whose rows have to be asked for, and a pyarrow.Table.
+    """
+    if hasattr(values, "collect"):
+        raise TypeError(f"a {type(values).__name__} has no rows yet: pass its collect()")
+    if hasattr(values, "column_names") and hasattr(values, "to_pandas"):
+        raise TypeError(f"a pyarrow {type(values).__name__} is no data frame: pass its to_pandas()")
     columns = getattr(values, "columns", None)
     return None if columns is None else [str(column) for column in columns]
 

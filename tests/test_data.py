@@ -10,6 +10,7 @@ import scipy.stats
 
 from jaxreg import Scaler, data
 from jaxreg.data import check_data, check_features, check_trainable
+from jaxreg.estimator import DeepEnsembleRegressor
 
 
 def test_sinusoid_is_the_notebooks():
@@ -218,3 +219,12 @@ def test_a_scaler_of_weighted_rows_is_that_of_repeated_ones():
         np.testing.assert_allclose(ours, theirs, rtol=1e-12)
     by_value = Scaler.fit(values, weight=np.stack([weight, weight > 0], axis=1))
     np.testing.assert_allclose(by_value.loc, [repeated.loc[0], values[weight > 0, 1].mean()], rtol=1e-12)
+
+
+@pytest.mark.parametrize("take", [data.check_features, lambda x: DeepEnsembleRegressor().fit(x, [1.0] * 9)])
+def test_frames_that_have_to_be_asked_for(take):
+    frame = pl.DataFrame({"a": np.arange(9.0)})
+    with pytest.raises(TypeError, match="LazyFrame has no rows yet: pass its collect()"):
+        take(frame.lazy())
+    with pytest.raises(TypeError, match="pyarrow Table is no data frame: pass its to_pandas()"):
+        take(frame.to_arrow())
