@@ -414,7 +414,7 @@ def test_no_epochs(sinusoid):
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="other devices choose products by size")
-@pytest.mark.parametrize("hidden", [(8,), (128, 128)])
+@pytest.mark.parametrize("hidden", [(16,), (128, 128)])
 def test_a_rows_prediction_does_not_depend_on_the_rows_beside_it(hidden):
     model = MeanVarRegressor(hidden=hidden)
     x = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
