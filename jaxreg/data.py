@@ -1,9 +1,9 @@
 """Data on its way in: the notebook's example, the border check, standardisation, batch order."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -163,6 +163,89 @@ def fold_rows(
     kept = np.ones((members, n), bool)
     np.put_along_axis(kept, held_out, False, axis=1)
     return np.nonzero(kept)[1].reshape(members, n - size).astype(np.int32), held_out
+
+
+class Block(NamedTuple):
+    """Several batches of a source.
+
+    Attributes:
+        numbers: of the rows among all those of the source, `(batches, batch_size)`; -1 where there is no row.
+        x: features, `(batches, batch_size, features)`; of finite values also where there is no row.
+        y: targets, `(batches, batch_size)`.
+    """
+
+    numbers: Int[np.ndarray, "batches size"]
+    x: Float[np.ndarray, "batches size features"]
+    y: Float[np.ndarray, "batches size"]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Rows that are read when they are needed: what `fit` and `fit_ensemble` take in place of arrays.
+
+    `sources.from_files` makes one of Parquet files. Any object with these two methods serves.
+    """
+
+    def batches(self, batch_size: int, shares: int = 1) -> int:
+        """Batches of an epoch, where each is put together from so many shares of the rows."""
+        ...
+
+    def stream(
+        self, seed: Sequence[int], *, batch_size: int, batches: int, shares: int = 1, share: int | None = None
+    ) -> Iterator[Block]:
+        """The rows of an epoch in blocks of so many batches, the last block filled up; the same for a seed.
+
+        With `share` each batch has that share's rows alone, `batch_size // shares` of them.
+        """
+        ...
+
+    def take(self, seed: Sequence[int], most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """At most about so many rows, drawn at random: `(numbers, x, y)`, in the order of their numbers."""
+        ...
+
+    def describe(self) -> dict[str, np.ndarray]:
+        """Small arrays by which to tell that these are the same rows."""
+        ...
+
+
+def row_fractions(seed: Sequence[int], numbers: Int[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """A random number in [0, 1) for each number of a row, from the seed and that number alone.
+
+    The mixing function of Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators".
+
+    Args:
+        seed: whole numbers.
+        numbers: of rows, of any shape.
+
+    >>> import numpy as np
+    >>> from jaxreg.data import row_fractions
+    >>> fractions = row_fractions([0], np.arange(10_000))
+    >>> bool(abs(fractions.mean() - 0.5) < 0.01), bool(row_fractions([0], np.array(7)) == fractions[7])
+    (True, True)
+    """
+    start, step = np.random.SeedSequence(seed).generate_state(2, np.uint64)
+    z = start + np.ravel(numbers).astype(np.uint64) * (step | np.uint64(1))  # arrays wrap around in silence
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    fractions = ((z ^ (z >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
+    return fractions.reshape(np.shape(numbers))
+
+
+def row_folds(key: Array, numbers: Int[np.ndarray, "..."], folds: int) -> Int[np.ndarray, "..."]:
+    """The fold of each row of a source, from a key and the row's number alone.
+
+    >>> import jax, numpy as np
+    >>> from jaxreg.data import row_folds
+    >>> sorted(set(row_folds(jax.random.key(0), np.arange(100), 3).tolist()))
+    [0, 1, 2]
+    """
+    return (row_fractions(key_words(key), numbers) * folds).astype(np.int32)
+
+
+def key_words(key: Array) -> list[int]:
+    """The words of a JAX random key, as a seed for NumPy."""
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(key) if typed else key).ravel().tolist()
 
 
 class Scaler(NamedTuple):

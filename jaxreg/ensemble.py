@@ -18,6 +18,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
 from jaxreg.data import (
+    Block,
+    Source,
     TableLike,
     bootstrap_rows,
     check_data,
@@ -25,32 +27,49 @@ from jaxreg.data import (
     check_rows,
     check_trainable,
     check_weights,
+    key_words,
+    row_folds,
 )
 from jaxreg.gaussian import GaussianMixture
 from jaxreg.models import PREDICTION_BLOCK, join_blocks, row_blocks
 from jaxreg.training import (
     CHUNK_SECONDS,
+    MOST,
     Batch,
+    Feed,
     History,
     Hook,
     Run,
     SGDState,
     Trainer,
     TrainState,
+    blocks_in_turn,
     check_alike,
     check_on_host,
     check_settings,
     check_whole,
+    checked_batch_size,
     describe_job,
+    describe_stream,
     drive,
     failure_message,
     final_state,
     memory_errors,
+    run_block,
     run_chunk,
     start_run,
 )
 
 AXIS = "members"
+
+# Rows of a source that are kept in memory for the validation of members, of all folds together.
+HELD_OUT_ROWS = 2**17
+
+# Where a uniform number of 32 bits passes to the next count of a Poisson distribution of mean 1, and what
+# its key is folded with, far from the numbers of epochs.
+POISSON_TERMS = [math.exp(-1) / math.factorial(k) for k in range(12)]
+POISSON_EDGES = [np.uint32(min(p * 2**32, 2**32 - 1)) for p in np.cumsum(POISSON_TERMS)]
+POISSON_TAG = np.uint32(2**32 - 2)
 
 # A CPU core works through the members one after another, because their matrix products are then fastest.
 # Steps of fewer multiply-adds than this cost more to start than to do, and share one start between several.
@@ -73,7 +92,7 @@ ENSEMBLE_PREDICTION_BLOCK = 2048
 def fit_ensemble(
     key: Array,
     trainer: Trainer,
-    data: Batch,
+    data: Batch | Source,
     *,
     members: int,
     epochs: int,
@@ -83,6 +102,7 @@ def fit_ensemble(
     rows: TableLike | None = None,
     validation_rows: TableLike | None = None,
     bootstrap: bool = False,
+    folds: int | None = None,
     weights: TableLike | None = None,
     numbers: Mapping[str, TableLike] | None = None,
     states: TrainState | None = None,
@@ -99,7 +119,8 @@ def fit_ensemble(
     Args:
         key: a JAX random key. Each member has its own from it, for its weights and the order of its rows.
         trainer: from `make_trainer`.
-        data: `(x, y)` or `(x, y, weight)`, as `fit` takes it; shared by all members.
+        data: `(x, y)` or `(x, y, weight)`, as `fit` takes it, or a `data.Source`; shared by all members, of
+            which each has its own order of the rows of arrays, whereas one batch of a source serves them all.
         members: number of networks.
         epochs: passes over the rows.
         batch_size: rows per step; None for all rows.
@@ -109,6 +130,10 @@ def fit_ensemble(
         validation_rows: the rows of `validation`, or without it of `data`, that each member is validated
             on, integers `(members, k)`; -1 stands for no row.
         bootstrap: each member trains on rows drawn with replacement, `data.bootstrap_rows(key, n, members)`.
+            Rows of a source weigh what is drawn from a Poisson distribution of mean 1 (Oza and Russell 2001,
+            "Online bagging and boosting").
+        folds: of a source alone: member i holds out the rows of fold `i % folds`, by `data.row_folds`, and
+            is validated on a sample of them.
         weights: `(members, n)`, a weight of each row of `data` for each member, times that of `data`.
         numbers: a sweep: arrays `(members,)` of some of the optimizer's numbers, for example
             `{"learning_rate": [1e-3, 1e-2]}`. Those of `sgd` and of `optax.inject_hyperparams` are
@@ -141,54 +166,183 @@ def fit_ensemble(
     """
     check_on_host("fit_ensemble", (key, trainer, data, validation, rows, weights, numbers, states))
     check_whole("members", members, 1)
-    validated = validation is not None or validation_rows is not None
+    validated = validation is not None or validation_rows is not None or folds is not None
     check_settings(epochs, batch_size, patience, validated=validated)
+    given = _given_source if isinstance(data, Source) else _given_arrays
+    given = given(
+        key, data, members, batch_size, validation=validation, rows=rows, validation_rows=validation_rows,
+        bootstrap=bootstrap, folds=folds, weights=weights,
+    )  # fmt: skip
+    keys = jax.random.split(key, members)
+    state = jax.eval_shape(trainer.init, keys[0], jnp.asarray(given.example))
+    numbers = _check_numbers(numbers or {}, state.opt_state, members)
+    _check_states(states, state, members)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    layout = _lay_out(members, parameters * given.most, mesh, side_by_side)
+
+    given = given.astype(jnp.result_type(*jax.tree.leaves(state.params)))
+    typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
+    own = given.own._replace(key=np.asarray(jax.random.key_data(keys) if typed else keys))
+    static = {
+        "key_impl": jax.random.key_impl(keys) if typed else None,
+        "side_by_side": layout.side_by_side,
+        "mesh": layout.mesh,
+    }
+    patience = np.asarray(MOST if patience is None else patience, np.int32)
+    settings = {"batch_size": batch_size, "epochs": epochs, "patience": int(patience)}
+    calls = math.ceil(members / (layout.call * layout.workers))
+    with ThreadPoolExecutor(layout.workers) as pool:
+        deal = partial(_dealt, layout=layout, pool=pool)
+        common = jax.device_put((trainer, given.data, given.validation), _everywhere(layout))
+        begin, start = (own, states, numbers), (trainer, given.example)
+        lower = partial(_start.lower, **static, validated=validated, streamed=given.feed is not None)
+        # Popped, so that the run before the first epoch isn't held until the last.
+        first = [deal(lower, each=begin, shared=start)(begin, start)]
+        if given.feed is None:
+            lower = partial(_chunk.lower, batch_size=batch_size, **static)
+            limits = np.zeros((), np.int32), patience
+            program = deal(lower, each=(own, first[0]), shared=(*common, *limits))
+
+            def chunk(run: Run, stop: int) -> tuple[Run, ArrayLike, ArrayLike | None]:
+                limits = np.asarray(stop, np.int32), patience
+                # A hook may keep a run that it was shown, so only without hooks is it written over.
+                return program((own, run), (*common, *limits), None if hooks else run)
+
+            job = partial(
+                describe_job, keys, trainer, given.data, given.validation, members=True, rows=own.rows,
+                validation_rows=own.validation_rows, weights=own.weight, **settings,
+            )  # fmt: skip
+        else:
+            trainer, _, validation = common
+            block, *_ = given.feed.block(0, 0)
+            limits = np.zeros((), np.int32), np.zeros((), bool), patience
+            shared = trainer, _for_members(block, key, given, bootstrap), validation
+            lower = partial(_block.lower, bootstrap=bootstrap, **static)
+            program = deal(lower, each=(own, first[0]), shared=(*shared, *limits))
+
+            def advance(run: Run, block: Block, count: int, last: bool) -> tuple:
+                rows = jax.device_put(_for_members(block, key, given, bootstrap), _everywhere(layout))
+                limits = np.asarray(count, np.int32), np.asarray(last), patience
+                shared = trainer, rows, validation
+                return program((own, run), (*shared, *limits), None if hooks else run)
+
+            chunk = blocks_in_turn(given.feed, advance)
+            job = partial(
+                describe_stream, keys, trainer, data, given.feed, given.validation, members=True,
+                validation_rows=own.validation_rows, folds=folds, bootstrap=bootstrap, **settings,
+            )  # fmt: skip
+        seconds = max(CHUNK_SECONDS, calls * CALL_SECONDS)
+        run, history = drive(chunk, first.pop(), epochs, hooks, job, given.feed, seconds)
+    _report_failed(history)
+    return jax.device_put(final_state(run)), history
+
+
+class _Given(NamedTuple):
+    """What members train on, checked.
+
+    Attributes:
+        own: what each member has for itself.
+        data: rows in memory; None where they come from a source.
+        validation: rows that are held out.
+        example: some features.
+        most: rows of a step.
+        feed: the blocks of a source.
+        folds: in how many the rows of a source are parted.
+    """
+
+    own: "_Own"
+    data: Batch | None
+    validation: Batch | None
+    example: np.ndarray
+    most: int
+    feed: Feed | None = None
+    folds: int | None = None
+
+    def astype(self, dtype: np.dtype) -> "_Given":
+        """The same with arrays of the parameters' dtype."""
+        arrays = self.data, self.validation, self.own.weight, self.example
+        data, validation, weight, example = jax.tree.map(partial(np.asarray, dtype=dtype), arrays)
+        own = self.own._replace(weight=weight)
+        return self._replace(own=own, data=data, validation=validation, example=example)
+
+
+def _given_arrays(
+    key: Array, data: Batch, members: int, batch_size: int | None, *, validation: Batch | None,
+    rows: TableLike | None, validation_rows: TableLike | None, bootstrap: bool, folds: int | None,
+    weights: TableLike | None,
+) -> _Given:  # fmt: skip
+    """What members train on, from rows in memory; with weights where some rows are none."""
+    if folds is not None:
+        raise ValueError("folds are for rows that come from a source: pass what data.fold_rows gives as rows")
     data = check_data(data)
     if bootstrap:
         if rows is not None:
             raise ValueError("bootstrap draws the rows of each member itself: pass either bootstrap or rows")
         rows, _ = bootstrap_rows(key, len(data[0]), members)
-    data, validation, rows, validation_rows, weights = _checked(
-        data, validation, rows, validation_rows, weights, members
-    )
-    keys = jax.random.split(key, members)
-    state = jax.eval_shape(trainer.init, keys[0], jnp.asarray(data[0]))
-    numbers = _check_numbers(numbers or {}, state.opt_state, members)
-    _check_states(states, state, members)
+    validation, validation_rows = _checked_validation(data, validation, validation_rows, members)
+    if rows is not None:
+        rows = check_rows("rows", rows, members, len(data[0]))
+    if weights is not None:
+        weights = check_weights(weights, members, len(data[0]))
+    _check_each_trainable(data, rows, weights)
+    data = data if rows is None else _weighted_if_absent(data, rows)
     most = len(data[0]) if rows is None else rows.shape[1]
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    layout = _lay_out(members, parameters * min(batch_size or most, most), mesh, side_by_side)
+    own = _Own(None, rows, validation_rows, weights)
+    return _Given(own, data, validation, data[0][:1], min(batch_size or most, most))
 
-    dtype = jnp.result_type(*jax.tree.leaves(state.params))
-    data, validation, weights = jax.tree.map(partial(np.asarray, dtype=dtype), (data, validation, weights))
-    shared = jax.device_put((trainer, data, validation), layout.mesh and _sharding(layout.mesh))
-    typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
-    key_impl = jax.random.key_impl(keys) if typed else None
-    own = _Own(np.asarray(jax.random.key_data(keys) if typed else keys), rows, validation_rows, weights)
-    static = {"key_impl": key_impl, "side_by_side": layout.side_by_side, "mesh": layout.mesh}
-    patience = np.asarray(np.iinfo(np.int32).max if patience is None else patience, np.int32)
-    with ThreadPoolExecutor(layout.workers) as pool:
-        start, begin = partial(_start.lower, **static), (own, states, numbers)
-        first = [_dealt(start, layout, pool, begin, shared)(begin, shared)]
-        limits = np.zeros((), np.int32), patience
-        advance = partial(_chunk.lower, batch_size=batch_size, **static)
-        program = _dealt(advance, layout, pool, (own, first[0]), (*shared, *limits))
 
-        def chunk(run: Run, stop: int) -> tuple[Run, ArrayLike, ArrayLike | None]:
-            limits = np.asarray(stop, np.int32), patience
-            # A hook may keep a run that it was shown, so only without hooks is it written over.
-            return program((own, run), (*shared, *limits), None if hooks else run)
+def _given_source(
+    key: Array, source: Source, members: int, batch_size: int | None, *, validation: Batch | None,
+    rows: TableLike | None, validation_rows: TableLike | None, bootstrap: bool, folds: int | None,
+    weights: TableLike | None,
+) -> _Given:  # fmt: skip
+    """What members train on, from rows that are read as they are needed."""
+    for name, value in (("rows", rows), ("weights", weights)):
+        if value is not None:
+            raise ValueError(f"{name} name rows in memory: a source knows bootstrap and folds")
+    if folds is not None:
+        check_whole("folds", folds, 2)
+        if validation is None:
+            validation, validation_rows = held_out_sample(key, source, members, folds)
+    elif validation is None and validation_rows is not None:
+        raise ValueError("validation_rows of a source need validation=(x, y), rows in memory")
+    feed = Feed(source, key_words(key), checked_batch_size(batch_size))
+    first, *_ = feed.block(0, 0)
+    example = first.x[0], first.y[0]
+    validation, validation_rows = _checked_validation(example, validation, validation_rows, members)
+    fold = None if folds is None else np.arange(members, dtype=np.int32) % folds
+    own = _Own(None, None, validation_rows, None, fold)
+    return _Given(own, None, validation, first.x[0][:1], batch_size, feed, folds)
 
-        calls = math.ceil(members / (layout.call * layout.workers))
-        seconds = max(CHUNK_SECONDS, calls * CALL_SECONDS)
-        job = partial(
-            describe_job, keys, trainer, data, validation, members=True, batch_size=batch_size, rows=rows,
-            validation_rows=validation_rows, weights=weights, epochs=epochs, patience=int(patience),
-        )  # fmt: skip
-        # Popped, so that the run before the first epoch isn't held until the last.
-        run, history = drive(chunk, first.pop(), epochs, hooks, job, seconds)
-    _report_failed(history)
-    return jax.device_put(final_state(run)), history
+
+def held_out_sample(key: Array, source: Source, members: int, folds: int) -> tuple[Batch, np.ndarray]:
+    """Some rows of a source, and for each member those of its fold, which it holds out.
+
+    Returns:
+        `(x, y)` and integers `(members, k)`, -1 for no row, as `fit_ensemble` takes them.
+
+    Raises:
+        ValueError: if a fold has no row.
+    """
+    numbers, x, y = source.take([*key_words(key), members], HELD_OUT_ROWS)
+    own = [np.flatnonzero(row_folds(key, numbers, folds) == fold) for fold in range(min(members, folds))]
+    if not all(map(len, own)):
+        raise ValueError(f"{len(numbers)} rows are too few for {folds} folds: use fewer")
+    listed = np.full((len(own), max(map(len, own))), -1, np.int32)
+    for line, rows in zip(listed, own, strict=True):
+        line[: len(rows)] = rows
+    return (x, y), listed[np.arange(members) % folds]
+
+
+def _for_members(block: Block, key: Array, given: _Given, bootstrap: bool) -> tuple:
+    """A block as members take it: features, targets, folds (-1 for no row), halves of the rows' numbers."""
+    fold = 0 if given.folds is None else row_folds(key, block.numbers, given.folds)
+    fold = np.where(block.numbers >= 0, fold, -1).astype(np.int32)
+    wide, numbers = block.numbers.astype(np.uint64), None
+    if bootstrap:  # JAX knows no whole numbers of 64 bits unless it is told to
+        numbers = (wide >> np.uint64(32)).astype(np.uint32), wide.astype(np.uint32)
+    dtype = given.example.dtype
+    return block.x.astype(dtype, copy=False), block.y.astype(dtype, copy=False), fold, numbers
 
 
 def without_failed(states: TrainState, history: History) -> TrainState:
@@ -264,16 +418,17 @@ def _apply_members(model: nn.Module, params: PyTree, x: Array, *, in_turn: bool)
 class _Own(NamedTuple):
     """What each member has for itself, with a leading axis of members."""
 
-    key: np.ndarray
+    key: np.ndarray | None
     rows: np.ndarray | None
     validation_rows: np.ndarray | None
     weight: np.ndarray | None
+    fold: np.ndarray | None = None
 
 
-@partial(jax.jit, static_argnames=("key_impl", "side_by_side", "mesh"))
+@partial(jax.jit, static_argnames=("key_impl", "side_by_side", "mesh", "validated", "streamed"))
 def _start(
-    each: PyTree, real: Array, trainer: Trainer, data: Batch, validation: Batch | None,
-    *, key_impl: str | None, side_by_side: int, mesh: Mesh | None,
+    each: PyTree, real: Array, trainer: Trainer, x: Array,
+    *, key_impl: str | None, side_by_side: int, mesh: Mesh | None, validated: bool, streamed: bool,
 ) -> Run:  # fmt: skip
     """The runs of some members, before their first epoch."""
 
@@ -282,9 +437,9 @@ def _start(
         if state is None:
             state = trainer.init(_wrap_key(own.key, key_impl), x)
         state = state._replace(opt_state=_set_numbers(state.opt_state, numbers))
-        return start_run(state, validated=validation is not None)._replace(active=real)
+        return start_run(state, validated=validated, streamed=streamed)._replace(active=real)
 
-    return _map_members(member, (each, real), (trainer, data[0]), side_by_side, mesh)
+    return _map_members(member, (each, real), (trainer, x), side_by_side, mesh)
 
 
 @partial(jax.jit, static_argnames=("batch_size", "key_impl", "side_by_side", "mesh"))
@@ -310,6 +465,44 @@ def _chunk(
 
     shared = trainer, data, validation, stop, patience
     return _map_members(member, (each, real), shared, side_by_side, mesh)
+
+
+@partial(jax.jit, static_argnames=("bootstrap", "key_impl", "side_by_side", "mesh"))
+def _block(
+    each: PyTree, real: Array, trainer: Trainer, block: PyTree, validation: Batch | None,
+    count: Array, last: Array, patience: Array,
+    *, bootstrap: bool, key_impl: str | None, side_by_side: int, mesh: Mesh | None,
+) -> tuple[Run, Array, Array | None]:  # fmt: skip
+    """`run_block` for some members, each with its own weights of the rows."""
+
+    def member(
+        each: PyTree, trainer: Trainer, block: PyTree, validation: Batch | None, *limits: Array
+    ) -> tuple[Run, Array, Array | None]:  # fmt: skip
+        (own, run), real = each
+        x, y, fold, numbers = block
+        weight = fold >= 0 if own.fold is None else (fold >= 0) & (fold != own.fold)
+        weight = weight.astype(x.dtype)
+        if bootstrap:
+            weight = weight * _poisson(_wrap_key(own.key, key_impl), *numbers).astype(x.dtype)
+        run, (count, last, patience) = run._replace(active=run.active & real), limits
+        return run_block(
+            trainer, run, (x, y, weight), count, last, validation, patience,
+            validation_rows=own.validation_rows,
+        )  # fmt: skip
+
+    shared = trainer, block, validation, count, last, patience
+    return _map_members(member, (each, real), shared, side_by_side, mesh)
+
+
+def _poisson(key: Array, high: ArrayLike, low: ArrayLike) -> Array:
+    """A draw from the Poisson distribution of mean 1 for each row, by the halves of its number."""
+    key = jax.random.fold_in(key, POISSON_TAG)
+
+    def bits(high: Array, low: Array) -> Array:
+        return jax.random.bits(jax.random.fold_in(jax.random.fold_in(key, high), low), dtype=jnp.uint32)
+
+    drawn = jax.vmap(bits)(high.ravel(), low.ravel()).reshape(low.shape)
+    return sum((drawn > edge).astype(jnp.int32) for edge in POISSON_EDGES)
 
 
 def _wrap_key(key: Array, impl: str | None) -> Array:
@@ -384,7 +577,7 @@ def cores() -> int:
 
 
 def _dealt(
-    lower: Callable, layout: Layout, pool: ThreadPoolExecutor, each: PyTree, shared: tuple
+    lower: Callable, layout: "Layout", pool: ThreadPoolExecutor, each: PyTree, shared: tuple
 ) -> Callable:
     """Compile a program for some members, and return a function that calls it for all of them.
 
@@ -428,6 +621,10 @@ def _dealt(
     return one_call if layout.call >= members else many_calls
 
 
+def _everywhere(layout: Layout) -> NamedSharding | None:
+    return None if layout.mesh is None else _sharding(layout.mesh)
+
+
 def _sharding(mesh: Mesh, *axes: str) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*axes))
 
@@ -443,29 +640,18 @@ def _piece(leaf: ArrayLike, first: int, size: int) -> ArrayLike:
     return kind.concatenate([part, kind.repeat(part[-1:], size - len(part), axis=0)])
 
 
-def _checked(
-    data: Batch,
-    validation: Batch | None,
-    rows: TableLike | None,
-    validation_rows: TableLike | None,
-    weights: TableLike | None,
-    members: int,
-) -> tuple[Batch, Batch | None, np.ndarray | None, np.ndarray | None, np.ndarray | None]:
-    """What members are trained and validated on, as checked arrays; with weights where some rows are none."""
+def _checked_validation(
+    data: Batch, validation: Batch | None, validation_rows: TableLike | None, members: int
+) -> tuple[Batch | None, np.ndarray | None]:
+    """What members are validated on, as checked arrays; with weights where some rows are none."""
     if validation is not None:
         validation = check_data(validation, "validation")
         check_alike(data, validation)
-    if rows is not None:
-        rows = check_rows("rows", rows, members, len(data[0]))
     if validation_rows is not None:
         validation = data if validation is None else validation
         validation_rows = check_rows("validation_rows", validation_rows, members, len(validation[0]))
         validation = _weighted_if_absent(validation, validation_rows)
-    if weights is not None:
-        weights = check_weights(weights, members, len(data[0]))
-    _check_each_trainable(data, rows, weights)
-    data = data if rows is None else _weighted_if_absent(data, rows)
-    return data, validation, rows, validation_rows, weights
+    return validation, validation_rows
 
 
 def _weighted_if_absent(data: Batch, rows: np.ndarray) -> Batch:

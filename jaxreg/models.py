@@ -287,8 +287,8 @@ def predict(model: nn.Module, params: PyTree, x: TableLike) -> Gaussian:
 def row_blocks(x: np.ndarray, size: int) -> list[np.ndarray]:
     """Blocks of rows; a last, smaller one is filled up to a power of two with repeats of its last row.
 
-    On a CPU a row's prediction doesn't depend on the rows beside it then, to the last bit, where layers have 16
-    units or more: products with narrower ones are rounded in another way below 128 rows on some CPUs.
+    On a CPU a row's prediction doesn't depend on the rows beside it then, to the last bit, where layers have
+    16 units or more: products with narrower ones are rounded in another way below 128 rows on some CPUs.
     """
     *whole, last = (x[i : i + size] for i in range(0, len(x), size))
     return [*whole, fill_rows(last, fewest=FEWEST_ROWS, most=size)]

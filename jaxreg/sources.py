@@ -1,19 +1,21 @@
 """Rows in more files than memory holds: where they are, what they are like, and a shuffled stream of them."""
 
 import glob
+import math
 import queue
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
-from jaxreg.data import Scaler, listed
+from jaxreg.data import Block, Scaler, default_dtype, listed, row_fractions
 
 T = TypeVar("T")
 
@@ -39,52 +41,96 @@ class Piece(NamedTuple):
     first: int
 
 
-class Block(NamedTuple):
-    """Several batches of a stream.
-
-    Attributes:
-        numbers: of the rows among those of all files, `(batches, batch_size)`; -1 where there is no row.
-        x: features, `(batches, batch_size, features)`.
-        y: targets, `(batches, batch_size)`.
-    """
-
-    numbers: Int[np.ndarray, "batches size"]
-    x: Float[np.ndarray, "batches size features"]
-    y: Float[np.ndarray, "batches size"]
-
-
 @dataclass(frozen=True)
 class Files:
-    """A table in Parquet files, read by row groups.
+    """A table in Parquet files that is read by row groups: a `data.Source`.
 
     Attributes:
         features: columns to predict from.
         target: column to predict.
         pieces: all row groups, in the order of the files' names.
+        units: what standardises features and target; None leaves them as they are.
+        absent: `(seed, share)` of the rows that nothing shows, as if they weren't there.
+        buffer: rows that a stream mixes with each other.
+
+    >>> import tempfile, numpy as np, polars as pl
+    >>> from jaxreg import sources
+    >>> folder = tempfile.mkdtemp()
+    >>> pl.DataFrame({"a": np.arange(100.0), "y": np.arange(100.0)}).write_parquet(f"{folder}/0.parquet")
+    >>> files = sources.from_files(folder, target="y").standardised()
+    >>> block = next(files.stream([0], batch_size=20, batches=5))
+    >>> block.x.shape, np.unique(block.numbers).size
+    ((5, 20, 1), 100)
     """
 
     features: tuple[str, ...]
     target: str
     pieces: tuple[Piece, ...]
+    units: tuple[Scaler, Scaler] | None = None
+    absent: tuple[tuple[int, ...], float] | None = None
+    buffer: int = BUFFER_ROWS
 
     @property
     def rows(self) -> int:
         """How many there are in all files."""
         return sum(piece.rows for piece in self.pieces)
 
+    def standardised(self) -> "Files":
+        """The same in units of standard deviations from the mean, for which all files are read once."""
+        return replace(self, units=self.scalers())
+
+    def without(self, seed: Sequence[int], most: int) -> "Files":
+        """The same without the rows that `take` of the same arguments gives."""
+        return replace(self, absent=(tuple(seed), min(1.0, most / self.rows)))
+
+    def describe(self) -> dict[str, np.ndarray]:
+        """Small arrays by which to tell that these are the same rows."""
+        rows = [(piece.path.name, str(piece.group), str(piece.rows)) for piece in self.pieces]
+        columns, more = np.array([*self.features, self.target]), f"{self.absent} {self.buffer}"
+        found = {"files": np.array(rows), "columns": columns, "rows left out": np.array(more)}
+        if self.units is not None:
+            found |= {
+                f"{part} of {what}": np.asarray(value)
+                for what, scaler in zip(("features", "target"), self.units, strict=True)
+                for part, value in zip(("means", "standard deviations"), scaler, strict=True)
+            }
+        return found
+
     def read(self, piece: Piece) -> tuple[Float[np.ndarray, "rows features"], Float[np.ndarray, " rows"]]:
         """Features and targets of a row group as they are in the file, in float64.
 
         Raises:
-            ValueError: names file, row group and column, for missing or infinite values or a damaged file.
+            ValueError: names file, row group and column, for missing or infinite values, and for such as
+                can't be read.
         """
-        names = [*self.features, self.target]
+        x, y = self._read(piece)
+        # A sum is finite where all are, and takes half the time.
+        if not np.isfinite(x.sum() + y.sum()):
+            values = [*x.T, y]
+            wrong = {
+                name: int((~np.isfinite(own)).sum()) for name, own in zip(self._names, values, strict=True)
+            }
+            if shown := [f"column {name!r}: {n:,}" for name, n in wrong.items() if n]:
+                raise ValueError(
+                    f"missing or infinite values in {piece.path}, row group {piece.group}, "
+                    f"{', '.join(shown[:MOST_NAMED])}; drop these rows or fill them in"
+                )
+        return x, y
+
+    @property
+    def _names(self) -> list[str]:
+        return [*self.features, self.target]
+
+    def _read(self, piece: Piece) -> tuple[np.ndarray, np.ndarray]:
+        names = self._names
         try:
             with pq.ParquetFile(piece.path, memory_map=False) as file:
                 table = file.read_row_group(piece.group, columns=names)
         except (pa.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"{piece.path}, row group {piece.group}, can't be read: {reason}") from None
+        if len(table) != piece.rows:
+            raise ValueError(f"{piece.path} was changed: row group {piece.group} had {piece.rows:,} rows")
         values = np.empty((len(names), len(table)))
         for i, name in enumerate(names):
             values[i] = table.column(name).to_numpy()
@@ -99,13 +145,16 @@ class Files:
         Raises:
             ValueError: counts missing and infinite values for each column and file; names a target of one
                 value.
+
+        Warns:
+            UserWarning: names features of one value, which standardise to 0 whatever value they take later.
         """
-        names = [*self.features, self.target]
+        names = self._names
         faults: dict[tuple[str, Path], int] = {}
         shift: np.ndarray | None = None
         total, mean, m2 = 0, np.zeros(len(names)), np.zeros(len(names))
         least, most = np.full(len(names), np.inf), np.full(len(names), -np.inf)
-        for piece, (x, y) in zip(self.pieces, ahead(map(self.read, self.pieces)), strict=True):
+        for piece, (x, y) in zip(self.pieces, ahead(map(self._read, self.pieces)), strict=True):
             values = np.concatenate([x.T, y[None]])
             # Differences from some row are small numbers, whose means and squares lose nothing.
             shift = np.nan_to_num(values[:, 0], posinf=0.0, neginf=0.0) if shift is None else shift
@@ -134,76 +183,139 @@ class Files:
         if least[-1] == most[-1]:
             value = shift[-1] + least[-1]
             raise ValueError(f"the target {self.target!r} has one value, {value:g}, in all {total:,} rows")
-        mean, scale = shift + mean, np.where(least == most, 1.0, np.sqrt(m2 / total))
+        constant = least == most
+        if constant.any():
+            flagged = listed([name for name, one in zip(names, constant, strict=True) if one])
+            warnings.warn(f"constant {flagged}: it tells nothing about the target", stacklevel=3)
+        mean, scale = shift + mean, np.where(constant, np.inf, np.sqrt(m2 / total))
         return Scaler(mean[:-1], scale[:-1]), Scaler(mean[-1], scale[-1])
 
+    def batches(self, batch_size: int, shares: int = 1) -> int:
+        """Batches of an epoch, where each is put together from so many shares of the rows."""
+        return max(
+            math.ceil(sum(piece.rows for piece in own) / (batch_size // shares))
+            for own in self._dealt(shares)
+        )
+
     def stream(
-        self, seed: Sequence[int], *, batch_size: int, batches: int, buffer: int = BUFFER_ROWS
+        self, seed: Sequence[int], *, batch_size: int, batches: int, shares: int = 1, share: int | None = None
     ) -> Iterator[Block]:
         """All rows once, shuffled, in blocks of several batches; the same for the same seed.
 
         Row groups come in a random order, and a buffer of rows is mixed as they do: each new row takes the
-        place of a random one, which goes out.
+        place of a random one, which goes out. A thread works ahead of what is asked for.
 
         Args:
             seed: whole numbers, for example a key's and the epoch.
             batch_size: rows of a batch.
-            batches: batches of a block; the last block may have fewer.
-            buffer: rows that are mixed with each other.
+            batches: batches of a block; the last block is filled up with rows that have no number.
+            shares: parts of the row groups, each shuffled for itself, that give each batch its equal part.
+            share: which of them to read, whose part of each batch is returned; all where it is None.
+
+        Raises:
+            ValueError: if there are more shares than row groups, or they can't have equal parts of a batch.
         """
-        rng = np.random.default_rng(seed)
-        order = [self.pieces[i] for i in rng.permutation(len(self.pieces))]
-        size = batch_size * batches
-        waiting: list[tuple[np.ndarray, ...]] = []
-        ready = 0
-        for out in self._mixed(order, rng, buffer):
-            waiting.append(out)
-            ready += len(out[0])
-            if ready >= size:
-                whole = [np.concatenate(parts) for parts in zip(*waiting, strict=True)]
-                for start in range(0, ready - size + 1, size):
-                    yield _block([part[start : start + size] for part in whole], batch_size)
-                ready %= size
-                waiting = [tuple(part[len(part) - ready :] for part in whole)]
-        if ready:
-            yield _block([np.concatenate(parts) for parts in zip(*waiting, strict=True)], batch_size)
+        if batch_size % shares:
+            raise ValueError(
+                f"a batch of {batch_size} rows has no {shares} equal parts: choose a multiple of {shares}"
+            )
+        whole = self.batches(batch_size, shares)
+        size, blocks = batch_size // shares, math.ceil(whole / batches)
+        parts = [
+            self._blocks(own, [*seed, i], size, batches, blocks)
+            for i, own in enumerate(self._dealt(shares))
+            if share in (None, i)
+        ]
+        if len(parts) == 1:
+            return ahead(parts[0])
+        return ahead(
+            Block(*(np.concatenate(arrays, axis=1) for arrays in zip(*block, strict=True)))
+            for block in zip(*parts, strict=True)
+        )
+
+    def take(self, seed: Sequence[int], most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """At most about so many rows, drawn at random: `(numbers, x, y)`, in the order of their numbers."""
+        share, kept = most / self.rows, []
+        for piece, (x, y) in zip(self.pieces, ahead(map(self.read, self.pieces)), strict=True):
+            numbers = np.arange(piece.first, piece.first + piece.rows)
+            mine = (row_fractions(seed, numbers) < share) & ~self._is_absent(numbers)
+            kept.append((numbers[mine], *self._in_units(x[mine], y[mine])))
+        numbers, x, y = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+        return numbers, x, y
+
+    def _dealt(self, shares: int) -> list[list[Piece]]:
+        """Row groups that lie side by side, in parts with about the same number of rows."""
+        if shares > len(self.pieces):
+            raise ValueError(
+                f"{len(self.pieces)} row groups are too few for {shares} shares: write files of smaller row "
+                "groups, or use fewer processes"
+            )
+        middles = np.array([piece.first + piece.rows / 2 for piece in self.pieces])
+        # Each share has at least one.
+        at = np.searchsorted(middles, np.arange(1, shares) * self.rows / shares)
+        for i in range(shares - 1):
+            at[i] = np.clip(at[i], at[i - 1] + 1 if i else 1, len(self.pieces) - (shares - 1 - i))
+        edges = [0, *at.tolist(), len(self.pieces)]
+        return [list(self.pieces[a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+
+    def _is_absent(self, numbers: Int[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
+        if self.absent is None:
+            return np.zeros(numbers.shape, bool)
+        seed, share = self.absent
+        return row_fractions(seed, numbers) < share
+
+    def _in_units(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self.units is not None:
+            x, y = (scaler.transform(values) for scaler, values in zip(self.units, (x, y), strict=True))
+        dtype = default_dtype(np.dtype(np.float64))
+        return x.astype(dtype), y.astype(dtype)
+
+    def _blocks(
+        self, pieces: list[Piece], seed: Sequence[int], batch_size: int, batches: int, blocks: int
+    ) -> Iterator[Block]:
+        """So many blocks of the rows of some row groups, and of no rows after these."""
+        size, waiting, ready = batch_size * batches, [], 0
+        mixed = self._mixed(pieces, np.random.default_rng(seed))
+        for _ in range(blocks):
+            while ready < size and (more := next(mixed, None)) is not None:
+                waiting.append(more)
+                ready += len(more[0])
+            numbers, x, y = (np.concatenate(parts) for parts in zip(*waiting, strict=True))
+            waiting = [(numbers[size:], x[size:], y[size:])]
+            numbers, (x, y) = numbers[:size], self._in_units(x[:size], y[:size])
+            numbers = np.where(self._is_absent(numbers), -1, numbers)
+            filled = np.full(size, -1), np.zeros((size, x.shape[1]), x.dtype), np.zeros(size, y.dtype)
+            for whole, part in zip(filled, (numbers, x, y), strict=True):
+                whole[: len(part)] = part
+            ready = max(ready - size, 0)
+            yield Block(*(whole.reshape(batches, batch_size, *whole.shape[1:]) for whole in filled))
 
     def _mixed(
-        self, order: list[Piece], rng: np.random.Generator, buffer: int
+        self, pieces: list[Piece], rng: np.random.Generator
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Row numbers, features and targets, shuffled through a buffer."""
-        kept: list[np.ndarray] | None = None
-        for piece, (x, y) in zip(order, ahead(map(self.read, order)), strict=True):
-            new = [np.arange(piece.first, piece.first + piece.rows), x, y]
+        """Row numbers, features and targets, shuffled through the buffer."""
+        buffer = min(self.buffer, sum(piece.rows for piece in pieces))
+        kept: tuple[np.ndarray, ...] | None = None
+        filled = 0
+        for i in rng.permutation(len(pieces)):
+            piece = pieces[i]
             mix = rng.permutation(piece.rows)
-            new = [part[mix] for part in new]
-            if kept is None or len(kept[0]) < buffer:
-                room = buffer if kept is None else buffer - len(kept[0])
-                first = [part[:room] for part in new]
-                kept = (
-                    first
-                    if kept is None
-                    else [np.concatenate(pair) for pair in zip(kept, first, strict=True)]
-                )
-                new = [part[room:] for part in new]
-            for start in range(0, len(new[0]), buffer):
+            x, y = self.read(piece)
+            new = [part[mix] for part in (np.arange(piece.first, piece.first + piece.rows), x, y)]
+            if kept is None:
+                kept = tuple(np.empty((buffer, *part.shape[1:]), part.dtype) for part in new)
+            room = min(buffer - filled, piece.rows)
+            for part, fresh in zip(kept, new, strict=True):
+                part[filled : filled + room] = fresh[:room]
+            filled += room
+            for start in range(room, piece.rows, buffer):
                 coming = [part[start : start + buffer] for part in new]
                 at = rng.choice(buffer, len(coming[0]), replace=False)
                 yield tuple(part[at] for part in kept)
                 for part, fresh in zip(kept, coming, strict=True):
                     part[at] = fresh
-        if kept is not None:
-            mix = rng.permutation(len(kept[0]))
-            yield tuple(part[mix] for part in kept)
-
-
-def _block(parts: list[np.ndarray], batch_size: int) -> Block:
-    """Batches of rows; the last one is filled up with rows that have no number."""
-    missing = -len(parts[0]) % batch_size
-    numbers, x, y = (np.concatenate([part, np.repeat(part[:1], missing, axis=0)]) for part in parts)
-    numbers[len(numbers) - missing :] = -1
-    shape = len(numbers) // batch_size, batch_size
-    return Block(numbers.reshape(shape), x.reshape(*shape, -1), y.reshape(shape))
+        mix = rng.permutation(buffer)
+        yield tuple(part[mix] for part in kept)
 
 
 def ahead(items: Iterator[T], depth: int = AHEAD) -> Iterator[T]:

@@ -1,5 +1,6 @@
 """Training: SGD with momentum, one step, a whole run as one compiled program, and the host's door to it."""
 
+import math
 import operator
 import time
 import warnings
@@ -19,7 +20,16 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxreg.data import TableLike, batch_order, check_data, check_features, check_trainable
+from jaxreg.data import (
+    Block,
+    Source,
+    TableLike,
+    batch_order,
+    check_data,
+    check_features,
+    check_trainable,
+    key_words,
+)
 from jaxreg.gaussian import check_same_shape
 from jaxreg.losses import gaussian_nll, mean_nll
 
@@ -30,6 +40,8 @@ Batch = tuple[TableLike, ...] | list[TableLike]
 # The longest stretch of epochs between two looks of the host; one compiled program serves all shorter ones.
 CHUNK_EPOCHS = 512
 CHUNK_SECONDS = 0.25
+# Rows of a source that a compiled program is handed at once.
+BLOCK_ROWS = 2**16
 MOST = np.iinfo(np.int32).max
 
 
@@ -348,12 +360,13 @@ class Run(NamedTuple):
 
     Attributes:
         state: the last state whose loss and parameters were finite.
-        cursor: `(epoch, batch)`, the next to be done.
+        cursor: `(epoch, batch)`, the next to be done; the batch is 0 where rows are arrays.
         best_params: parameters of the best epoch so far by validation NLL; None without validation.
         best_nll: its validation NLL, inf at first.
         best_epoch: its number, counted from 0; -1 at first.
         failed_epoch: the epoch whose loss or parameters weren't finite, -1 if none.
         active: whether the run goes on.
+        sums: of weights times losses, and of weights, in the epoch under way; None where rows are arrays.
     """
 
     state: TrainState
@@ -363,6 +376,7 @@ class Run(NamedTuple):
     best_epoch: Array
     failed_epoch: Array
     active: Array
+    sums: tuple[Array, Array] | None = None
 
 
 class History(NamedTuple):
@@ -424,7 +438,7 @@ class Hook:
         return None
 
 
-def start_run(state: TrainState, *, validated: bool) -> Run:
+def start_run(state: TrainState, *, validated: bool, streamed: bool = False) -> Run:
     """A run that has done nothing yet."""
     # The series take the dtype of the parameters, whose dtype is that of x.
     dtype = jnp.result_type(*jax.tree.leaves(state.params))
@@ -437,6 +451,7 @@ def start_run(state: TrainState, *, validated: bool) -> Run:
         best_epoch=none,
         failed_epoch=none,
         active=jnp.ones((), bool),
+        sums=(jnp.zeros((), dtype), jnp.zeros((), dtype)) if streamed else None,
     )
 
 
@@ -468,15 +483,7 @@ def run_chunk(
         )
         losses = losses.at[epoch - first].set(loss.astype(losses.dtype))
         if validation is not None:
-            nll = jnp.where(finite, trainer.score(state.params, validation).astype(nlls.dtype), jnp.nan)
-            better = nll < run.best_nll
-            best_epoch = jnp.where(better, epoch, run.best_epoch)
-            run = run._replace(
-                best_params=_where(better, state.params, run.best_params),
-                best_nll=jnp.where(better, nll, run.best_nll),
-                best_epoch=best_epoch,
-                active=finite & (epoch - best_epoch < patience),
-            )
+            run, nll = _judged(trainer, run, epoch, validation, patience)
             nlls = nlls.at[epoch - first].set(nll)
         return run, losses, nlls
 
@@ -504,12 +511,173 @@ def run_chunk(
     return end, losses, nlls
 
 
+def _judged(
+    trainer: Trainer, run: Run, epoch: Array, validation: Batch, patience: Array
+) -> tuple[Run, Array]:
+    """A run that has done an epoch, once its parameters are scored on held-out rows; and the score."""
+    score = trainer.score(run.state.params, validation).astype(run.best_nll.dtype)
+    nll = jnp.where(run.active, score, jnp.nan)
+    better = nll < run.best_nll
+    best_epoch = jnp.where(better, epoch, run.best_epoch)
+    judged = run._replace(
+        best_params=_where(better, run.state.params, run.best_params),
+        best_nll=jnp.where(better, nll, run.best_nll),
+        best_epoch=best_epoch,
+        active=run.active & (epoch - best_epoch < patience),
+    )
+    return judged, nll
+
+
+def run_block(
+    trainer: Trainer, run: Run, block: Batch, count: Array, last: Array, validation: Batch | None,
+    patience: Array, *, validation_rows: Array | None = None,
+) -> tuple[Run, Array, Array | None]:  # fmt: skip
+    """The steps of a block of batches from a source, and at the `last` block the end of the epoch.
+
+    `block` is `(x, y, weight)` of shapes `(batches, size, ...)`, of which the first `count` are stepped on.
+    Where loss or parameters are no longer finite afterwards, the run keeps the state from before the block.
+    Returns the run, and the epoch's loss and validation NLL, NaN but at its end (the loss also where it
+    failed).
+    """
+    limit = jnp.where(run.active, count, 0)
+
+    def one_batch(carry: tuple) -> tuple:
+        i, state, losses = carry
+        state, loss = trainer.step(state, jax.tree.map(lambda part: part[i], block))
+        return i + 1, state, losses.at[i].set(loss.astype(losses.dtype))
+
+    dtype = run.best_nll.dtype
+    start = jnp.zeros((), jnp.int32), run.state, jnp.zeros(len(block[0]), dtype)
+    _, state, losses = jax.lax.while_loop(lambda carry: carry[0] < limit, one_batch, start)
+
+    totals = block[2].astype(dtype).reshape(len(losses), -1).sum(axis=1)
+    ran = jnp.arange(len(losses)) < limit
+    own = jnp.where(ran, losses * totals, 0).sum(), jnp.where(ran, totals, 0).sum()
+    finite = jnp.isfinite(own[0]) & _all_finite(state.params)
+    sums = jax.tree.map(jnp.add, run.sums, own)
+    loss = sums[0] / jnp.where(sums[1] > 0, sums[1], 1)
+    epoch, batch = run.cursor
+    done = run._replace(
+        state=_where(finite, state, run.state),
+        cursor=(epoch + last, jnp.where(last, 0, batch + count)),
+        failed_epoch=jnp.where(run.active & ~finite, epoch, run.failed_epoch),
+        active=run.active & finite,
+        sums=jax.tree.map(lambda total: jnp.where(last, 0, total), sums),
+    )
+    loss = jnp.where(run.active & (last | ~finite), loss, jnp.nan)
+    done = _where(run.active, done, run)
+    if validation is None:
+        return done, loss, None
+    if validation_rows is not None:
+        validation = take_rows(validation, validation_rows)
+
+    def judged(run: Run) -> tuple[Run, Array]:
+        return _judged(trainer, run, epoch, validation, patience)
+
+    done, nll = jax.lax.cond(last, judged, lambda run: (run, jnp.full((), jnp.nan, dtype)), done)
+    return done, loss, nll
+
+
 def _all_finite(tree: PyTree) -> Array:
     # A maximum takes XLA a quarter of the time that isfinite and all do, and is NaN where an entry is.
     return jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(tree) if leaf.size]).max() < jnp.inf
 
 
 _run_chunk = jax.jit(run_chunk, static_argnames="batch_size")
+_run_block = jax.jit(run_block)
+
+
+class Feed(Hook):
+    """The blocks of a source, epoch after epoch, from any batch on; a hook, so that it ends with the run.
+
+    Args:
+        source: where the rows are.
+        seed: of the order of the rows, with the number of the epoch.
+        batch_size: rows per step, of all shares together.
+        shares: parts of the rows that each batch is put together from.
+        share: the only one to be read; all where it is None.
+
+    Attributes:
+        per_epoch: batches of an epoch.
+        length: batches of a block.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        seed: Sequence[int],
+        batch_size: int,
+        shares: int = 1,
+        share: int | None = None,
+    ):
+        self._open = partial(source.stream, batch_size=batch_size, shares=shares, share=share)
+        self._seed = list(seed)
+        self.per_epoch = source.batches(batch_size, shares)
+        self.length = min(self.per_epoch, max(1, BLOCK_ROWS // batch_size))
+        self._blocks: Iterator[Block] = iter(())
+        self._at = self._next = (-1, 0)
+
+    def block(self, epoch: int, batch: int) -> tuple[Block, int, bool]:
+        """The block that begins with a batch, its number of batches, and whether it is the epoch's last."""
+        here, count = (epoch, batch), min(self.length, self.per_epoch - batch)
+        if here != self._at:
+            if here != self._next:
+                self.close()
+                self._blocks = self._open([*self._seed, epoch], batches=self.length)
+                for _ in range(batch // self.length):
+                    next(self._blocks)
+            self._block, self._at = next(self._blocks), here
+            self._next = (epoch, batch + count)
+        return self._block, count, batch + count == self.per_epoch
+
+    def close(self) -> None:
+        """End the thread that reads ahead."""
+        if hasattr(self._blocks, "close"):
+            self._blocks.close()
+
+
+def position(run: Run) -> tuple[int, int]:
+    """Epoch and batch that the farthest of a run's members has come to."""
+    epoch, batch = (np.asarray(part).ravel() for part in run.cursor)
+    latest = np.lexsort((batch, epoch))[-1]
+    return int(epoch[latest]), int(batch[latest])
+
+
+def blocks_in_turn(
+    feed: Feed, advance: Callable[[Run, Block, int, bool], tuple[Run, Array, Array | None]]
+) -> Callable[[Run, float | int], tuple[Run, np.ndarray, np.ndarray | None]]:
+    """What `drive` calls for a source: block after block, until time is up or an epoch is done.
+
+    `advance` is `run_block`, for one run or many. A `stop` of 0 ends the epoch at once.
+    """
+
+    def chunk(run: Run, stop: float | int) -> tuple[Run, np.ndarray, np.ndarray | None]:
+        began = time.perf_counter()
+        epoch, batch = position(run)
+        parts: list[tuple[ArrayLike, ArrayLike | None]] = []
+        while True:
+            block, count, last = feed.block(epoch, batch)
+            if stop == 0:
+                count, last = 0, True
+            run, *part = advance(run, block, count, last)
+            if parts:  # the device may be one block behind, no more
+                jax.block_until_ready(parts[-1])
+            parts.append(tuple(part))
+            batch += count
+            due = epoch + batch / feed.per_epoch >= stop
+            if last or due or time.perf_counter() - began > CHUNK_SECONDS:
+                losses, nlls = zip(*parts, strict=True)
+                return run, _first_number(losses), None if nlls[0] is None else _first_number(nlls)
+
+    return chunk
+
+
+def _first_number(parts: Sequence[ArrayLike]) -> np.ndarray:
+    """Of arrays of one shape the first number of each entry, NaN where there is none; with an axis more."""
+    whole = np.array(parts[-1])
+    for part in map(np.asarray, reversed(parts)):
+        whole = np.where(np.isnan(part), whole, part)
+    return whole[..., None]
 
 
 @contextmanager
@@ -527,7 +695,7 @@ def memory_errors(remedy: str) -> Iterator[None]:
 def fit(
     key: Array,
     trainer: Trainer,
-    data: Batch,
+    data: Batch | Source,
     *,
     epochs: int,
     batch_size: int | None = None,
@@ -546,10 +714,11 @@ def fit(
         key: a JAX random key.
         trainer: from `make_trainer`.
         data: `(x, y)` or `(x, y, weight)`; arrays, data frames and nested lists serve. x is `(n, features)`,
-            y `(n,)` or `(n, d)`, weights `(n,)` or y's shape, 0 for an absent target.
+            y `(n,)` or `(n, d)`, weights `(n,)` or y's shape, 0 for an absent target. Or a `data.Source`,
+            which says itself in what order its rows come.
         epochs: passes over the rows.
-        batch_size: rows per step; None for all rows.
-        validation: data of the same form, held out. The parameters of the epoch with the lowest
+        batch_size: rows per step; None for all rows, which a source can't give.
+        validation: arrays of the same form, held out. The parameters of the epoch with the lowest
             validation NLL are returned; the optimizer's state and the step count are the last epoch's.
         patience: stop after so many epochs without a better validation NLL.
         state: where to begin; it isn't consumed.
@@ -563,7 +732,8 @@ def fit(
         MemoryError: if there isn't enough, with what was asked for.
 
     Warns:
-        RuntimeWarning: if the loss stops being finite. The state is the last finite epoch's.
+        RuntimeWarning: if the loss stops being finite. The state is the last finite epoch's; of a source's,
+            it is the one before the block of batches in which that happened.
 
     >>> import jax
     >>> from jaxreg import MeanVarRegressor, data, fit, make_trainer, sgd
@@ -576,6 +746,21 @@ def fit(
     """
     check_on_host("fit", (key, trainer, data, validation, state))
     check_settings(epochs, batch_size, patience, validated=validation is not None)
+    begin = _from_source if isinstance(data, Source) else _from_arrays
+    # One of the two is always there, so that an epoch more or less never changes the program.
+    patience = np.asarray(MOST if patience is None else patience, np.int32)
+    run, chunk, *more = begin(key, trainer, data, validation, state, epochs, batch_size, patience)
+    run, history = drive(chunk, run, epochs, hooks, *more)
+    if history.failed_epoch >= 0:
+        warnings.warn(failure_message("the run", history.loss, int(history.failed_epoch)), RuntimeWarning, 2)
+    return final_state(run), history
+
+
+def _from_arrays(
+    key: Array, trainer: Trainer, data: Batch, validation: Batch | None, state: TrainState | None,
+    epochs: int, batch_size: int | None, patience: np.ndarray,
+) -> tuple[Run, Callable, Callable]:  # fmt: skip
+    """What `drive` needs for rows in memory."""
     data = check_data(data)
     check_trainable(data)
     if validation is not None:
@@ -585,33 +770,54 @@ def fit(
     state = jax.block_until_ready(trainer.init(key, data[0])) if state is None else state
     dtype = jnp.result_type(*jax.tree.leaves(state.params))
     data, validation = jax.tree.map(lambda a: jnp.asarray(a, dtype), (data, validation))
-    # One of the two is always there, so that an epoch more or less never changes the program.
-    patience = jnp.asarray(np.iinfo(np.int32).max if patience is None else patience, jnp.int32)
-
     run = start_run(state, validated=validation is not None)
-    stop = jnp.zeros((), jnp.int32)
     # Compiled before the first chunk, whose time tells how long the others may be.
     program = _run_chunk.lower(
-        key, trainer, run, data, validation, stop, patience, batch_size=batch_size
+        key, trainer, run, data, validation, np.zeros((), np.int32), patience, batch_size=batch_size
     ).compile()
 
     def chunk(run: Run, stop: int) -> tuple[Run, Array, Array | None]:
         return program(key, trainer, run, data, validation, np.asarray(stop, np.int32), patience)
 
-    job = partial(
-        describe_job,
-        key,
-        trainer,
-        data,
-        validation,
-        batch_size=batch_size,
-        epochs=epochs,
-        patience=int(patience),
-    )
-    run, history = drive(chunk, run, epochs, hooks, job)
-    if history.failed_epoch >= 0:
-        warnings.warn(failure_message("the run", history.loss, int(history.failed_epoch)), RuntimeWarning, 2)
-    return final_state(run), history
+    settings = {"batch_size": batch_size, "epochs": epochs, "patience": int(patience)}
+    return run, chunk, partial(describe_job, key, trainer, data, validation, **settings)
+
+
+def _from_source(
+    key: Array, trainer: Trainer, source: Source, validation: Batch | None, state: TrainState | None,
+    epochs: int, batch_size: int | None, patience: np.ndarray,
+) -> tuple[Run, Callable, Callable, Feed]:  # fmt: skip
+    """What `drive` needs for rows that are read as they are needed."""
+    feed = Feed(source, key_words(key), checked_batch_size(batch_size))
+    first, *_ = feed.block(0, 0)
+    if validation is not None:
+        validation = check_data(validation, "validation")
+        check_alike((first.x[0], first.y[0]), validation)
+    state = jax.block_until_ready(trainer.init(key, first.x[0])) if state is None else state
+    dtype = jnp.result_type(*jax.tree.leaves(state.params))
+    validation = jax.tree.map(lambda a: jnp.asarray(a, dtype), validation)
+
+    def batches(block: Block) -> Batch:
+        return tuple(part.astype(dtype) for part in (block.x, block.y, block.numbers >= 0))
+
+    run = start_run(state, validated=validation is not None, streamed=True)
+    number, last = np.zeros((), np.int32), np.zeros((), bool)
+    program = _run_block.lower(trainer, run, batches(first), number, last, validation, patience).compile()
+
+    def advance(run: Run, block: Block, count: int, last: bool) -> tuple[Run, Array, Array | None]:
+        limits = np.asarray(count, np.int32), np.asarray(last)
+        return program(trainer, run, batches(block), *limits, validation, patience)
+
+    settings = {"batch_size": batch_size, "epochs": epochs, "patience": int(patience)}
+    job = partial(describe_stream, key, trainer, source, feed, validation, **settings)
+    return run, blocks_in_turn(feed, advance), job, feed
+
+
+def checked_batch_size(batch_size: int | None) -> int:
+    """The number of rows per step, which a source has to be told."""
+    if batch_size is None:
+        raise ValueError("rows that are read as they are needed need a batch_size, for example 256")
+    return batch_size
 
 
 def describe_job(
@@ -629,20 +835,12 @@ def describe_job(
     **settings: int | None,
 ) -> Job:
     """What a run is made of; with `members`, `key`, `state` and the rows have an axis of them."""
-    named: dict[str, ArrayLike | None] = {
+    own: dict[str, ArrayLike | None] = {
         "rows": rows,
         "validation_rows": validation_rows,
         "weights": weights,
     }
-    named |= {name: array for name, array in zip(("x", "y", "weight"), data, strict=False)}
-    named |= {
-        f"validation {name}": array
-        for name, array in zip(("x", "y", "weight"), validation or (), strict=False)
-    }
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    named["key"] = jax.random.key_data(key) if typed else key
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    named |= {f"first state{jax.tree_util.keystr(path)}": leaf for path, leaf in leaves}
+    given = _named_arrays(key, state, own, dict(zip(("x", "y", "weight"), data, strict=False)), validation)
 
     def program() -> str:
         own = state, rows, validation_rows
@@ -655,8 +853,53 @@ def describe_job(
             batch_size=batch_size, rows=own[1], validation_rows=own[2],
         ).as_text()  # fmt: skip
 
-    given = {name: array for name, array in named.items() if array is not None}
     return Job({"batch_size": batch_size, **settings}, given, program)
+
+
+def describe_stream(
+    key: Array,
+    trainer: Trainer,
+    source: Source,
+    feed: Feed,
+    validation: Batch | None,
+    state: TrainState,
+    *,
+    validation_rows: ArrayLike | None = None,
+    members: bool = False,
+    **settings: int | None,
+) -> Job:
+    """What a run on a source is made of; with `members`, `key`, `state` and the rows have an axis of them."""
+    given = _named_arrays(key, state, {"validation_rows": validation_rows}, source.describe(), validation)
+    first, *_ = feed.block(0, 0)
+
+    def program() -> str:
+        own = state, validation_rows
+        own = jax.tree.map(lambda leaf: leaf[0], own) if members else own
+        run = start_run(own[0], validated=validation is not None, streamed=True)
+        batches = tuple(part.astype(run.best_nll.dtype) for part in (first.x, first.y, first.numbers))
+        number, last = np.zeros((), np.int32), np.zeros((), bool)
+        return _run_block.lower(
+            trainer, run, batches, number, last, validation, number, validation_rows=own[1]
+        ).as_text()
+
+    return Job({"batches_per_epoch": feed.per_epoch, **settings}, given, program)
+
+
+def _named_arrays(
+    key: Array,
+    state: TrainState,
+    own: dict[str, ArrayLike | None],
+    data: dict[str, ArrayLike],
+    validation: Batch | None,
+) -> dict[str, ArrayLike]:
+    """All that is given to a run, by name."""
+    held_out = zip(("x", "y", "weight"), validation or (), strict=False)
+    named = own | data | {f"validation {name}": array for name, array in held_out}
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    named["key"] = jax.random.key_data(key) if typed else key
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    named |= {f"first state{jax.tree_util.keystr(path)}": leaf for path, leaf in leaves}
+    return {name: array for name, array in named.items() if array is not None}
 
 
 def drive(
@@ -665,12 +908,16 @@ def drive(
     epochs: int,
     hooks: Sequence[Hook],
     job: Callable[[TrainState], Job],
+    feed: Feed | None = None,
     seconds: float = CHUNK_SECONDS,
 ) -> tuple[Run, History]:
     """Call chunk after chunk until the epochs are done, all members are over, or a hook says stop.
 
-    Each chunk is made about as long as `seconds`. `job` describes the run that begins with a state.
+    Each chunk is made about as long as `seconds`. `job` describes the run that begins with a state. With a
+    `feed` a chunk may end within an epoch; what a hook stops there is judged as if the epoch ended.
     """
+    hooks = hooks if feed is None else [*hooks, feed]
+    per_epoch = 1 if feed is None else feed.per_epoch
     blank = np.full((*np.shape(run.active), epochs), np.nan, run.best_nll.dtype)
     series = blank, None if run.best_params is None else blank.copy()
     try:
@@ -684,26 +931,42 @@ def drive(
             for whole, part in zip(series, past, strict=True):
                 if whole is not None and part is not None:
                     whole[..., : part.shape[-1]] = part[..., :epochs]
-        epoch, length = int(np.max(np.asarray(run.cursor[0]))), 1
+        (epoch, batch), length = position(run), 1
         while epoch < epochs and np.any(np.asarray(run.active)):
-            marks = (epoch - epoch % hook.every + hook.every for hook in hooks if hook.every)
-            stop = min(epochs, epoch + length, *marks)
+            here = epoch + batch / per_epoch
+            marks = [(periods(here, hook.every) + 1) * hook.every for hook in hooks if hook.every]
+            stop = min(epochs, epoch + length, *(marks if feed else map(math.ceil, marks)))
             began = time.perf_counter()
             run, *parts = chunk(run, stop)
-            for whole, part in zip(series, parts, strict=True):
-                if whole is not None:
-                    whole[..., epoch:stop] = np.asarray(part)[..., : stop - epoch]
-            per_epoch = (time.perf_counter() - began) / (stop - epoch)
-            length = int(np.clip(seconds / per_epoch, 1, CHUNK_EPOCHS))
-            epoch = stop
+            _record(series, parts, epoch)
+            each = (time.perf_counter() - began) / max(stop - epoch, 1)
+            length = int(np.clip(seconds / each, 1, CHUNK_EPOCHS))
+            epoch, batch = position(run)
             history = _history(run, series)
             # A list, so that every hook is called, also when an earlier one says stop.
             if any([hook.after_chunk(run, history) for hook in hooks]):
+                if batch:
+                    run, *parts = chunk(run, 0)
+                    _record(series, parts, epoch)
                 break
     finally:
         for hook in hooks:
             hook.close()
     return run, _history(run, series)
+
+
+def periods(here: float, every: float | int) -> int:
+    """How many whole periods of epochs are over."""
+    return math.floor(here / every + 1e-9)
+
+
+def _record(series: Sequence[np.ndarray | None], parts: Sequence[ArrayLike | None], epoch: int) -> None:
+    """Write what a chunk returned over the epochs from `epoch` on, where it is a number."""
+    for whole, part in zip(series, parts, strict=True):
+        if whole is not None:
+            there = whole[..., epoch : epoch + np.shape(part)[-1]]
+            part = np.asarray(part)[..., : there.shape[-1]]
+            np.copyto(there, part, where=~np.isnan(part))
 
 
 def _restored(found: Run | tuple[Run, History]) -> tuple[Run, tuple[np.ndarray | None, np.ndarray | None]]:

@@ -1,4 +1,5 @@
 import csv
+from dataclasses import dataclass
 from pathlib import Path
 
 import flax.linen as nn
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from jaxreg import data
+from jaxreg import data, training
 
 # The same examples each time, however long one takes; `--hypothesis-profile long` takes more of them.
 for profile in ("short", "long"):
@@ -89,3 +90,39 @@ class Counting(nn.Module):
 def counting():
     """A model whose `traces` grow with each trace."""
     return Counting()
+
+
+@dataclass
+class Rows:
+    """Arrays as a source, in the order in which `fit` visits rows in memory."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+    def batches(self, batch_size, shares=1):
+        return -(-len(self.x) // batch_size)
+
+    def stream(self, seed, *, batch_size, batches, shares=1, share=None):
+        *words, epoch = seed
+        key = jax.random.wrap_key_data(np.array(words, np.uint32))
+        size = batch_size * batches
+        order = np.asarray(data.batch_order(key, epoch, len(self.x)))
+        for start in range(0, self.batches(batch_size) * batch_size, size):
+            rows = np.resize(order[start : start + size], size)
+            numbers = np.where(np.arange(start, start + size) < len(order), rows, -1)
+            parts = numbers, self.x[rows], self.y[rows]
+            yield data.Block(*(part.reshape(batches, batch_size, *part.shape[1:]) for part in parts))
+
+    def take(self, seed, most):
+        kept = np.flatnonzero(data.row_fractions(seed, np.arange(len(self.x))) < most / len(self.x))
+        return kept, self.x[kept], self.y[kept]
+
+    def describe(self):
+        return {"x": self.x, "y": self.y}
+
+
+@pytest.fixture
+def as_source(monkeypatch):
+    """Makes a source of arrays, whose blocks have a few batches alone."""
+    monkeypatch.setattr(training, "BLOCK_ROWS", 150)
+    return Rows

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.stats
 from jax.sharding import Mesh
 
 from jaxreg import (
@@ -445,3 +446,83 @@ def test_predictions_are_those_of_each_member(x64):
         predict_ensemble(model, {**params, "other": jnp.zeros((2, 1))}, x)
     with pytest.raises(ValueError, match="missing or infinite values in x"):
         predict_ensemble(model, params, x[:2] * np.nan)
+
+
+@pytest.mark.parametrize("members, cores, side_by_side", [(3, 2, None), (5, 1, 2), (1, 1, 1)])
+@pytest.mark.parametrize("bootstrap, folds", [(False, None), (False, 3), (True, 4)])
+def test_members_on_a_source_step_through_its_batches(
+    sinusoid, as_source, x64, monkeypatch, members, cores, side_by_side, bootstrap, folds
+):
+    """Each is a loop of `trainer.step` over the same batches with its own weights of the rows."""
+    monkeypatch.setattr(ensemble, "cores", lambda: cores)
+    x, y = (a.astype(np.float64) for a in sinusoid)
+    source, epochs = as_source(x, y), 3
+    given = {"epochs": epochs, "batch_size": 40, "bootstrap": bootstrap, "folds": folds}
+    states, history = fit_ensemble(
+        KEY, TRAINER, source, members=members, side_by_side=side_by_side, patience=folds and 99, **given
+    )
+    of_fold = np.zeros(len(x), int) if folds is None else data.row_folds(KEY, np.arange(len(x)), folds)
+    total = 0
+    for i, key in enumerate(jax.random.split(KEY, members)):
+        state = TRAINER.init(key, x)
+        for epoch in range(epochs):
+            losses, weights = [], []
+            (block,) = source.stream([*data.key_words(KEY), epoch], batch_size=40, batches=7)
+            for numbers, *batch in zip(*block, strict=True):
+                weight = (numbers >= 0).astype(float)
+                if folds is not None:
+                    weight *= of_fold[numbers] != i % folds
+                if bootstrap:
+                    drawn = ensemble._poisson(key, np.zeros(40, np.uint32), numbers.astype(np.uint32))
+                    weight *= np.asarray(drawn)
+                    total += weight.sum() / members / epochs
+                state, loss = TRAINER.step(state, (*batch, weight))
+                losses.append(float(loss))
+                weights.append(weight.sum())
+            np.testing.assert_allclose(
+                history.loss[i, epoch], np.average(losses, weights=weights), rtol=1e-12
+            )
+            if folds is not None:
+                own = of_fold == i % folds
+                score = TRAINER.score(state.params, (x[own], y[own]))
+                np.testing.assert_allclose(history.validation_nll[i, epoch], score, rtol=1e-12)
+        close(member(states.opt_state, i), state.opt_state)
+        if folds is None:
+            close(member(states.params, i), state.params)
+    if bootstrap:
+        assert 0.8 * 256 * (1 - 1 / folds) < total < 1.2 * 256 * (1 - 1 / folds)
+
+
+def test_draws_for_rows_are_poisson():
+    numbers = np.arange(100_000, dtype=np.uint32)
+    drawn = np.asarray(ensemble._poisson(KEY, np.zeros_like(numbers), numbers))
+    counts = np.bincount(drawn, minlength=8)[:8] / len(drawn)
+    np.testing.assert_allclose(counts, scipy.stats.poisson.pmf(np.arange(8), 1), atol=0.006)
+    other = np.asarray(ensemble._poisson(KEY, np.ones_like(numbers), numbers))
+    assert abs(np.corrcoef(drawn, other)[0, 1]) < 0.01
+
+
+def test_what_a_source_has_no_use_for(sinusoid, as_source):
+    source, some = as_source(*sinusoid), [[0, 1], [2, 3]]
+    for given, words in (
+        ({"rows": some}, "rows name rows in memory"),
+        ({"weights": np.ones((2, 256))}, "weights name rows in memory"),
+        ({"validation_rows": some}, "validation_rows of a source need validation"),
+        ({"folds": 1}, "folds must be at least 2"),
+        ({"folds": 10**6}, "256 rows are too few for 1000000 folds"),
+        ({"batch_size": None}, "need a batch_size"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            fit_ensemble(KEY, TRAINER, source, members=2, epochs=1, **{"batch_size": 32, **given})
+    with pytest.raises(ValueError, match="folds are for rows that come from a source"):
+        fit_ensemble(KEY, TRAINER, sinusoid, members=2, epochs=1, folds=2)
+
+
+def test_a_member_that_fails_on_a_source_lets_the_others_be(sinusoid, as_source):
+    given = {"members": 3, "epochs": 4, "batch_size": 30, "numbers": {"learning_rate": [5e-3, 1e18, 5e-3]}}
+    with pytest.warns(RuntimeWarning, match="1 of 3 members failed: 1"):
+        states, history = fit_ensemble(KEY, TRAINER, as_source(*sinusoid), **given)
+    assert history.failed_epoch.tolist() == [-1, 0, -1]
+    assert np.isfinite(history.loss).tolist() == [[True] * 4, [False] * 4, [True] * 4]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(states.params))
+    assert states.step.tolist() == [36, 0, 36]

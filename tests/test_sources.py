@@ -1,5 +1,6 @@
 import re
 import threading
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -43,23 +44,47 @@ def test_scalers_are_those_of_all_rows(folder):
     "batch_size, batches, buffer", [(64, 5, 700), (1, 1, 100), (999, 2, 10**6), (128, 40, 64)]
 )
 def test_a_stream_has_every_row_once(folder, batch_size, batches, buffer):
-    files = sources.from_files(f"{folder}/*.parquet", target="y")
-    given = {"batch_size": batch_size, "batches": batches, "buffer": buffer}
+    files = replace(sources.from_files(f"{folder}/*.parquet", target="y"), buffer=buffer)
+    given = {"batch_size": batch_size, "batches": batches}
     blocks = list(files.stream([1, 2], **given))
-    assert all(block.x.shape == (*block.numbers.shape, 3) for block in blocks)
-    assert all(len(block.y) == batches for block in blocks[:-1])
+    assert len(blocks) == -(-files.batches(batch_size) // batches)
+    assert all(block.x.shape == (batches, batch_size, 3) for block in blocks)
     numbers = np.concatenate([block.numbers.ravel() for block in blocks])
-    assert (numbers[-(-N % batch_size) :] == -1).all() or N % batch_size == 0
-    kept = numbers >= 0
-    np.testing.assert_array_equal(np.sort(numbers[kept]), np.arange(N))
+    assert (numbers[N:] == -1).all()
+    np.testing.assert_array_equal(np.sort(numbers[:N]), np.arange(N))
     values = np.concatenate([block.x[..., 0].ravel() for block in blocks])
-    np.testing.assert_array_equal(values[kept], numbers[kept])
+    np.testing.assert_array_equal(values[:N], numbers[:N])
     again = list(files.stream([1, 2], **given))
     for a, b in zip(blocks, again, strict=True):
         for left, right in zip(a, b, strict=True):
             np.testing.assert_array_equal(left, right)
     other = np.concatenate([block.numbers.ravel() for block in files.stream([1, 3], **given)])
     assert (other != numbers).any()
+
+
+@pytest.mark.parametrize("shares", [2, 3, 4])
+def test_shares_of_a_stream_are_parts_of_its_batches(folder, shares):
+    files = replace(sources.from_files(str(folder), target="y"), buffer=500).without([3], 200)
+    given = {"batch_size": 96, "batches": 4, "shares": shares}
+    whole = list(files.stream([5], **given))
+    parts = [list(files.stream([5], share=share, **given)) for share in range(shares)]
+    for block, *own in zip(whole, *parts, strict=True):
+        for joined, *pieces in zip(block, *own, strict=True):
+            np.testing.assert_array_equal(joined, np.concatenate(pieces, axis=1))
+    numbers = np.concatenate([block.numbers.ravel() for block in whole])
+    left_out, x, _ = sources.from_files(str(folder), target="y").take([3], 200)
+    assert 150 < len(left_out) < 250
+    np.testing.assert_array_equal(x[:, 0], left_out)
+    np.testing.assert_array_equal(np.sort(np.r_[numbers[numbers >= 0], left_out]), np.arange(N))
+    assert not set(left_out) & set(files.take([4], N)[0])
+
+
+def test_what_no_shares_can_have(folder):
+    files = sources.from_files(str(folder), target="y")
+    with pytest.raises(ValueError, match="18 row groups are too few for 20 shares"):
+        files.batches(100, 20)
+    with pytest.raises(ValueError, match="a batch of 50 rows has no 4 equal parts"):
+        next(files.stream([0], batch_size=50, batches=1, shares=4))
 
 
 def test_neighbours_in_a_stream_know_little_of_each_other(folder):
@@ -69,7 +94,7 @@ def test_neighbours_in_a_stream_know_little_of_each_other(folder):
     def correlation(buffer):
         found = []
         for seed in range(20):
-            blocks = files.stream([seed], batch_size=50, batches=1, buffer=buffer)
+            blocks = replace(files, buffer=buffer).stream([seed], batch_size=50, batches=1)
             numbers = np.concatenate([block.numbers.ravel() for block in blocks])
             found.append(np.corrcoef(numbers[1:], numbers[:-1])[0, 1])
         return np.mean(found)

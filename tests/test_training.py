@@ -17,7 +17,7 @@ from jaxreg import (
     run_epochs,
     sgd,
 )
-from jaxreg.training import CHUNK_EPOCHS
+from jaxreg.training import CHUNK_EPOCHS, position
 
 MODEL = MeanVarRegressor(hidden=(16,))
 KEY = jax.random.key(1)
@@ -333,3 +333,83 @@ def test_no_epochs_and_no_warnings(sinusoid):
     assert history.loss.shape == (0,) and int(state.step) == 0
     assert jnp.isfinite(jax.tree.leaves(state.params)[0]).all()
     assert data.batch_order(KEY, 0, 4).shape == (4,)
+
+
+@pytest.mark.parametrize("batch_size", [20, 64, 256, 300])
+@pytest.mark.parametrize("patience", [None, 3])
+def test_rows_from_a_source_train_as_rows_in_memory(sinusoid, as_source, x64, batch_size, patience):
+    x, y = (a.astype(np.float64) for a in sinusoid)
+    trainer = make_trainer(MODEL, sgd(5e-2, 0.9, 1e-4))
+    held_out = None if patience is None else (x[200:], y[200:])
+    settings = {"epochs": 12, "batch_size": batch_size, "validation": held_out, "patience": patience}
+    expected, history = fit(KEY, trainer, (x[:230], y[:230]), **settings)
+    state, streamed = fit(KEY, trainer, as_source(x[:230], y[:230]), **settings)
+    close(state, expected)
+    close(streamed, history)
+
+
+def test_a_streamed_run_cut_anywhere_is_bit_identical(sinusoid, as_source):
+    """A hook sees runs within epochs, and each of them goes on to the same end."""
+
+    class Keep(Hook):
+        every = 0.2
+
+        def __init__(self, first=None):
+            self.runs, self.first = [], first
+
+        def restore(self, run):
+            return self.first or run
+
+        def after_chunk(self, run, history):
+            self.runs.append((run, history.loss.copy()))
+
+    trainer, source = make_trainer(MODEL, sgd(5e-3, 0.9)), as_source(*sinusoid)
+    settings = {"epochs": 3, "batch_size": 30, "validation": sinusoid}
+    whole, history = fit(KEY, trainer, source, **settings)
+    keep = Keep()
+    cut, same_history = fit(KEY, trainer, source, hooks=[keep], **settings)
+    same((cut, same_history), (whole, history))
+    places = [position(run) for run, _ in keep.runs]
+    assert {(0, 5), (1, 0), (1, 5), (2, 0), (2, 5), (3, 0)} == set(places)
+    for (epoch, _), (run, losses) in zip(places, keep.runs, strict=True):
+        assert np.isfinite(losses).sum() == epoch
+        resumed, more = fit(KEY, trainer, source, hooks=[Keep(run)], **settings)
+        same(resumed, whole)
+        same(more.loss[epoch:], history.loss[epoch:])
+
+
+def test_a_streamed_run_stopped_within_an_epoch_is_judged_there(sinusoid, as_source):
+    class Stop(Hook):
+        every = 0.5
+
+        def after_chunk(self, run, history):
+            return True
+
+    trainer = make_trainer(MODEL, sgd(5e-3, 0.9))
+    settings = {"epochs": 3, "batch_size": 30, "validation": sinusoid, "hooks": [Stop()]}
+    state, history = fit(KEY, trainer, as_source(*sinusoid), **settings)
+    assert int(state.step) == 5 and history.best_epoch == 0
+    nll = trainer.score(state.params, sinusoid)
+    np.testing.assert_allclose(history.validation_nll, [nll, np.nan, np.nan], rtol=1e-6)
+    assert np.isfinite(history.loss).tolist() == [True, False, False]
+
+
+def test_a_streamed_run_that_fails_keeps_the_state_before_the_block(sinusoid, as_source):
+    trainer, found = make_trainer(MODEL, sgd(1e18)), []
+
+    class Keep(Hook):
+        every = 0.1
+
+        def after_chunk(self, run, history):
+            found.append(run)
+
+    with pytest.warns(RuntimeWarning, match="the run stopped in epoch 1: its loss or parameters"):
+        state, history = fit(KEY, trainer, as_source(*sinusoid), epochs=3, batch_size=30, hooks=[Keep()])
+    assert history.failed_epoch == 0 and not np.isfinite(history.loss).any()
+    same(state.params, trainer.init(KEY, sinusoid[0]).params)
+    assert position(found[-1])[0] == 0
+
+
+def test_a_source_needs_a_batch_size(sinusoid, as_source):
+    with pytest.raises(ValueError, match="need a batch_size"):
+        fit(KEY, make_trainer(MODEL, sgd(5e-3)), as_source(*sinusoid), epochs=1)
