@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import platform
 import re
 import shutil
@@ -25,14 +26,14 @@ from jaxtyping import PyTree
 
 from jaxreg.ensemble import cores
 from jaxreg.files import check_folder
-from jaxreg.training import History, Hook, Job, Run
+from jaxreg.training import History, Hook, Job, Run, periods, position
 
 LIBRARIES = ("jaxreg", "jax", "jaxlib", "flax", "optax", "numpy")
 # What of a run may differ from its checkpoint's, with a warning: the bits may then differ too.
 TOLERATED = ("cores",)
 FORMAT = 1
-# Folders of checkpoints are called epoch_12, so that nobody else's are taken for one.
-PREFIX = "epoch"
+# Folders of checkpoints are called epoch_12 or batch_345, so that nobody else's are taken for one.
+PREFIXES = "epoch", "batch"
 RUNNING = ("_manager", "_lock", "_latest", "_job")
 MOST_SHOWN = 6
 
@@ -46,7 +47,8 @@ class Checkpoint(Hook):
 
     Args:
         folder: where checkpoints are kept; made if its parent is there. One run has it for itself.
-        every: epochs between two checkpoints. One more is written at the end, however it comes.
+        every: epochs between two checkpoints, of a source also a share of one, 0.1 for example. One more is
+            written at the end, however it comes.
         keep: how many of the last checkpoints stay.
         resume: go on from the last good checkpoint, or from the beginning, with a warning, where there is
             none. Without it the folder must hold none.
@@ -75,18 +77,20 @@ class Checkpoint(Hook):
     def __init__(
         self,
         folder: str | Path,
-        every: int = 50,
+        every: float | int = 50,
         *,
         keep: int = 3,
         resume: bool = False,
         about: Mapping[str, Any] | None = None,
     ):
-        for name, value in (("every", every), ("keep", keep)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not 0 < every < math.inf:
+            raise ValueError(f"every must be a positive number of epochs, got {every}")
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, got {keep}")
         self.folder, self.every, self.keep, self.resume = Path(folder), every, keep, resume
         self.about = dict(about or {})
         self.resumed_epoch: int | None = None
+        self._per_epoch, self._prefix, self._written = 1, PREFIXES[0], 0
         self.quiet = self.over = False
         self._manager: ocp.CheckpointManager | None = None
         self._lock: FileLock | None = None
@@ -120,7 +124,7 @@ class Checkpoint(Hook):
 
     def _kept(self) -> bool:
         """Whether there are checkpoints."""
-        return any(re.fullmatch(rf"{PREFIX}_\d+", path.name) for path in self.folder.iterdir())
+        return any(re.fullmatch(rf"({'|'.join(PREFIXES)})_\d+", path.name) for path in self.folder.iterdir())
 
     def begin(self, job: Job) -> None:
         """Take the folder."""
@@ -135,11 +139,14 @@ class Checkpoint(Hook):
                 "folder"
             ) from None
         self._job = _described(job, self.about)
+        # A run on a source may end within an epoch: its checkpoints are counted in batches.
+        per_epoch = job.settings.get("batches_per_epoch")
+        self._per_epoch, self._prefix, self._written = per_epoch or 1, PREFIXES[per_epoch is not None], 0
         options = ocp.CheckpointManagerOptions(
             max_to_keep=self.keep,
             enable_async_checkpointing=False,
             cleanup_tmp_directories=True,
-            step_prefix=PREFIX,
+            step_prefix=self._prefix,
         )
         with _quiet():
             self._manager = ocp.CheckpointManager(
@@ -161,7 +168,7 @@ class Checkpoint(Hook):
             except MemoryError:
                 raise
             except Exception as error:  # whatever Orbax makes of a damaged file
-                path = self.folder / f"{PREFIX}_{step}"
+                path = self.folder / f"{self._prefix}_{step}"
                 warnings.warn(
                     f"the checkpoint {path} is damaged ({_one_line(error)}), the one before it is used",
                     stacklevel=4,
@@ -172,7 +179,8 @@ class Checkpoint(Hook):
                 self._manager.reload()
                 continue
             self._check_same(about)
-            self.resumed_epoch = step
+            self.resumed_epoch = step // self._per_epoch
+            self._written = self._periods(step)
             run, history = _unpacked(run, arrays)
             return run._replace(active=run.active & (not self.over)), history
         raise ValueError(f"every checkpoint in {self.folder} is damaged: begin anew in another folder")
@@ -180,8 +188,10 @@ class Checkpoint(Hook):
     def after_chunk(self, run: Run, history: History) -> None:
         """Keep the run at each multiple of `every` epochs."""
         self._latest = run, history
-        if _epoch(run) % self.every == 0:
+        over = self._periods(self._step(run))
+        if over > self._written:
             self._write()
+            self._written = over
 
     def close(self) -> None:
         """Keep the run as it ended, and give the folder back."""
@@ -195,9 +205,17 @@ class Checkpoint(Hook):
                 self._lock.release()
             self._manager = self._lock = self._latest = self._job = None
 
+    def _step(self, run: Run) -> int:
+        """Epochs that are done, or batches of all epochs."""
+        epoch, batch = position(run)
+        return epoch * self._per_epoch + batch
+
+    def _periods(self, step: int) -> int:
+        return periods(step / self._per_epoch, self.every)
+
     def _write(self) -> None:
         run, history = self._latest
-        step = _epoch(run)
+        step = self._step(run)
         if step in self._manager.all_steps():
             return
         arrays = _packed(run, history)
@@ -210,7 +228,8 @@ class Checkpoint(Hook):
             for part in self.folder.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(part, ignore_errors=True)
             raise OSError(
-                f"the checkpoint of epoch {step} can't be written to {self.folder}: {_one_line(error)}"
+                f"the checkpoint of {self._prefix} {step} can't be written to {self.folder}: "
+                f"{_one_line(error)}"
             ) from error
 
     def _read(self, step: int) -> tuple[dict, dict[str, np.ndarray]]:
@@ -273,16 +292,18 @@ class _Restore(ocp.args.CheckpointArgs):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal ended a run after a chunk of epochs.
+    """A signal ended a run after a chunk of epochs, or of batches of a source.
 
     Attributes:
         signal: its number.
         epoch: epochs that were done.
+        batch: batches of the next epoch that were done.
     """
 
-    def __init__(self, number: int, epoch: int):
-        super().__init__(f"{signal.Signals(number).name} after epoch {epoch}")
-        self.signal, self.epoch = number, epoch
+    def __init__(self, number: int, epoch: int, batch: int = 0):
+        more = f" and {batch:,} batches" if batch else ""
+        super().__init__(f"{signal.Signals(number).name} after epoch {epoch}{more}")
+        self.signal, self.epoch, self.batch = number, epoch, batch
 
 
 class StopOnSignal(Hook):
@@ -313,7 +334,7 @@ class StopOnSignal(Hook):
     def after_chunk(self, run: Run, history: History) -> None:
         """Raise if a signal came."""
         if self.signal is not None:
-            raise Interrupted(self.signal, _epoch(run))
+            raise Interrupted(self.signal, *position(run))
 
     def for_trial(self) -> "StopOnSignal":
         """A run that prepares another ends in the same way."""
@@ -339,10 +360,6 @@ def _quiet() -> Iterator[None]:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
-
-
-def _epoch(run: Run) -> int:
-    return int(np.max(np.asarray(run.cursor[0])))
 
 
 def _described(job: Job, about: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxreg.training import History, Hook, Run
+from jaxreg.training import History, Hook, Job, Run, position
 
 
 class Bar(Hook):
@@ -21,6 +21,10 @@ class Bar(Hook):
         self.console = console or Console(stderr=True)
         self.description = description
         self.progress: Progress | None = None
+
+    def begin(self, job: Job) -> None:
+        """Take how many batches an epoch has, where that is to be seen."""
+        self.per_epoch = job.settings.get("batches_per_epoch") or 1
 
     def restore(self, run: Run) -> Run:
         """Start the bar."""
@@ -40,11 +44,15 @@ class Bar(Hook):
 
     def after_chunk(self, run: Run, history: History) -> None:
         """Move the bar to the epoch that was reached; of several members the median is shown."""
-        done = int(np.max(run.cursor[0]))
+        epoch, batch = position(run)
         series = history.loss if history.validation_nll is None else history.validation_nll
-        latest = np.asarray(series[..., done - 1]).ravel()
+        latest = np.asarray(series[..., max(epoch - 1, 0)]).ravel()
+        if epoch == 0 and run.sums is not None:
+            losses, weights = map(np.asarray, run.sums)
+            latest = (losses / np.where(weights > 0, weights, np.nan)).ravel()
         finite = latest[np.isfinite(latest)]
         nll = np.median(finite) if finite.size else np.nan
+        done = epoch + batch / self.per_epoch
         self.progress.update(self.task, completed=done, total=history.loss.shape[-1], nll=nll)
 
     def close(self) -> None:

@@ -12,7 +12,18 @@ import optax
 import pytest
 from filelock import FileLock
 
-from jaxreg import Hook, MeanVarRegressor, beta_nll, checkpoints, data, fit, fit_ensemble, make_trainer, sgd
+from jaxreg import (
+    Hook,
+    MeanVarRegressor,
+    beta_nll,
+    checkpoints,
+    data,
+    fit,
+    fit_ensemble,
+    make_trainer,
+    sgd,
+    training,
+)
 from jaxreg.checkpoints import Checkpoint, Interrupted, StopOnSignal
 from jaxreg.estimator import DeepEnsembleRegressor
 
@@ -231,8 +242,10 @@ def test_folders_that_cannot_be_used(tmp_path, monkeypatch):
         run(Checkpoint(tmp_path / "a" / "b"))
     with FileLock(tmp_path / "used" / "lock"), pytest.raises(ValueError, match="another run keeps its"):
         run(Checkpoint(tmp_path / "used", resume=True))
-    for settings in ({"every": 0}, {"keep": 0}):
-        with pytest.raises(ValueError, match=f"{next(iter(settings))} must be at least 1, got 0"):
+    refused = {"every": "must be a positive number of epochs", "keep": "must be at least 1"}
+    for name, words in refused.items():
+        settings = {name: 0}
+        with pytest.raises(ValueError, match=f"{name} {words}, got 0"):
             Checkpoint(tmp_path, **settings)
     same(run(Checkpoint(tmp_path / "used", resume=True)), run())
 
@@ -300,3 +313,39 @@ def test_the_estimator_with_its_trial(tmp_path):
     assert [path.name for path in (tmp_path / "early").iterdir()] == ["trial"]
     with pytest.warns(UserWarning, match="holds no checkpoint"):
         same(estimate(Checkpoint(tmp_path / "early", every=1, resume=True)).members_, whole.members_)
+
+
+@pytest.mark.parametrize("settings", [{}, {"members": 3, "folds": 3, "patience": 2, "bootstrap": True}])
+def test_a_run_on_a_source_goes_on_within_an_epoch(tmp_path, as_source, monkeypatch, settings):
+    monkeypatch.setattr(training, "BLOCK_ROWS", 60)
+
+    class Crash(Hook):
+        every = 0.2
+
+        def after_chunk(self, run, history):
+            if training.position(run) == (1, 2):
+                raise RuntimeError("stopped")
+
+    given = {"table": as_source(*ROWS), "epochs": 4, "batch_size": 30, **settings}
+    whole = run(**given)
+    with pytest.raises(RuntimeError, match="stopped"):
+        run(Checkpoint(tmp_path, 0.5), Crash(), **given)
+    kept = sorted(path.name for path in tmp_path.glob("batch_*"))
+    assert kept == ["batch_11", "batch_6", "batch_9"]  # the crash, and where half an epoch was over
+    hook = Checkpoint(tmp_path, 0.5, resume=True)
+    same(run(hook, **given), whole)
+    assert hook.resumed_epoch == 1
+    with pytest.raises(ValueError, match="other x"):
+        other = as_source(ROWS[0] + 1, ROWS[1])
+        run(Checkpoint(tmp_path, 0.5, resume=True), **{**given, "table": other})
+    with pytest.raises(ValueError, match="batch_size 30 there and 20 here"):
+        run(Checkpoint(tmp_path, 0.5, resume=True), **{**given, "batch_size": 20})
+
+
+def test_a_signal_within_an_epoch_says_where(as_source):
+    with StopOnSignal() as stop:
+        stop.every = 0.5
+        stop._came(signal.SIGTERM, None)
+        with pytest.raises(Interrupted, match="SIGTERM after epoch 0 and 5 batches") as caught:
+            run(stop, table=as_source(*ROWS), batch_size=30)
+    assert (caught.value.epoch, caught.value.batch) == (0, 5)
