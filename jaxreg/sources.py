@@ -1,8 +1,11 @@
 """Rows in more files than memory holds: where they are, what they are like, and a shuffled stream of them."""
 
+import atexit
 import glob
 import math
 import queue
+import shutil
+import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int
 
+from jaxreg import tables
 from jaxreg.data import Block, Scaler, default_dtype, listed, row_fractions
 
 T = TypeVar("T")
@@ -22,6 +26,9 @@ T = TypeVar("T")
 # Rows that are mixed with each other: the stream's order is as good as random over so many of them.
 BUFFER_ROWS = 2**18
 AHEAD = 2
+# Rows of a row group that is written here.
+GROUP_ROWS = 2**17
+TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
 MOST_NAMED = 5
 
 
@@ -43,12 +50,13 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Files:
-    """A table in Parquet files that is read by row groups: a `data.Source`.
+    """A table in files that is read by row groups: a `data.Source`.
 
     Attributes:
         features: columns to predict from.
-        target: column to predict.
+        target: column to predict; None where there is none.
         pieces: all row groups, in the order of the files' names.
+        types: of the columns, features first.
         units: what standardises features and target; None leaves them as they are.
         absent: `(seed, share)` of the rows that nothing shows, as if they weren't there.
         buffer: rows that a stream mixes with each other.
@@ -64,8 +72,9 @@ class Files:
     """
 
     features: tuple[str, ...]
-    target: str
+    target: str | None
     pieces: tuple[Piece, ...]
+    types: tuple[str, ...]
     units: tuple[Scaler, Scaler] | None = None
     absent: tuple[tuple[int, ...], float] | None = None
     buffer: int = BUFFER_ROWS
@@ -86,7 +95,7 @@ class Files:
     def describe(self) -> dict[str, np.ndarray]:
         """Small arrays by which to tell that these are the same rows."""
         rows = [(piece.path.name, str(piece.group), str(piece.rows)) for piece in self.pieces]
-        columns, more = np.array([*self.features, self.target]), f"{self.absent} {self.buffer}"
+        columns, more = np.array(self._names), f"{self.absent} {self.buffer}"
         found = {"files": np.array(rows), "columns": columns, "rows left out": np.array(more)}
         if self.units is not None:
             found |= {
@@ -106,7 +115,7 @@ class Files:
         x, y = self._read(piece)
         # A sum is finite where all are, and takes half the time.
         if not np.isfinite(x.sum() + y.sum()):
-            values = [*x.T, y]
+            values = [*x.T, y][: len(self._names)]
             wrong = {
                 name: int((~np.isfinite(own)).sum()) for name, own in zip(self._names, values, strict=True)
             }
@@ -119,7 +128,7 @@ class Files:
 
     @property
     def _names(self) -> list[str]:
-        return [*self.features, self.target]
+        return [*self.features, *([] if self.target is None else [self.target])]
 
     def _read(self, piece: Piece) -> tuple[np.ndarray, np.ndarray]:
         names = self._names
@@ -134,7 +143,8 @@ class Files:
         values = np.empty((len(names), len(table)))
         for i, name in enumerate(names):
             values[i] = table.column(name).to_numpy()
-        return values[:-1].T, values[-1]
+        width = len(self.features)
+        return values[:width].T, values[width] if self.target is not None else np.zeros(len(table))
 
     def scalers(self) -> tuple[Scaler, Scaler]:
         """Means and standard deviations of features and target, from one pass over all files in float64.
@@ -221,8 +231,10 @@ class Files:
             )
         whole = self.batches(batch_size, shares)
         size, blocks = batch_size // shares, math.ceil(whole / batches)
+        # Here, because the thread that reads doesn't know of jax.enable_x64.
+        dtype = default_dtype(np.dtype(np.float64))
         parts = [
-            self._blocks(own, [*seed, i], size, batches, blocks)
+            self._blocks(own, [*seed, i], size, batches, blocks, dtype)
             for i, own in enumerate(self._dealt(shares))
             if share in (None, i)
         ]
@@ -235,11 +247,11 @@ class Files:
 
     def take(self, seed: Sequence[int], most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """At most about so many rows, drawn at random: `(numbers, x, y)`, in the order of their numbers."""
-        share, kept = most / self.rows, []
+        share, kept, dtype = most / self.rows, [], default_dtype(np.dtype(np.float64))
         for piece, (x, y) in zip(self.pieces, ahead(map(self.read, self.pieces)), strict=True):
             numbers = np.arange(piece.first, piece.first + piece.rows)
             mine = (row_fractions(seed, numbers) < share) & ~self._is_absent(numbers)
-            kept.append((numbers[mine], *self._in_units(x[mine], y[mine])))
+            kept.append((numbers[mine], *self._in_units(x[mine], y[mine], dtype)))
         numbers, x, y = (np.concatenate(parts) for parts in zip(*kept, strict=True))
         return numbers, x, y
 
@@ -264,14 +276,21 @@ class Files:
         seed, share = self.absent
         return row_fractions(seed, numbers) < share
 
-    def _in_units(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if self.units is not None:
-            x, y = (scaler.transform(values) for scaler, values in zip(self.units, (x, y), strict=True))
-        dtype = default_dtype(np.dtype(np.float64))
-        return x.astype(dtype), y.astype(dtype)
+    def _in_units(self, x: np.ndarray, y: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+        """Rows as they are, or standardised and in a dtype."""
+        if self.units is None:
+            return x, y
+        scaled = (scaler.transform(values) for scaler, values in zip(self.units, (x, y), strict=True))
+        return tuple(values.astype(dtype) for values in scaled)
 
     def _blocks(
-        self, pieces: list[Piece], seed: Sequence[int], batch_size: int, batches: int, blocks: int
+        self,
+        pieces: list[Piece],
+        seed: Sequence[int],
+        batch_size: int,
+        batches: int,
+        blocks: int,
+        dtype: np.dtype,
     ) -> Iterator[Block]:
         """So many blocks of the rows of some row groups, and of no rows after these."""
         size, waiting, ready = batch_size * batches, [], 0
@@ -282,7 +301,7 @@ class Files:
                 ready += len(more[0])
             numbers, x, y = (np.concatenate(parts) for parts in zip(*waiting, strict=True))
             waiting = [(numbers[size:], x[size:], y[size:])]
-            numbers, (x, y) = numbers[:size], self._in_units(x[:size], y[:size])
+            numbers, (x, y) = numbers[:size], self._in_units(x[:size], y[:size], dtype)
             numbers = np.where(self._is_absent(numbers), -1, numbers)
             filled = np.full(size, -1), np.zeros((size, x.shape[1]), x.dtype), np.zeros(size, y.dtype)
             for whole, part in zip(filled, (numbers, x, y), strict=True):
@@ -355,51 +374,121 @@ def ahead(items: Iterator[T], depth: int = AHEAD) -> Iterator[T]:
         thread.join()
 
 
-def from_files(pattern: str, *, target: str, features: Sequence[str] | None = None) -> Files:
-    """Parquet files as one table, read by row groups.
+def find(pattern: str | Path) -> list[Path]:
+    """The files that a pattern names, or those in a folder, Parquet before others; sorted.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    text = str(pattern)
+    if Path(text).is_file():
+        return [Path(text)]
+    tried = [text]
+    if Path(text).is_dir():
+        tried = [f"{glob.escape(text)}/*{suffix}" for suffix in (".parquet", *TEXT_SUFFIXES)]
+    for where in tried:
+        if paths := sorted(path for path in map(Path, glob.glob(where, recursive=True)) if path.is_file()):
+            return paths
+    raise ValueError(f"no file matches {' or '.join(tried)}")
+
+
+def from_files(
+    pattern: str | Path,
+    *,
+    target: str | None,
+    features: Sequence[str] | None = None,
+    drop: Sequence[str] = (),
+    scratch: str | Path | None = None,
+) -> Files:
+    """Files as one table that is read by parts, in place of one in memory.
+
+    Parquet files are read by row groups; CSV files are rewritten once as Parquet, some lines at a time.
 
     Args:
-        pattern: of paths, `folder/*.parquet`; or a folder.
-        target: column to predict.
+        pattern: of paths, `folder/*.parquet`; or a folder, or a file.
+        target: column to predict; None where there is none, and only `pieces` and `read` serve.
         features: columns to predict from; by default all others, which must be numeric.
+        drop: columns to leave out.
+        scratch: folder for CSV files as Parquet, which needs about their space; by default a temporary one
+            that is deleted when the process ends.
 
     Raises:
         ValueError: if no file matches, or files differ in columns or types, by name; if a column is absent or
-            isn't numeric, or a file can't be read.
+            isn't numeric, or a file can't be read. All that metadata can show is found before a row is read.
     """
-    where = f"{pattern}/*.parquet" if Path(pattern).is_dir() else pattern
-    paths = sorted(Path(path) for path in glob.glob(where, recursive=True))
-    if not paths:
-        raise ValueError(f"no file matches {where}")
-    pieces, schema, first = [], None, 0
-    for path in paths:
-        try:
-            with pq.ParquetFile(path) as file:
-                metadata, own = file.metadata, file.schema_arrow
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{path} can't be read: {str(error).splitlines()[0]}") from None
-        own = {field.name: field.type for field in own}
-        if schema is None:
-            schema = own
-            names = [name for name in own if name != target] if features is None else list(features)
-            names.append(target)
-            absent = [name for name in names if name not in own]
-            if absent:
-                raise ValueError(f"{path} lacks {listed(absent)}; it has {listed(list(own))}")
+    paths = find(pattern)
+    suffixes = {tables.check_suffix(path) for path in paths}
+    if ".parquet" in suffixes and len(suffixes) > 1:
+        raise ValueError(f"{pattern} matches Parquet and other files: name those of one kind")
+    kind = _parquet_columns if suffixes == {".parquet"} else _text_columns
+    columns = {path: kind(path) for path in paths}
+    first, schema = paths[0], columns[paths[0]]
+    absent = [name for name in (*(features or ()), target, *drop) if name not in schema and name is not None]
+    if absent:
+        raise ValueError(f"{first} lacks {listed(absent)}; it has {listed(list(schema))}")
+    if features is None:
+        features = [name for name in schema if name not in {target, *drop}]
+    if not features:
+        raise ValueError(f"no column of {first} is left to predict {target!r} from")
+    names = [*features, *([] if target is None else [target])]
+    for path, own in columns.items():
         for name in names:
             if own.get(name) != schema[name]:
                 found = f"is {own[name]}" if name in own else "is absent"
-                raise ValueError(f"column {name!r} {found} in {path} and is {schema[name]} in {paths[0]}")
+                raise ValueError(f"column {name!r} {found} in {path} and is {schema[name]} in {first}")
             if not _is_number(own[name]):
-                raise ValueError(f"column {name!r} of {path} is {own[name]}, numbers are needed")
+                raise ValueError(
+                    f"column {name!r} of {path} is {own[name]}, numbers are needed: leave it out or encode it"
+                )
+    if kind is _text_columns:
+        paths = _as_parquet(paths, names, scratch)
+    types = tuple(np.dtype(schema[name].to_pandas_dtype()).name for name in names)
+    pieces = _row_groups(paths)
+    if not pieces:
+        raise ValueError(f"{pattern} has no rows")
+    return Files(tuple(features), target, tuple(pieces), types)
+
+
+def _parquet_columns(path: Path) -> dict[str, pa.DataType]:
+    try:
+        with pq.ParquetFile(path) as file:
+            return {field.name: field.type for field in file.schema_arrow}
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} can't be read: {str(error).splitlines()[0]}") from None
+
+
+def _text_columns(path: Path) -> dict[str, pa.DataType]:
+    return dict.fromkeys(tables.header(path), pa.float64())
+
+
+def _row_groups(paths: Sequence[Path]) -> list[Piece]:
+    pieces, first = [], 0
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            metadata = file.metadata
         for group in range(metadata.num_row_groups):
-            rows = metadata.row_group(group).num_rows
-            if rows:
+            if rows := metadata.row_group(group).num_rows:
                 pieces.append(Piece(path, group, rows, first))
             first += rows
-    if not pieces:
-        raise ValueError(f"{where} has no rows")
-    return Files(tuple(names[:-1]), target, tuple(pieces))
+    return pieces
+
+
+def _as_parquet(paths: Sequence[Path], names: Sequence[str], scratch: str | Path | None) -> list[Path]:
+    """Text files rewritten as Parquet, whose row groups are what was read at once."""
+    folder = tempfile.mkdtemp(prefix="jaxreg-", dir=scratch)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    schema, written = pa.schema([(name, pa.float64()) for name in names]), []
+    for i, path in enumerate(paths):
+        written.append(Path(folder) / f"{i:06d}-{path.stem}.parquet")
+        try:
+            with pq.ParquetWriter(written[-1], schema, compression="zstd") as writer:
+                for block in tables.blocks(path, names):
+                    writer.write_table(block.to_arrow().cast(schema), row_group_size=GROUP_ROWS)
+        except OSError as error:
+            raise OSError(
+                f"{path} can't be rewritten as Parquet in {folder}: {error.strerror or error}"
+            ) from None
+    return written
 
 
 def _is_number(kind: pa.DataType) -> bool:

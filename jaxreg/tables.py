@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -33,6 +33,10 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MOST_COLUMNS = 100_000
 BYTES_PER_VALUE = 8
 LONGEST_SHOWN = 40
+
+# How much of a CSV file is read at once where it needn't be read whole.
+BLOCK_BYTES = 2**25
+BLOCK_LINES = 2**17
 
 
 def read(path: Path) -> pl.DataFrame:
@@ -90,6 +94,122 @@ def _read_csv(path: Path) -> pl.DataFrame:
     return table.rename({name: "" for name in nameless})
 
 
+def header(path: Path) -> list[str]:
+    """The names of the columns of a CSV file, of which only the beginning is read.
+
+    Raises:
+        ValueError: if it is no text, or begins with no names, or has two of one name.
+    """
+    with path.open("rb") as file:
+        start = file.read(BLOCK_BYTES)
+    # Without its last line, which may be cut, also within a letter.
+    start = start[: start.rfind(b"\n") + 1] or start
+    _check_text(path, start)
+    return _first_line(path, start.removeprefix(BYTE_ORDER_MARK))[1]
+
+
+def blocks(path: Path, names: Sequence[str]) -> Iterator[pl.DataFrame]:
+    """Some columns of a CSV file of any size, some rows at a time, as float64; missing values are null.
+
+    Raises:
+        ValueError: names the line that has too many values or a quote out of place, or the line and column
+            of what is no number.
+    """
+    labels = header(path)
+    with path.open("rb") as file:
+        separator, _ = _first_line(path, file.read(BLOCK_BYTES).removeprefix(BYTE_ORDER_MARK))
+    # What quotes mean is Python's to say, slowly.
+    parts = _split_by_row if _holds_quotes(path) else _split_by_bytes
+    line = 1
+    for part, lines in parts(path, separator, labels):
+        _check_text(path, part, line)
+        try:
+            found = pl.read_csv(
+                part, separator=separator, has_header=False, schema=dict.fromkeys(labels, pl.String),
+                null_values=MISSING, quote_char='"' if parts is _split_by_row else None,
+            ) if part.strip() else pl.DataFrame(schema=dict.fromkeys(labels, pl.String))  # fmt: skip
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+            rows = enumerate(part.split(b"\n"), line)
+            wide = next((at for at, row in rows if row.count(separator.encode()) >= len(labels)), None)
+            fault = (
+                f"can't be read: {str(error).splitlines()[0]}"
+                if wide is None
+                else _too_many(wide, len(labels))
+            )
+            raise ValueError(f"{path} {fault}") from None
+        yield _floats(path, found, names, line)
+        line += lines
+
+
+def _floats(path: Path, table: pl.DataFrame, names: Sequence[str], line: int) -> pl.DataFrame:
+    """Columns of text as numbers."""
+    columns = []
+    for name in names:
+        column = table[name].str.strip_chars()
+        numbers = column.cast(pl.Float64, strict=False)
+        odd = numbers.is_null() & column.is_not_null() & (column != "")
+        if odd.any():
+            at = odd.arg_max()
+            raise ValueError(
+                f"column {name!r} of {path} holds text such as {_shown(column[at])} about line {line + at}, "
+                "numbers such as 1234.5 are needed: leave it out, or encode it first"
+            )
+        columns.append(numbers)
+    return pl.DataFrame(columns)
+
+
+def _holds_quotes(path: Path) -> bool:
+    with path.open("rb") as file:
+        while part := file.read(BLOCK_BYTES):
+            if b'"' in part or re.search(rb"\r(?!\n|\Z)", part):
+                return True
+    return False
+
+
+def _split_by_bytes(path: Path, separator: str, names: list[str]) -> Iterator[tuple[bytes, int]]:
+    """The lines after the first, some at a time, and how many they are."""
+    with path.open("rb") as file:
+        rest, first = file.read(len(BYTE_ORDER_MARK)).removeprefix(BYTE_ORDER_MARK), True
+        while part := file.read(BLOCK_BYTES):
+            end = (rest + part).rfind(b"\n") + 1
+            whole, rest = (rest + part)[:end], (rest + part)[end:]
+            if first and whole:
+                whole, first = b"\n" + whole.lstrip(b" \r\n").partition(b"\n")[2], False
+            yield _without_blank_lines(whole), whole.count(b"\n")
+        yield _without_blank_lines(rest), 1
+
+
+def _split_by_row(path: Path, separator: str, names: list[str]) -> Iterator[tuple[bytes, int]]:
+    """The same by Python's reading of CSV, in quotes only where they are needed."""
+    with path.open(encoding="utf-8-sig", newline=None) as file:
+        reader = csv.reader(file, delimiter=separator, strict=True)
+        rows = _checked_rows(path, reader, len(names))
+        next(rows)
+        before = reader.line_num
+        while some := list(itertools.islice(rows, BLOCK_LINES)):
+            text = io.StringIO()
+            csv.writer(text, delimiter=separator, lineterminator="\n").writerows(some)
+            yield text.getvalue().encode(), reader.line_num - before
+            before = reader.line_num
+
+
+def _checked_rows(path: Path, reader: "csv._reader", width: int) -> Iterator[list[str]]:
+    """The rows that are written, or an error that names a line."""
+    line = 0
+    try:
+        for row in reader:
+            if len(row) > width:
+                raise ValueError(f"{path} {_too_many(reader.line_num, width)}")
+            if _written(row):
+                yield row
+            line = reader.line_num
+    except csv.Error as error:
+        raise ValueError(
+            f"{path} has a quote out of place in the row that begins in line {line + 1} ({error}): a quote "
+            "within a value is written twice, and the value in quotes"
+        ) from None
+
+
 def _parse(content: bytes, separator: str, names: list[str]) -> pl.DataFrame:
     """A table with types, or of text where a number fits no type of polars'."""
     settings = {"separator": separator, "new_columns": names, "null_values": MISSING}
@@ -99,21 +219,23 @@ def _parse(content: bytes, separator: str, names: list[str]) -> pl.DataFrame:
         return pl.read_csv(content, **settings, infer_schema=False)
 
 
-def _check_text(path: Path, content: bytes) -> None:
-    """Raise unless a file is UTF-8 text."""
-    for start, what in OTHER_FILES.items():
-        if content.startswith(start):
-            raise ValueError(f"{path} {what}")
+def _check_text(path: Path, content: bytes, line: int | None = None) -> None:
+    """Raise unless a file is UTF-8 text; of a part of it, the number of its first line is given."""
+    if line is None:
+        for start, what in OTHER_FILES.items():
+            if content.startswith(start):
+                raise ValueError(f"{path} {what}")
     try:
         content.isascii() or content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path} isn't UTF-8 text: line {_line(content, error.start)} has the byte "
+            f"{path} isn't UTF-8 text: line {_line(content, error.start) + (line or 1) - 1} has the byte "
             f"0x{content[error.start]:02x}: save it as UTF-8"
         ) from None
     if b"\0" in content:
-        raise ValueError(f"{path} isn't text: line {_line(content, content.index(0))} has a zero byte")
-    if not content.removeprefix(BYTE_ORDER_MARK).strip():
+        at = _line(content, content.index(0)) + (line or 1) - 1
+        raise ValueError(f"{path} isn't text: line {at} has a zero byte")
+    if line is None and not content.removeprefix(BYTE_ORDER_MARK).strip():
         raise ValueError(f"{path} is empty: a first line with column names and rows are needed")
 
 
@@ -168,21 +290,9 @@ def _rewritten(path: Path, content: bytes, separator: str, names: list[str]) -> 
     Raises:
         ValueError: names the line where a quote is out of place, or that has too many values.
     """
-    reader, text = _rows(content, separator, strict=True), io.StringIO()
+    text = io.StringIO()
     writer = csv.writer(text, delimiter=separator, lineterminator="\n")
-    line = 0
-    try:
-        for row in reader:
-            if len(row) > len(names):
-                raise ValueError(f"{path} {_too_many(reader.line_num, len(names))}")
-            if _written(row):
-                writer.writerow(row)
-            line = reader.line_num
-    except csv.Error as error:
-        raise ValueError(
-            f"{path} has a quote out of place in the row that begins in line {line + 1} ({error}): a quote "
-            "within a value is written twice, and the value in quotes"
-        ) from None
+    writer.writerows(_checked_rows(path, _rows(content, separator, strict=True), len(names)))
     return text.getvalue().encode()
 
 

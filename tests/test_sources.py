@@ -1,14 +1,18 @@
 import re
+import shutil
 import threading
 from dataclasses import replace
 
+import jax
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jaxreg import sources
+from jaxreg import MeanVarRegressor, fit, fit_ensemble, make_trainer, sgd, sources, tables
+from jaxreg.checkpoints import Checkpoint
+from jaxreg.data import key_words
 
 N = 5000
 
@@ -118,6 +122,92 @@ def test_a_thread_works_ahead_and_stops(folder):
     assert next(items) == 1
     with pytest.raises(KeyError, match="lost"):
         next(items)
+
+
+CSV = {
+    "plain": "a,b,y\n{rows}",
+    "quotes": 'a,"b",y\r\n"0",1,2\r\n{rows}',
+    "a bar, text beside, blank lines, no last newline": "\n\na|t|b|y\n1|x|2|3\n\n{rows}",
+}
+
+
+@pytest.mark.parametrize("what", CSV)
+def test_text_is_read_as_a_table_in_memory_is(tmp_path, monkeypatch, what):
+    monkeypatch.setattr(tables, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(tables, "BLOCK_LINES", 40)
+    rng = np.random.default_rng(0)
+    separator = "|" if "bar" in what else ","
+    for i in range(3):
+        values = rng.normal(size=(200, 3)) * 10.0 ** rng.integers(-9, 9, size=(200, 3))
+        lines = [[f"{v:.17g}" for v in row] for row in values]
+        for line in lines if separator == "|" else ():
+            line.insert(1, "text, with commas")
+        text = CSV[what].format(rows="\n".join(separator.join(line) for line in lines))
+        (tmp_path / f"{i}.csv").write_bytes(text.encode())
+    files = sources.from_files(tmp_path, target="y", features=["a", "b"])
+    assert all(piece.path.suffix == ".parquet" for piece in files.pieces) and len(files.pieces) > 6
+    x, y = (np.concatenate(part) for part in zip(*map(files.read, files.pieces), strict=True))
+    whole = pl.concat([tables.columns(tmp_path / f"{i}.csv", ["a", "b", "y"]) for i in range(3)])
+    np.testing.assert_array_equal(np.column_stack([x, y]), whole.to_numpy())
+
+
+@pytest.mark.parametrize(
+    "last, words",
+    [
+        ("x,2", "column 'a' of .*csv holds text such as 'x' about line 502"),
+        ("1,2,3", "has more values in line 502 than the 2 names"),
+        ('1,"2', "csv has a quote out of place in the row that begins in line 502"),
+        (",2", "missing or infinite values in .*parquet, row group [0-9], column 'a': 1"),
+        ("\0,2", "line 502 has a zero byte"),
+    ],
+)
+def test_faults_late_in_a_text_are_named(tmp_path, monkeypatch, last, words):
+    monkeypatch.setattr(tables, "BLOCK_BYTES", 1000)
+    (tmp_path / "0.csv").write_text("a,y\n" + "1,2\n" * 500 + last + "\n")
+    with pytest.raises(ValueError, match=words):
+        files = sources.from_files(f"{tmp_path}/*.csv", target="y")
+        [files.read(piece) for piece in files.pieces]
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_files_are_trained_on_as_their_rows_are(folder, x64, members):
+    """The last batch, rows left out, and units, too."""
+    files = sources.from_files(folder, target="y").standardised().without([7], 300)
+    trainer, key = make_trainer(MeanVarRegressor(hidden=(4,)), sgd(5e-3)), jax.random.key(3)
+    states, history = fit_ensemble(key, trainer, files, members=members, epochs=2, batch_size=64)
+    raw = pl.read_parquet(folder / "*.parquet").cast(pl.Float64).to_numpy()
+    for i, own in enumerate(jax.random.split(key, members)):
+        state = trainer.init(own, raw[:1, :3])
+        for epoch in range(2):
+            seen = []
+            for block in files.stream([*key_words(key), epoch], batch_size=64, batches=10):
+                for numbers in block.numbers:
+                    if (numbers < 0).all():
+                        continue
+                    x = files.units[0].transform(raw[numbers, :3])
+                    y = files.units[1].transform(raw[numbers, 3])
+                    state, loss = trainer.step(state, (x, y, (numbers >= 0).astype(float)))
+                    seen.append((float(loss), (numbers >= 0).sum()))
+            losses, weights = zip(*seen, strict=True)
+            mean = np.average(losses, weights=weights)
+            np.testing.assert_allclose(history.loss[i, epoch], mean, rtol=1e-12)
+        for a, b in zip(jax.tree.leaves(states.params), jax.tree.leaves(state.params), strict=True):
+            np.testing.assert_allclose(a[i], b, rtol=1e-12, atol=1e-12)
+
+
+def test_a_row_that_goes_bad_later_ends_the_run_and_the_checkpoint_stays(folder, tmp_path):
+    (tmp_path / "kept").mkdir()
+    for path in folder.glob("*.parquet"):
+        shutil.copy(path, tmp_path)
+    files = replace(sources.from_files(tmp_path, target="y").standardised(), buffer=100)
+    last = pl.read_parquet(tmp_path / "2.parquet")
+    bad = last.with_columns(b=pl.when(pl.int_range(pl.len()) < len(last) - 1).then("b"))
+    bad.write_parquet(tmp_path / "2.parquet", row_group_size=300)
+    trainer = make_trainer(MeanVarRegressor(hidden=(4,)), sgd(5e-3))
+    given = {"epochs": 2, "batch_size": 10, "hooks": [Checkpoint(tmp_path / "kept", every=0.001)]}
+    with pytest.raises(ValueError, match=r"2.parquet, row group 10, column 'b': 1; drop these rows"):
+        fit(jax.random.key(0), trainer, files, **given)
+    assert (tmp_path / "kept").exists()
 
 
 def write(path, **columns):
