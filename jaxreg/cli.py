@@ -1,14 +1,16 @@
 """The `jaxreg` command."""
 
+import glob
 import inspect
+import math
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import msgspec
@@ -21,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jaxreg import export, model_file, plots, report, tables
+from jaxreg import export, model_file, plots, report, sources, tables
 from jaxreg.checkpoints import Checkpoint, Interrupted, StopOnSignal
 from jaxreg.data import Scaler, check_data, check_features, check_trainable, grid, sinusoid
 from jaxreg.estimator import DeepEnsembleRegressor
@@ -69,11 +71,23 @@ OPTION_TYPES = {
     "patience": float,
     "time_limit": float | None,
 }
+# Rows of files that aren't held in memory are kept from training by a seed of their own, at most so many.
+MOST_TEST_ROWS = 2**16
+TEST_TAG = 1
+FIT_CHECKPOINT, STREAMED_CHECKPOINT = 20, 0.1
+# Copies of a table that training in memory makes, about.
+IN_MEMORY_COPIES = 10
+
 ARGUMENTS = inspect.getdoc(DeepEnsembleRegressor).partition("Args:")[2].partition("Attributes:")[0]
 
 NoCache = Annotated[
     bool,
     typer.Option("--no-cache", envvar="JAXREG_NO_CACHE", help="Don't keep compiled programs between runs."),
+]
+ROWS_HELP = "CSV or Parquet file, a folder of them, or a pattern such as 'folder/*.parquet'"
+Read = Annotated[
+    Literal["auto", "whole", "stream"],
+    typer.Option(help="All rows at once, or as they are needed; auto goes by the machine's memory."),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of data, weights and the order of rows.")]
 
@@ -221,7 +235,7 @@ def with_settings(command: Callable) -> Callable:
 @app.command("fit")
 @with_settings
 def fit_command(
-    file: Annotated[Path, typer.Argument(help="CSV or Parquet file, one row for each observation.")],
+    file: Annotated[Path, typer.Argument(help=f"{ROWS_HELP}, one row for each observation.")],
     target: Annotated[str, typer.Option(help="Column to predict.")],
     out_file: Annotated[Path, typer.Option("--out", help="Model file to write.")],
     drop: Annotated[
@@ -233,32 +247,141 @@ def fit_command(
     report_file: Annotated[
         Path | None, typer.Option("--report", help="Page on these rows to write, .html or .pdf.")
     ] = None,
+    read: Read = "auto",
     checkpoint: Annotated[
         Path | None, typer.Option(help="Folder to keep the run in, so that it can go on after an end.")
     ] = None,
-    checkpoint_every: Annotated[int, typer.Option(min=1, help="Epochs between two checkpoints.")] = 20,
+    checkpoint_every: Annotated[
+        float | None,
+        typer.Option(help="Epochs between two checkpoints, 20 by default; of rows that are streamed 0.1."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     seed: Seed = 0,
     no_cache: NoCache = False,
     **settings: Any,
 ) -> None:
-    """Train an ensemble on the numeric columns of a file, and keep it in a model file."""
+    """Train an ensemble on the numeric columns of a file, or of many, and keep it in a model file."""
     use_cache(off=no_cache)
-    check_output(out_file, file, checkpoint)
+    paths = found(file)
+    for given in paths:
+        check_output(out_file, given, checkpoint)
     if resume and checkpoint is None:
         raise ValueError("--resume goes on from a checkpoint: name its folder with --checkpoint")
     if not 0 <= test_fraction < 1:
         raise ValueError(f"--test-fraction must be from 0 up to 1, got {test_fraction}")
+    if checkpoint_every is not None and not 0 < checkpoint_every < math.inf:
+        raise ValueError(f"--checkpoint-every must be a positive number of epochs, got {checkpoint_every}")
     if report_file is not None:
         report.check_suffix(report_file)
-        check_output(report_file, file, out_file, checkpoint)
-    table = tables.read(file)
-    for name in [target, *(drop or [])]:
-        tables.check_column(table, name, file)
-    features = [name for name in table.columns if name not in {target, *(drop or [])}]
-    if not features:
-        raise ValueError(f"no column of {file} is left to predict {target!r} from")
-    known = tables.numeric(table, [*features, target], file, droppable=features)
+        for given in (*paths, out_file):
+            check_output(report_file, given, checkpoint)
+    streamed = is_streamed(paths, read)
+    take = streamed_rows if streamed else rows_in_memory
+    rows = take(paths, file, target, drop or [], test_fraction, seed)
+    if len(rows.test[0]) < FIT_FEWEST_TEST and report_file is not None:
+        raise ValueError(
+            f"--report needs at least {FIT_FEWEST_TEST} rows to score the model on: {rows.total:,} rows and "
+            f"a --test-fraction of {test_fraction} leave too few"
+        )
+    numbers = {name: _number(value) for name, value in settings.items()}
+    hooks: list[Hook] = [Bar(err)]
+    if checkpoint is not None:
+        given = {f"--{name.replace('_', '-')}": value for name, value in numbers.items()}
+        every = checkpoint_every or (STREAMED_CHECKPOINT if streamed else FIT_CHECKPOINT)
+        hooks.append(Checkpoint(checkpoint, every, resume=resume, about=given))
+        hooks[-1].check()
+    with StopOnSignal() as stop:
+        ensemble = DeepEnsembleRegressor(**numbers, random_state=seed, hooks=[*hooks, stop])
+        try:
+            rows.fit(ensemble)
+        except Interrupted as error:
+            kept = "nothing was kept, which --checkpoint FOLDER would have done"
+            if checkpoint is not None:
+                kept = f"the run is kept in {checkpoint}: the same command and --resume go on from there"
+            _say("stopped", f"{error}; {kept}", "yellow")
+            raise typer.Exit(128 + error.signal) from None
+    fitted = ensemble.fitted_._replace(feature_dtypes=rows.dtypes[:-1], target_dtypes=rows.dtypes[-1:])
+    x, y = rows.test
+    if len(y):
+        prediction = fitted.predict(x)
+        result = evaluate(prediction, y, baseline=trivial(fitted.y_scaler, 0))
+        own = {f"test_{name}": float(result[name]) for name in FIT_SCORES}
+        fitted = fitted._replace(scores=fitted.scores | {"test_rows": len(y)} | own)
+    model_file.save(out_file, fitted)
+
+    features = fitted.feature_names
+    title = Text(f"{target} from {len(features)} columns")
+    summary = Table(title=title, title_justify="left", show_header=False)
+    summary.add_row("training rows", f"{rows.total - len(y):,}")
+    summary.add_row("networks", f"{fitted.members}")
+    summary.add_row("epochs, the longest", f"{ensemble.n_iter_} of {fitted.settings['epochs']}")
+    out.print(summary)
+    if len(y):
+        out.print(f"{len(y):,} rows that it wasn't trained on")
+        out.print(report.score_table(result))
+        if report_file is not None:
+            feature = x[:, 0] if len(features) == 1 else None
+            section = report.Section(target, prediction, y, result, feature, features[0])
+            about = f"{len(y):,} rows of {file.name} that {out_file.name} wasn't trained on"
+            report.write(report_file, [section], title=f"How well {target} is predicted", about=about)
+            say(f"the report is in {report_file}")
+    say(f"the model is in {out_file}")
+
+
+class Rows(NamedTuple):
+    """What a command trains on.
+
+    Attributes:
+        fit: trains an estimator.
+        test: features and target of the rows to score it on, as they are in the file.
+        total: rows in all.
+        dtypes: of the columns, the target last.
+    """
+
+    fit: Callable[[DeepEnsembleRegressor], Any]
+    test: tuple[np.ndarray, np.ndarray]
+    total: int
+    dtypes: tuple[str, ...]
+
+
+def found(file: Path) -> list[Path]:
+    """The files that an argument names."""
+    if not (file.exists() or glob.has_magic(str(file))):
+        raise FileNotFoundError(f"there is no file {file}")
+    return sources.find(file)
+
+
+def is_streamed(paths: list[Path], read: str) -> bool:
+    """Whether rows are read as they are needed; where their size decides it, that is said."""
+    if read != "auto":
+        return read == "stream"
+    size = sources.size(paths)
+    streamed = size * IN_MEMORY_COPIES > tables.memory()
+    if streamed:
+        what = f"{len(paths):,} files hold" if len(paths) > 1 else f"{paths[0]} holds"
+        text = (
+            f"{what} {size / 1e9:.1f} GB of values: rows are read as they are needed (--read whole reads all)"
+        )
+        err.print(text, markup=False, soft_wrap=True)
+    return streamed
+
+
+def rows_in_memory(
+    paths: list[Path], file: Path, target: str, drop: list[str], test_fraction: float, seed: int
+) -> Rows:
+    """All rows of some files, a share of them to score the model on."""
+    parts, features, dtypes = [], None, None
+    for path in paths:
+        table = tables.read(path)
+        for name in [target, *drop, *(features or ())]:
+            tables.check_column(table, name, path)
+        if features is None:
+            features = [name for name in table.columns if name not in {target, *drop}]
+            if not features:
+                raise ValueError(f"no column of {path} is left to predict {target!r} from")
+            dtypes = tuple(str(table[name].dtype) for name in [*features, target])
+        parts.append(tables.numeric(table, [*features, target], path, droppable=features))
+    known = pl.concat(parts, how="vertical_relaxed")
     x, y = trainable(known, features, target)
 
     order = np.random.default_rng(seed).permutation(len(x))
@@ -270,58 +393,28 @@ def fit_command(
         )
     if len(test) < FIT_FEWEST_TEST:
         test, train = order[:0], order
-        if report_file is not None:
-            raise ValueError(
-                f"--report needs at least {FIT_FEWEST_TEST} rows to score the model on: {len(x)} rows and a "
-                f"--test-fraction of {test_fraction} leave too few"
-            )
     constant = [name for name, column in zip(features, x[train].T, strict=True) if np.ptp(column) == 0]
     if constant:
         listed = ", ".join(map(repr, constant))
         warnings.warn(f"constant column {listed}: it tells nothing about the target", stacklevel=2)
-    numbers = {name: _number(value) for name, value in settings.items()}
-    hooks: list[Hook] = [Bar(err)]
-    if checkpoint is not None:
-        given = {f"--{name.replace('_', '-')}": value for name, value in numbers.items()}
-        hooks.append(Checkpoint(checkpoint, checkpoint_every, resume=resume, about=given))
-        hooks[-1].check()
-    with StopOnSignal() as stop:
-        ensemble = DeepEnsembleRegressor(**numbers, random_state=seed, hooks=[*hooks, stop])
-        try:
-            ensemble.fit(pl.DataFrame(x[train], schema=features), pl.Series(target, y[train]))
-        except Interrupted as error:
-            kept = "nothing was kept, which --checkpoint FOLDER would have done"
-            if checkpoint is not None:
-                kept = f"the run is kept in {checkpoint}: the same command and --resume go on from there"
-            _say("stopped", f"{error}; {kept}", "yellow")
-            raise typer.Exit(128 + error.signal) from None
-    fitted = ensemble.fitted_._replace(
-        feature_dtypes=tuple(str(table[name].dtype) for name in features),
-        target_dtypes=(str(table[target].dtype),),
-    )
-    if len(test):
-        prediction = fitted.predict(x[test])
-        result = evaluate(prediction, y[test], baseline=trivial(fitted.y_scaler, 0))
-        own = {f"test_{name}": float(result[name]) for name in FIT_SCORES}
-        fitted = fitted._replace(scores=fitted.scores | {"test_rows": len(test)} | own)
-    model_file.save(out_file, fitted)
 
-    title = Text(f"{target} from {len(features)} columns")
-    summary = Table(title=title, title_justify="left", show_header=False)
-    summary.add_row("training rows", f"{len(train):,}")
-    summary.add_row("networks", f"{fitted.members}")
-    summary.add_row("epochs, the longest", f"{ensemble.n_iter_} of {fitted.settings['epochs']}")
-    out.print(summary)
-    if len(test):
-        out.print(f"{len(test):,} rows that it wasn't trained on")
-        out.print(report.score_table(result))
-        if report_file is not None:
-            feature = x[test, 0] if len(features) == 1 else None
-            section = report.Section(target, prediction, y[test], result, feature, features[0])
-            about = f"{len(test):,} rows of {file.name} that {out_file.name} wasn't trained on"
-            report.write(report_file, [section], title=f"How well {target} is predicted", about=about)
-            say(f"the report is in {report_file}")
-    say(f"the model is in {out_file}")
+    def train_on(ensemble: DeepEnsembleRegressor) -> None:
+        ensemble.fit(pl.DataFrame(x[train], schema=features), pl.Series(target, y[train]))
+
+    return Rows(train_on, (x[test], y[test]), len(x), dtypes)
+
+
+def streamed_rows(
+    paths: list[Path], file: Path, target: str, drop: list[str], test_fraction: float, seed: int
+) -> Rows:
+    """The rows of some files, all but a few of them where they are."""
+    files = sources.from_files(file, target=target, drop=drop)
+    most = min(round(test_fraction * files.rows), MOST_TEST_ROWS)
+    test = np.zeros((0, len(files.features))), np.zeros(0)
+    if most >= FIT_FEWEST_TEST:
+        _, *test = files.take([seed, TEST_TAG], most)
+        files = files.without([seed, TEST_TAG], most)
+    return Rows(lambda ensemble: ensemble.fit_files(files), tuple(test), files.rows, files.types)
 
 
 def _number(value: Any) -> Any:
@@ -339,37 +432,48 @@ def _number(value: Any) -> Any:
 @app.command("predict")
 def predict_command(
     model: Annotated[Path, typer.Argument(help="Model file, from jaxreg fit.")],
-    file: Annotated[
-        Path, typer.Argument(help="CSV or Parquet file with the columns the model was trained on.")
-    ],
+    file: Annotated[Path, typer.Argument(help=f"{ROWS_HELP}, with the columns the model was trained on.")],
     out_file: Annotated[
         Path | None, typer.Option("--out", help="CSV or Parquet file to write; by default standard output.")
     ] = None,
     level: Annotated[float, typer.Option(help="Share of the probability between lower and upper.")] = 0.95,
+    read: Read = "auto",
     no_cache: NoCache = False,
 ) -> None:
-    """Predict each row of a file: mean, std, lower and upper, in the target's units."""
+    """Predict each row of a file, or of many: mean, std, lower and upper, in the target's units."""
     use_cache(off=no_cache)
     check_probability("--level", level)
+    paths = found(file)
     if out_file is not None:
-        check_output(out_file, model, file)
+        for given in paths:
+            check_output(out_file, model, given)
         tables.check_suffix(out_file)
     fitted = model_file.load(model)
-    table = tables.read(file)
-    needed = table.columns if fitted.feature_names is None else fitted.feature_names
-    # Columns the model doesn't know may hold anything; one it needs and lacks is named by predict.
-    known = tables.numeric(table, needed, file) if set(needed) <= set(table.columns) else table
-    prediction = fitted.predict(known)
-    if prediction.mean.ndim > 1:
+    if outputs := np.shape(fitted.y_scaler.loc):
         raise ValueError(
-            f"{model} predicts {prediction.mean.shape[1]} targets, this command writes only one: "
-            "use jaxreg.model_file.load in Python"
+            f"{model} predicts {outputs[0]} targets, this command writes only one: use "
+            "jaxreg.model_file.load in Python"
         )
-    predictions = prediction_table(prediction, level)
-    if out_file is None:
-        sys.stdout.write(predictions.write_csv())
-    else:
-        tables.write(predictions, out_file)
+    with sources.Writer(out_file) as writer:
+        parts = rows_in_turn if is_streamed(paths, read) else whole_tables
+        for rows in parts(paths, file, fitted):
+            writer.write(prediction_table(fitted.predict(rows), level))
+
+
+def whole_tables(paths: list[Path], file: Path, fitted: Fitted) -> Iterator[pl.DataFrame]:
+    """The tables of some files with numbers in what a model needs."""
+    for path in paths:
+        table = tables.read(path)
+        needed = table.columns if fitted.feature_names is None else fitted.feature_names
+        # Columns the model doesn't know may hold anything; one it needs and lacks is named by predict.
+        yield tables.numeric(table, needed, path) if set(needed) <= set(table.columns) else table
+
+
+def rows_in_turn(paths: list[Path], file: Path, fitted: Fitted) -> Iterator[np.ndarray]:
+    """Some rows at a time of what a model needs, in the order of the files."""
+    files = sources.from_files(file, target=None, features=fitted.feature_names)
+    for x, _ in sources.ahead(map(files.read, files.pieces)):
+        yield from (x[i : i + sources.GROUP_ROWS] for i in range(0, len(x), sources.GROUP_ROWS))
 
 
 @app.command("evaluate")

@@ -22,9 +22,9 @@ from sklearn.utils.validation import (
 
 from jaxreg import metrics
 from jaxreg.calibration import NoiseScaling
-from jaxreg.data import TableLike, column_dtypes, column_names, fold_rows
+from jaxreg.data import Scaler, TableLike, column_dtypes, column_names, fold_rows, key_words
 from jaxreg.embeddings import PeriodicEmbedding
-from jaxreg.ensemble import predict_ensemble, without_failed
+from jaxreg.ensemble import HELD_OUT_ROWS, held_out_sample, predict_ensemble, without_failed
 from jaxreg.fitted import Fitted
 from jaxreg.gaussian import Affine
 from jaxreg.losses import beta_nll, crps_gaussian, gaussian_nll
@@ -42,12 +42,16 @@ from jaxreg.recipe import (
     auto_epochs,
     fit_scalers,
     standardised,
+    stream_epochs,
     try_scales,
 )
-from jaxreg.training import History, Hook, check_whole
+from jaxreg.training import History, Hook, TrainState, check_whole
 
 FEWEST_ROWS = 4
 FOLD_ROWS = 2
+
+# Of rows in files so many serve to find the frequency scale.
+TRIAL_MOST = 2**14
 
 LOSSES = {"beta_nll": beta_nll(0.5), "gaussian_nll": gaussian_nll, "crps": crps_gaussian}
 
@@ -182,36 +186,114 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
         rows, held_out = self._fold(key, len(x))
         scalers = fit_scalers(x, y, weight)
         data = standardised(scalers, x, y, weight)
-        recipe = self._recipe(data, len(x) if rows is None else rows.shape[1])
+        recipe = self._recipe(data, len(x), len(x) if rows is None else rows.shape[1])
         self.frequency_scale_ = self._choose_scale(key, recipe, data, rows)
         scales = np.full(self.members, self.frequency_scale_)
-        hooks = [*self.hooks, *([] if deadline == math.inf else [TimeLimit(deadline)])]
-        states, self.history_ = recipe.fit(key, data, rows, held_out, scales, recipe.epochs, hooks)
+        hooks = [*self.hooks, *_clock(deadline)]
+        states, self.history_ = recipe.fit_rows(key, data, rows, held_out, scales, recipe.epochs, hooks)
+        names = getattr(self, "feature_names_in_", None)
+        names = None if names is None else tuple(map(str, names))
+        return self._keep(
+            states, recipe, data[:2], held_out, weight, scalers, len(x), seed, names, target_names, *dtypes
+        )
 
+    def fit_files(self, files: Any):
+        """Train the ensemble on rows in files, which may be more than memory holds.
+
+        All files are read twice, for means and variances and for a sample of at most about 131,072 rows that
+        members are validated on, of which 16,384 serve to find the frequency scale; then once in each epoch.
+        "auto" stands for about 200,000 steps, from 1 to 60 epochs.
+
+        Args:
+            files: from `sources.from_files`.
+
+        Returns:
+            The estimator.
+
+        Raises:
+            ValueError: for unusable data or settings, by name.
+
+        Warns:
+            UserWarning: names constant features.
+            RuntimeWarning: names members whose loss stopped being finite; they are left out.
+        """
+        deadline = math.inf if self.time_limit is None else time.monotonic() + self.time_limit
+        self._check_settings()
+        if files.rows < FEWEST_ROWS:
+            raise ValueError(f"the files have {files.rows} rows, {FEWEST_ROWS} are needed")
+        if self.batch_size is None:
+            raise ValueError("rows in files need a batch_size: a number or 'auto'")
+        seed = check_random_state(self.random_state).randint(2**31 - 1)
+        key = jax.random.key(seed)
+        self.feature_names_in_ = np.array(files.features, object)
+        self.n_features_in_ = len(files.features)
+        files = files if files.units else files.standardised()
+        folds = self._folds(min(files.rows, HELD_OUT_ROWS))
+        if folds is None:
+            held_out = {}
+            few = tuple(part[0] for part in next(files.stream([seed], batch_size=1, batches=1))[1:])
+        else:
+            validation, own = held_out_sample(key, files, self.members, folds)
+            held_out = {"folds": folds, "validation": validation, "validation_rows": own}
+            some = np.random.default_rng(key_words(key)).permutation(len(validation[0]))[:TRIAL_MOST]
+            few = tuple(part[some] for part in validation)
+
+        recipe = self._recipe(few, files.rows, files.rows)
+        steps = files.batches(recipe.batch_size)
+        if self.epochs == "auto":
+            recipe = recipe._replace(epochs=stream_epochs(steps))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".* too few for .* folds")
+            rows, _ = self._fold(key, len(few[0]))
+        trial = self._recipe(few, len(few[0]), len(few[0]) if rows is None else rows.shape[1])
+        self.frequency_scale_ = self._choose_scale(key, trial, few, rows)
+        scales, hooks = np.full(self.members, self.frequency_scale_), [*self.hooks, *_clock(deadline)]
+        states, self.history_ = recipe.fit(
+            key, files, few[0][:1], scales, recipe.epochs, steps, hooks, **held_out
+        )
+        return self._keep(
+            states, recipe, held_out.get("validation"), held_out.get("validation_rows"), None, files.units,
+            files.rows, seed, files.features, (files.target,), files.types[:-1], files.types[-1:],
+        )  # fmt: skip
+
+    def _keep(
+        self,
+        states: TrainState,
+        recipe: Recipe,
+        data: tuple[np.ndarray, ...] | None,
+        held_out: np.ndarray | None,
+        weight: np.ndarray | None,
+        scalers: tuple[Scaler, Scaler],
+        rows: int,
+        seed: int,
+        *columns: tuple[str, ...] | None,
+    ):
+        """Scale the noise by the rows of `data` that members held out, -1 for none, and keep the model."""
         kept = self.history_.failed_epoch < 0
         self.members_ = without_failed(states, self.history_).params
         self.n_iter_ = int(np.isfinite(self.history_.loss).sum(axis=-1).max())
         self.calibration_ = None
         if held_out is not None:
-            unseen = np.zeros((self.members, len(x)), bool)
-            np.put_along_axis(unseen, held_out, True, axis=1)
-            seen = predict_ensemble(recipe.model, self.members_, data[0])
+            x, y = data
+            unseen = np.zeros((self.members, len(x) + 1), bool)
+            np.put_along_axis(unseen, held_out, True, axis=1)  # no row, -1, is one more than there are
+            seen = predict_ensemble(recipe.model, self.members_, x)
             self.calibration_ = NoiseScaling.fit_held_out(
-                seen, data[1], unseen[kept], sample_weight=weight, prior_rows=PRIOR_ROWS
+                seen, y, unseen[kept, :-1], sample_weight=weight, prior_rows=PRIOR_ROWS
             )
         trained = {
-            "rows": len(x),
+            "rows": rows,
             "epochs": recipe.epochs,
             "batch_size": recipe.batch_size,
             "seed": int(seed),
         }
         trained |= {"frequency_scale": self.frequency_scale_, "trained_epochs": self.n_iter_}
-        names = getattr(self, "feature_names_in_", None)
+        feature_names, target_names, *dtypes = columns
         self.fitted_ = Fitted(
             recipe.model,
             self.members_,
             *scalers,
-            None if names is None else tuple(map(str, names)),
+            feature_names,
             target_names,
             self._described() | trained,
             int(kept.sum()),
@@ -317,20 +399,25 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
 
     def _fold(self, key: jax.Array, n: int) -> tuple[np.ndarray | None, np.ndarray | None]:
         """The rows that each member trains on, and those that it holds out."""
+        folds = self._folds(n)
+        return (None, None) if folds is None else fold_rows(key, n, int(self.members), folds)
+
+    def _folds(self, n: int) -> int | None:
+        """In how many folds rows are parted, None for none."""
         if self.validation_fraction == 0:
-            return None, None
+            return None
         folds = round(min(1 / self.validation_fraction, 1e9))
         most = n // FOLD_ROWS
         if most < folds:
             warnings.warn(
                 f"{n} rows are too few for {folds} folds of at least {FOLD_ROWS}: {most} are used",
-                stacklevel=3,
+                stacklevel=4,
             )
             folds = most
-        return fold_rows(key, n, int(self.members), folds)
+        return folds
 
-    def _recipe(self, data: tuple[np.ndarray, ...], used: int) -> Recipe:
-        """How members are trained, of which each is given `used` rows."""
+    def _recipe(self, data: tuple[np.ndarray, ...], rows: int, used: int) -> Recipe:
+        """How members are trained on rows such as `data`, of which each is given `used`."""
         x, y, *_ = data
         frequencies = min(self.frequencies, max(MOST_WAVES // x.shape[1], 1))
         model = MeanVarRegressor(
@@ -341,7 +428,7 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
         )
         batch_size = auto_batch_size(used) if self.batch_size == "auto" else self.batch_size
         epochs = auto_epochs(used, batch_size) if self.epochs == "auto" else self.epochs
-        decay = self.weight_decay * math.sqrt(DECAY_ROWS / len(x))
+        decay = self.weight_decay * math.sqrt(DECAY_ROWS / rows)
         loss = LOSSES[self.loss]
         return Recipe(model, loss, self.learning_rate, decay, batch_size, epochs, self.patience)
 
@@ -377,6 +464,10 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+
+def _clock(deadline: float) -> list[Hook]:
+    return [] if deadline == math.inf else [TimeLimit(deadline)]
 
 
 def neg_nll(

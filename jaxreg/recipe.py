@@ -4,14 +4,14 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxreg import metrics
 from jaxreg.calibration import NoiseScaling
-from jaxreg.data import Scaler, default_dtype
+from jaxreg.data import Scaler, Source, default_dtype
 from jaxreg.ensemble import fit_ensemble, predict_ensemble
 from jaxreg.gaussian import GaussianMixture
 from jaxreg.losses import scaled_nll
@@ -20,11 +20,14 @@ from jaxreg.optimizers import adamw
 from jaxreg.training import History, Hook, Run, Trainer, TrainState, make_trainer, memory_errors
 
 # What "auto" stands for: about so many steps, in so many epochs at least and at most, of batches that grow
-# with the rows; and more decay of the parameters where fewer rows hold them.
+# with the rows; of rows in files other numbers, which are those of 100,000 rows in memory and go on from
+# there; and more decay of the parameters where fewer rows hold them.
 AUTO_STEPS = 3000
 AUTO_EPOCHS = (60, 600)
 AUTO_BATCH = (32, 256)
 AUTO_BATCHES = 256
+STREAM_STEPS = 200_000
+STREAM_EPOCHS = (1, 60)
 DECAY_ROWS = 1000
 
 # Rows' worth of belief that the networks' noise is right as it is.
@@ -51,6 +54,11 @@ def auto_batch_size(rows: int) -> int:
 def auto_epochs(rows: int, batch_size: int | None) -> int:
     """Epochs that make about as many steps whatever the number of rows, within bounds."""
     return int(np.clip(AUTO_STEPS // steps_per_epoch(rows, batch_size), *AUTO_EPOCHS))
+
+
+def stream_epochs(steps: int) -> int:
+    """The same for rows in files, of which an epoch has so many steps."""
+    return int(np.clip(round(STREAM_STEPS / steps), *STREAM_EPOCHS))
 
 
 def steps_per_epoch(rows: int, batch_size: int | None) -> int:
@@ -113,21 +121,24 @@ class Recipe(NamedTuple):
     def fit(
         self,
         key: jax.Array,
-        data: tuple[np.ndarray, ...],
-        rows: np.ndarray | None,
-        held_out: np.ndarray | None,
+        data: tuple[np.ndarray, ...] | Source,
+        example: np.ndarray,
         scales: np.ndarray,
         epochs: int,
+        steps: int,
         hooks: Sequence[Hook] = (),
+        **held_out: Any,
     ) -> tuple[TrainState, History]:
-        """Train a member for each scale of the frequencies."""
-        steps = epochs * steps_per_epoch(len(data[0]) if rows is None else rows.shape[1], self.batch_size)
-        optimizer = adamw(self.learning_rate, self.weight_decay, steps=steps)
+        """Train a member for each scale of the frequencies, with so many steps in an epoch.
+
+        `held_out` says which rows a member is trained and validated on, as `fit_ensemble` takes it.
+        """
+        optimizer = adamw(self.learning_rate, self.weight_decay, steps=epochs * steps)
         trainer = make_trainer(self.model, optimizer, self.loss, scaled_nll)
         # One after another, so that one program serves any number of them.
-        keys, x = jax.random.split(key, len(scales)), data[0][:1]
+        keys = jax.random.split(key, len(scales))
         with memory_errors("smaller layers or fewer members need less"):
-            states = [_begin(trainer, own, x, scale) for own, scale in zip(keys, scales, strict=True)]
+            states = [_begin(trainer, own, example, scale) for own, scale in zip(keys, scales, strict=True)]
             states = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.block_until_ready(states))
         return fit_ensemble(
             key,
@@ -136,12 +147,26 @@ class Recipe(NamedTuple):
             members=len(scales),
             epochs=epochs,
             batch_size=self.batch_size,
-            rows=rows,
-            validation_rows=held_out,
-            patience=None if rows is None else max(math.ceil(self.patience * epochs), 1),
+            patience=max(math.ceil(self.patience * epochs), 1) if held_out else None,
             states=states,
             hooks=hooks,
+            **held_out,
         )
+
+    def fit_rows(
+        self,
+        key: jax.Array,
+        data: tuple[np.ndarray, ...],
+        rows: np.ndarray | None,
+        held_out: np.ndarray | None,
+        scales: np.ndarray,
+        epochs: int,
+        hooks: Sequence[Hook] = (),
+    ) -> tuple[TrainState, History]:
+        """The same on rows in memory, by their numbers."""
+        steps = steps_per_epoch(len(data[0]) if rows is None else rows.shape[1], self.batch_size)
+        given = {} if rows is None else {"rows": rows, "validation_rows": held_out}
+        return self.fit(key, data, data[0][:1], scales, epochs, steps, hooks, **given)
 
 
 @jax.jit
@@ -175,7 +200,7 @@ def try_scales(
     more = rng.choice(seen, (TRIAL_MEMBERS, used - len(seen)))
     rows = np.concatenate([np.tile(seen, (TRIAL_MEMBERS, 1)), more], axis=1)
     held_out = unseen.reshape(folds, size)[np.arange(TRIAL_MEMBERS) % folds]
-    states, history = recipe.fit(
+    states, history = recipe.fit_rows(
         key,
         data,
         np.tile(rows, (len(SCALES), 1)),

@@ -5,21 +5,25 @@ import glob
 import math
 import queue
 import shutil
+import sys
 import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int
 
 from jaxreg import tables
 from jaxreg.data import Block, Scaler, default_dtype, listed, row_fractions
+from jaxreg.files import replacing
 
 T = TypeVar("T")
 
@@ -28,6 +32,7 @@ BUFFER_ROWS = 2**18
 AHEAD = 2
 # Rows of a row group that is written here.
 GROUP_ROWS = 2**17
+BYTES_PER_VALUE = 8
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
 MOST_NAMED = 5
 
@@ -392,6 +397,29 @@ def find(pattern: str | Path) -> list[Path]:
     raise ValueError(f"no file matches {' or '.join(tried)}")
 
 
+def size(paths: Sequence[Path]) -> int:
+    """About how many bytes the values of files take in memory; no row is read."""
+    total = 0
+    for path in paths:
+        if tables.check_suffix(path) != ".parquet":
+            total += path.stat().st_size
+            continue
+        with _opened(path) as file:
+            total += BYTES_PER_VALUE * file.metadata.num_rows * file.metadata.num_columns
+    return total
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet file, or an error that names it."""
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} can't be read: {str(error).splitlines()[0]}") from None
+    with file:
+        yield file
+
+
 def from_files(
     pattern: str | Path,
     *,
@@ -450,11 +478,8 @@ def from_files(
 
 
 def _parquet_columns(path: Path) -> dict[str, pa.DataType]:
-    try:
-        with pq.ParquetFile(path) as file:
-            return {field.name: field.type for field in file.schema_arrow}
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} can't be read: {str(error).splitlines()[0]}") from None
+    with _opened(path) as file:
+        return {field.name: field.type for field in file.schema_arrow}
 
 
 def _text_columns(path: Path) -> dict[str, pa.DataType]:
@@ -464,13 +489,53 @@ def _text_columns(path: Path) -> dict[str, pa.DataType]:
 def _row_groups(paths: Sequence[Path]) -> list[Piece]:
     pieces, first = [], 0
     for path in paths:
-        with pq.ParquetFile(path) as file:
+        with _opened(path) as file:
             metadata = file.metadata
         for group in range(metadata.num_row_groups):
             if rows := metadata.row_group(group).num_rows:
                 pieces.append(Piece(path, group, rows, first))
             first += rows
     return pieces
+
+
+class Writer:
+    """A table that is written part by part, whole or not at all: Parquet, a row group for each part, or text.
+
+    Args:
+        path: what to write; its suffix says what. None is standard output.
+
+    `with Writer(path) as writer: writer.write(table)`.
+    """
+
+    def __init__(self, path: Path | None):
+        self._path, self._text, self._parquet = path, None, None
+        self._within, self._written = ExitStack(), 0
+
+    def __enter__(self) -> "Writer":
+        if self._path is None:
+            self._text = sys.stdout.buffer
+            return self
+        self._temporary = self._within.enter_context(replacing(self._path))
+        if tables.check_suffix(self._path) != ".parquet":
+            self._text = self._within.enter_context(self._temporary.open("wb"))
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._within.__exit__(*error)
+
+    def write(self, table: pl.DataFrame) -> None:
+        """Write more rows."""
+        if self._text is not None:
+            separator = "\t" if self._path is not None and self._path.suffix.lower() == ".tsv" else ","
+            first = self._written == 0
+            self._text.write(table.write_csv(separator=separator, include_header=first).encode())
+        else:
+            rows = table.to_arrow()
+            if self._parquet is None:
+                self._parquet = pq.ParquetWriter(self._temporary, rows.schema, compression="zstd")
+                self._within.callback(self._parquet.close)
+            self._parquet.write_table(rows)
+        self._written += len(table)
 
 
 def _as_parquet(paths: Sequence[Path], names: Sequence[str], scratch: str | Path | None) -> list[Path]:

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import itertools
+import math
 import os
 import re
 import shlex
@@ -316,9 +317,16 @@ def _line(content: bytes, offset: int) -> int:
     return content.count(b"\n", 0, offset) + 1
 
 
+def memory() -> float:
+    """Bytes of the machine's memory, infinity where that isn't known."""
+    if not hasattr(os, "sysconf"):
+        return math.inf
+    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
 def _check_memory(path: Path, size: int) -> None:
-    """Raise if a table is larger than the machine's memory, where that is known."""
-    if hasattr(os, "sysconf") and size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+    """Raise if a table is larger than the machine's memory."""
+    if size > memory():
         raise ValueError(f"{path} holds {size / 1e9:,.0f} GB, more than the machine's memory: use fewer rows")
 
 

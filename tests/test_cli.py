@@ -14,8 +14,8 @@ import polars as pl
 import pytest
 from safetensors.numpy import save_file
 
-from jaxreg import PeriodicEmbedding, Scaler, cli, metrics, model_file, recipe, report
-from jaxreg.checkpoints import Checkpoint
+from jaxreg import PeriodicEmbedding, Scaler, cli, metrics, model_file, recipe, report, sources, training
+from jaxreg.checkpoints import Checkpoint, StopOnSignal
 from jaxreg.estimator import DeepEnsembleRegressor
 from jaxreg.fitted import Fitted
 from jaxreg.models import MeanVarRegressor
@@ -327,7 +327,8 @@ def test_unusable_training_files(refused, tmp_path, what):
 def test_fit_arguments(refused, houses, tmp_path):
     out = tmp_path / "m"
     refused(train(tmp_path / "none.csv", out), "there is no file", "none.csv")
-    refused(train(tmp_path, out), "there is no file")
+    (tmp_path / "empty").mkdir()
+    refused(train(tmp_path / "empty", out), "no file matches")
     refused(("fit", houses, "--target", "prize", "--out", out), "'prize'", "'area', 'rooms', 'price'")
     refused(train(houses, out, "--drop", "room"), "'room'", "'area', 'rooms', 'price'")
     refused(train(houses, out, "--drop", "area", "--drop", "rooms"), "'price'")
@@ -544,3 +545,111 @@ def test_programs_are_kept_in_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.setattr(cli.platformdirs, "user_cache_path", lambda *_, **__: tmp_path / "file")
     cli.use_cache(off=False)  # a cache that can't be made is done without
     assert not settings
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """Three Parquet files of houses, of several row groups each."""
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for i in range(3):
+        table(200, i).write_parquet(folder / f"{i}.parquet", row_group_size=70)
+    return folder
+
+
+@pytest.mark.parametrize("read", ["stream", "whole"])
+def test_fit_on_many_files(run, parts, tmp_path, read):
+    given = ["--read", read, "--report", tmp_path / "r.html", "--batch-size", 32, "--drop", "rooms"]
+    code, out, err = run(*train(parts, tmp_path / "m", *given))
+    assert code == 0 and err == "", err
+    rows = int(re.search(r"(\d+) rows that it wasn't trained on", out)[1])
+    assert 40 < rows < 80 and re.search(rf"training rows +│ {600 - rows}", out)
+    fitted = model_file.load(tmp_path / "m")
+    assert fitted.feature_names == ("area",) and fitted.scores["test_rows"] == rows
+    assert (tmp_path / "r.html").exists()
+    same = tmp_path / "same"
+    assert run(*train(f"{parts}/*.parquet", same, *given[:2], *given[4:]))[0] == 0
+    jax.tree.map(np.testing.assert_array_equal, model_file.load(same).params, fitted.params)
+
+
+def test_size_decides_what_is_streamed_and_that_is_said(run, parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli.tables, "memory", lambda: 10 * 600 * 3 * 8 - 1.0)
+    said = "3 files hold 0.0 GB of values: rows are read as they are needed (--read whole reads all)"
+    code, _, err = run(*train(parts, tmp_path / "m"))
+    assert code == 0 and err.strip() == said
+    monkeypatch.setattr(cli.tables, "memory", lambda: 10 * 600 * 3 * 8.0)
+    assert run(*train(parts, tmp_path / "m"))[2] == ""
+
+
+def test_a_streamed_run_resumes_within_an_epoch(run, parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "BLOCK_ROWS", 64)
+    kept = tmp_path / "kept"
+    given = ["--read", "stream", "--batch-size", 32, "--frequency-scale", 1, "--checkpoint", kept]
+    after_chunk = StopOnSignal.after_chunk
+
+    def interrupt(self, current, history):
+        self.every = 0.2
+        if training.position(current) >= (1, 6):
+            self._came(signal.SIGINT, None)
+        after_chunk(self, current, history)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StopOnSignal, "after_chunk", interrupt)
+        code, _, err = run(*train(parts, tmp_path / "m", *given))
+    assert code == 130 and "stopped: SIGINT after epoch 1 and" in err and not (tmp_path / "m").exists()
+    assert run(*train(parts, tmp_path / "m", *given, "--resume"))[0] == 0
+    assert run(*train(parts, tmp_path / "whole", *given[:-2]))[0] == 0
+    assert (tmp_path / "m").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_predictions_of_many_files_are_in_their_order(run, parts, tmp_path, model, monkeypatch, kind):
+    monkeypatch.setattr(sources, "GROUP_ROWS", 50)
+    outs = {}
+    for read in ("stream", "whole"):
+        outs[read] = tmp_path / f"{read}.{kind}"
+        assert run("predict", model, parts, "--read", read, "--out", outs[read]) == (0, "", "")
+    frames = [getattr(pl, f"read_{kind}")(path) for path in outs.values()]
+    assert frames[0].columns == ["mean", "std", "lower", "upper"] and frames[0].height == 600
+    np.testing.assert_allclose(*frames, rtol=1e-6)
+    expected = model_file.load(model).predict(pl.concat([table(200, i) for i in range(3)]))
+    np.testing.assert_allclose(frames[0]["mean"], expected.mean, rtol=1e-6)
+    if kind == "parquet":
+        assert pl.scan_parquet(outs["stream"]).collect().n_chunks() > 3
+    code, out, _ = run("predict", model, parts, "--read", "stream")
+    assert code == 0 and out.count("\n") == 601
+
+
+def test_a_prediction_that_fails_late_leaves_no_file(refused, parts, tmp_path, model):
+    bad = table(200, 9).with_columns(area=pl.when(pl.int_range(200) < 199).then("area"))
+    bad.write_parquet(parts / "3.parquet", row_group_size=70)
+    out = tmp_path / "p.parquet"
+    refused(
+        ("predict", model, parts, "--read", "stream", "--out", out),
+        "3.parquet, row group 2, column 'area': 1",
+    )
+
+
+MANY = {
+    "none": (lambda d: [path.unlink() for path in d.iterdir()], "no file matches"),
+    "target in some": (
+        lambda d: table().drop("price").write_parquet(d / "3.parquet"),
+        "'price'",
+        "3.parquet",
+    ),
+    "types": (
+        lambda d: table().with_columns(pl.col("rooms").cast(pl.String)).write_parquet(d / "3.parquet"),
+        "'rooms'",
+        "3.parquet",
+    ),
+    "cut": (lambda d: (d / "3.parquet").write_bytes((d / "1.parquet").read_bytes()[:999]), "3.parquet can't"),
+    "kinds": (lambda d: table().write_csv(d / "3.csv"), "Parquet and other files"),
+}
+
+
+@pytest.mark.parametrize("what", MANY)
+def test_files_that_do_not_belong_together(refused, parts, tmp_path, what):
+    spoil, *words = MANY[what]
+    spoil(parts)
+    refused(train(f"{parts}/*", tmp_path / "m", "--read", "stream"), *words)
+    refused((*train(f"{parts}/*", parts / "0.parquet"),), "would replace" if what != "none" else "no file")

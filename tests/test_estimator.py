@@ -3,6 +3,7 @@
 import functools
 import pickle
 
+import jax
 import joblib
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from bench.machine import count_compilations
-from jaxreg import GaussianMixture, Hook, metrics, model_file, predict_ensemble
+from jaxreg import GaussianMixture, Hook, metrics, model_file, predict_ensemble, recipe, sources
 from jaxreg.estimator import DeepEnsembleRegressor, neg_crps, neg_nll
 
 # Small enough to compile and train in a second.
@@ -344,3 +345,54 @@ def test_sparse_matrices_are_refused():
 def test_weights_that_cannot_be(weight, message):
     with pytest.raises(ValueError, match=message):
         DeepEnsembleRegressor(**SMALL).fit(X, Y, sample_weight=weight)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """6,000 rows with noise that grows, in files that are sorted by a feature."""
+    folder, rng = tmp_path_factory.mktemp("files"), np.random.default_rng(0)
+    x = np.sort(rng.uniform(-2, 2, 6000))
+    other = rng.normal(5e6, 1e3, 6000)
+    y = 1e4 * (np.sin(2 * x) + (0.1 + 0.2 * np.abs(x)) * rng.normal(size=6000))
+    table = pl.DataFrame({"x": x, "other": other, "y": y})
+    for i in range(3):
+        table[2000 * i : 2000 * (i + 1)].write_parquet(folder / f"{i}.parquet", row_group_size=500)
+    return sources.from_files(folder, target="y"), table
+
+
+def test_files_train_an_ensemble_as_good_as_their_rows_do(files):
+    files, table = files
+    settings = {"members": 3, "hidden": (32,), "epochs": 25, "random_state": 0, "frequency_scale": 0.25}
+    settings["batch_size"] = 128
+    numbers, _, y_test = files.take([1], 1000)
+    x_test = table[numbers, :2]
+    streamed = DeepEnsembleRegressor(**settings).fit_files(files.without([1], 1000))
+    rest = np.setdiff1d(np.arange(6000), numbers)
+    whole = DeepEnsembleRegressor(**settings).fit(table[rest, :2], table[rest, 2])
+    nlls = [np.mean(metrics.nll(model.predict_dist(x_test), y_test)) for model in (streamed, whole)]
+    # The noise's own entropy is what the best of all would score.
+    best = np.mean(np.log(1e4 * (0.1 + 0.2 * np.abs(x_test["x"].to_numpy())))) + 0.5 * np.log(
+        2 * np.pi * np.e
+    )
+    assert nlls[0] < nlls[1] + 0.02 and nlls[0] < best + 0.06
+    lower, upper = streamed.predict_interval(x_test, 0.9)
+    assert 0.87 < np.mean((lower < y_test) & (y_test < upper)) < 0.93
+    fitted = streamed.fitted_
+    assert fitted.feature_names == ("x", "other") and fitted.target_names == ("y",)
+    assert fitted.settings["rows"] == 6000 and fitted.feature_dtypes == ("float64", "float64")
+    assert fitted.predict(table[:5]).mean.shape == (5,)
+    again = DeepEnsembleRegressor(**settings).fit_files(files.without([1], 1000))
+    jax.tree.map(np.testing.assert_array_equal, again.members_, streamed.members_)
+
+
+def test_files_with_no_row_held_out(files):
+    model = DeepEnsembleRegressor(members=2, hidden=(8,), epochs=2, validation_fraction=0, random_state=0)
+    model.fit_files(files[0])
+    assert model.calibration_ is None and model.history_.validation_nll is None and model.n_iter_ == 2
+    with pytest.raises(ValueError, match="rows in files need a batch_size"):
+        DeepEnsembleRegressor(batch_size=None).fit_files(files[0])
+
+
+@pytest.mark.parametrize("steps, epochs", [(20, 60), (391, 60), (3907, 51), (78125, 3), (10**6, 1)])
+def test_epochs_of_rows_in_files(steps, epochs):
+    assert recipe.stream_epochs(steps) == epochs
