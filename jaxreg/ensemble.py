@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
@@ -60,7 +61,7 @@ from jaxreg.training import (
     start_run,
 )
 
-AXIS = "members"
+AXIS, ROWS = "members", "rows"
 
 # Rows of a source that are kept in memory for the validation of members, of all folds together.
 HELD_OUT_ROWS = 2**17
@@ -140,7 +141,10 @@ def fit_ensemble(
             known. Other values need no other program.
         states: where to begin, with a leading axis of members; they aren't consumed.
         hooks: called between chunks of epochs. The arrays of the `Run` have a leading axis of members.
-        mesh: the devices to use, with an axis "members"; by default all of this process.
+        mesh: the devices to use, with an axis "members", over which members are dealt, and maybe one "rows",
+            over which each batch of a source is split; by default all of this process. The devices of several
+            processes may be in it (`hosts.make_mesh`), of which each then calls this function with the same
+            arguments, is shown its own members by hooks, and is given all of them.
         side_by_side: members that a core or device runs as one batch of matrix products; by default one
             on a CPU, a few where the network is tiny, and all on an accelerator.
 
@@ -168,33 +172,38 @@ def fit_ensemble(
     check_whole("members", members, 1)
     validated = validation is not None or validation_rows is not None or folds is not None
     check_settings(epochs, batch_size, patience, validated=validated)
+    place = _place(mesh, members)
     given = _given_source if isinstance(data, Source) else _given_arrays
     given = given(
-        key, data, members, batch_size, validation=validation, rows=rows, validation_rows=validation_rows,
-        bootstrap=bootstrap, folds=folds, weights=weights,
+        key, data, members, batch_size, place, validation=validation, rows=rows,
+        validation_rows=validation_rows, bootstrap=bootstrap, folds=folds, weights=weights,
     )  # fmt: skip
     keys = jax.random.split(key, members)
     state = jax.eval_shape(trainer.init, keys[0], jnp.asarray(given.example))
     numbers = _check_numbers(numbers or {}, state.opt_state, members)
     _check_states(states, state, members)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    layout = _lay_out(members, parameters * given.most, mesh, side_by_side)
 
     given = given.astype(jnp.result_type(*jax.tree.leaves(state.params)))
     typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
     own = given.own._replace(key=np.asarray(jax.random.key_data(keys) if typed else keys))
+    keys, own, numbers, states = jax.tree.map(place.members_of, (keys, own, numbers, states))
+    layout = _lay_out(place.count, parameters * given.most, place, side_by_side)
     static = {
         "key_impl": jax.random.key_impl(keys) if typed else None,
         "side_by_side": layout.side_by_side,
         "mesh": layout.mesh,
+        "split": place.split,
     }
     patience = np.asarray(MOST if patience is None else patience, np.int32)
     settings = {"batch_size": batch_size, "epochs": epochs, "patience": int(patience)}
-    calls = math.ceil(members / (layout.call * layout.workers))
+    if place.processes > 1:
+        settings |= {"first member here": place.first, "mesh": str(dict(mesh.shape))}
+    calls = math.ceil(place.count / (layout.call * layout.workers))
     with ThreadPoolExecutor(layout.workers) as pool:
         deal = partial(_dealt, layout=layout, pool=pool)
-        common = jax.device_put((trainer, given.data, given.validation), _everywhere(layout))
-        begin, start = (own, states, numbers), (trainer, given.example)
+        common = _put((trainer, given.data, given.validation), _everywhere(layout))
+        begin, start = (own, states, numbers), (common[0], _put(given.example, _everywhere(layout)))
         lower = partial(_start.lower, **static, validated=validated, streamed=given.feed is not None)
         # Popped, so that the run before the first epoch isn't held until the last.
         first = [deal(lower, each=begin, shared=start)(begin, start)]
@@ -216,12 +225,12 @@ def fit_ensemble(
             trainer, _, validation = common
             block, *_ = given.feed.block(0, 0)
             limits = np.zeros((), np.int32), np.zeros((), bool), patience
-            shared = trainer, _for_members(block, key, given, bootstrap), validation
+            shared = trainer, place.put_block(_for_members(block, key, given, bootstrap), layout), validation
             lower = partial(_block.lower, bootstrap=bootstrap, **static)
             program = deal(lower, each=(own, first[0]), shared=(*shared, *limits))
 
             def advance(run: Run, block: Block, count: int, last: bool) -> tuple:
-                rows = jax.device_put(_for_members(block, key, given, bootstrap), _everywhere(layout))
+                rows = place.put_block(_for_members(block, key, given, bootstrap), layout)
                 limits = np.asarray(count, np.int32), np.asarray(last), patience
                 shared = trainer, rows, validation
                 return program((own, run), (*shared, *limits), None if hooks else run)
@@ -229,12 +238,14 @@ def fit_ensemble(
             chunk = blocks_in_turn(given.feed, advance)
             job = partial(
                 describe_stream, keys, trainer, data, given.feed, given.validation, members=True,
-                validation_rows=own.validation_rows, folds=folds, bootstrap=bootstrap, **settings,
+                validation_rows=own.validation_rows, folds=folds, bootstrap=bootstrap,
+                together=place.together, **settings,
             )  # fmt: skip
         seconds = max(CHUNK_SECONDS, calls * CALL_SECONDS)
         run, history = drive(chunk, first.pop(), epochs, hooks, job, given.feed, seconds)
+    final, history = place.all_members((final_state(run), history))
     _report_failed(history)
-    return jax.device_put(final_state(run)), history
+    return jax.device_put(final), history
 
 
 class _Given(NamedTuple):
@@ -267,11 +278,13 @@ class _Given(NamedTuple):
 
 
 def _given_arrays(
-    key: Array, data: Batch, members: int, batch_size: int | None, *, validation: Batch | None,
-    rows: TableLike | None, validation_rows: TableLike | None, bootstrap: bool, folds: int | None,
-    weights: TableLike | None,
+    key: Array, data: Batch, members: int, batch_size: int | None, place: "_Place", *,
+    validation: Batch | None, rows: TableLike | None, validation_rows: TableLike | None, bootstrap: bool,
+    folds: int | None, weights: TableLike | None,
 ) -> _Given:  # fmt: skip
     """What members train on, from rows in memory; with weights where some rows are none."""
+    if place.split is not None:
+        raise ValueError(f"only rows from a source are split over devices: use a mesh with {AXIS!r} alone")
     if folds is not None:
         raise ValueError("folds are for rows that come from a source: pass what data.fold_rows gives as rows")
     data = check_data(data)
@@ -292,9 +305,9 @@ def _given_arrays(
 
 
 def _given_source(
-    key: Array, source: Source, members: int, batch_size: int | None, *, validation: Batch | None,
-    rows: TableLike | None, validation_rows: TableLike | None, bootstrap: bool, folds: int | None,
-    weights: TableLike | None,
+    key: Array, source: Source, members: int, batch_size: int | None, place: "_Place", *,
+    validation: Batch | None, rows: TableLike | None, validation_rows: TableLike | None, bootstrap: bool,
+    folds: int | None, weights: TableLike | None,
 ) -> _Given:  # fmt: skip
     """What members train on, from rows that are read as they are needed."""
     for name, value in (("rows", rows), ("weights", weights)):
@@ -306,7 +319,12 @@ def _given_source(
             validation, validation_rows = held_out_sample(key, source, members, folds)
     elif validation is None and validation_rows is not None:
         raise ValueError("validation_rows of a source need validation=(x, y), rows in memory")
-    feed = Feed(source, key_words(key), checked_batch_size(batch_size))
+    devices = 1 if place.split is None else place.split.shape[ROWS]
+    if checked_batch_size(batch_size) % devices:
+        raise ValueError(
+            f"a batch of {batch_size} rows can't be split over {devices} devices: use a multiple"
+        )
+    feed = Feed(source, key_words(key), checked_batch_size(batch_size), place.shares, place.share)
     first, *_ = feed.block(0, 0)
     example = first.x[0], first.y[0]
     validation, validation_rows = _checked_validation(example, validation, validation_rows, members)
@@ -425,10 +443,11 @@ class _Own(NamedTuple):
     fold: np.ndarray | None = None
 
 
-@partial(jax.jit, static_argnames=("key_impl", "side_by_side", "mesh", "validated", "streamed"))
+@partial(jax.jit, static_argnames=("key_impl", "side_by_side", "mesh", "split", "validated", "streamed"))
 def _start(
     each: PyTree, real: Array, trainer: Trainer, x: Array,
-    *, key_impl: str | None, side_by_side: int, mesh: Mesh | None, validated: bool, streamed: bool,
+    *, key_impl: str | None, side_by_side: int, mesh: Mesh | None, split: Mesh | None, validated: bool,
+    streamed: bool,
 ) -> Run:  # fmt: skip
     """The runs of some members, before their first epoch."""
 
@@ -439,14 +458,15 @@ def _start(
         state = state._replace(opt_state=_set_numbers(state.opt_state, numbers))
         return start_run(state, validated=validated, streamed=streamed)._replace(active=real)
 
-    return _map_members(member, (each, real), (trainer, x), side_by_side, mesh)
+    return _map_members(member, (each, real), (trainer, x), side_by_side, mesh, split)
 
 
-@partial(jax.jit, static_argnames=("batch_size", "key_impl", "side_by_side", "mesh"))
+@partial(jax.jit, static_argnames=("batch_size", "key_impl", "side_by_side", "mesh", "split"))
 def _chunk(
     each: PyTree, real: Array, trainer: Trainer, data: Batch, validation: Batch | None,
     stop: Array, patience: Array,
     *, batch_size: int | None, key_impl: str | None, side_by_side: int, mesh: Mesh | None,
+    split: Mesh | None,
 ) -> tuple[Run, Array, Array | None]:  # fmt: skip
     """`run_chunk` for some members."""
 
@@ -464,14 +484,14 @@ def _chunk(
         )  # fmt: skip
 
     shared = trainer, data, validation, stop, patience
-    return _map_members(member, (each, real), shared, side_by_side, mesh)
+    return _map_members(member, (each, real), shared, side_by_side, mesh, split)
 
 
-@partial(jax.jit, static_argnames=("bootstrap", "key_impl", "side_by_side", "mesh"))
+@partial(jax.jit, static_argnames=("bootstrap", "key_impl", "side_by_side", "mesh", "split"))
 def _block(
     each: PyTree, real: Array, trainer: Trainer, block: PyTree, validation: Batch | None,
     count: Array, last: Array, patience: Array,
-    *, bootstrap: bool, key_impl: str | None, side_by_side: int, mesh: Mesh | None,
+    *, bootstrap: bool, key_impl: str | None, side_by_side: int, mesh: Mesh | None, split: Mesh | None,
 ) -> tuple[Run, Array, Array | None]:  # fmt: skip
     """`run_block` for some members, each with its own weights of the rows."""
 
@@ -491,7 +511,7 @@ def _block(
         )  # fmt: skip
 
     shared = trainer, block, validation, count, last, patience
-    return _map_members(member, (each, real), shared, side_by_side, mesh)
+    return _map_members(member, (each, real), shared, side_by_side, mesh, split)
 
 
 def _poisson(key: Array, high: ArrayLike, low: ArrayLike) -> Array:
@@ -510,15 +530,21 @@ def _wrap_key(key: Array, impl: str | None) -> Array:
 
 
 def _map_members(
-    function: Callable, each: PyTree, shared: tuple, side_by_side: int, mesh: Mesh | None
+    function: Callable, each: PyTree, shared: tuple, side_by_side: int, mesh: Mesh | None, split: Mesh | None
 ) -> PyTree:
-    """Map a function over members: over the devices of a mesh, on each one after another or side by side."""
+    """Map a function over members: over the devices of a mesh, on each one after another or side by side.
+
+    Where rows are split XLA parts the work by where members and rows lie, and adds up gradients over devices.
+    """
 
     def share(each: PyTree, shared: tuple) -> PyTree:
         # Alone, a member that is over really stops; side by side its loop is masked.
         at_once = side_by_side if side_by_side > 1 else None
         return jax.lax.map(lambda one: function(one, *shared), each, batch_size=at_once)
 
+    if split is not None:
+        each = jax.lax.with_sharding_constraint(each, _sharding(split, AXIS))
+        return jax.lax.with_sharding_constraint(share(each, shared), _sharding(split))
     if mesh is None:
         return share(each, shared)
     own, common = PartitionSpec(AXIS), PartitionSpec()
@@ -543,18 +569,118 @@ class Layout(NamedTuple):
     mesh: Mesh | None
 
 
-def _lay_out(members: int, multiply_adds: int, mesh: Mesh | None, side_by_side: int | None) -> Layout:
+class _Place(NamedTuple):
+    """What of a run this process has.
+
+    Attributes:
+        mesh: the devices that this process and those it shares batches with use; None lets it choose its own.
+        split: the same mesh, where rows are split over it.
+        first: its first member.
+        count: its members.
+        bounds: first and last member of each group of processes that share batches.
+        owners: a process of each group.
+        together: the processes of its own group.
+    """
+
+    mesh: Mesh | None
+    split: Mesh | None
+    first: int
+    count: int
+    bounds: tuple[tuple[int, int], ...]
+    owners: tuple[int, ...]
+    together: tuple[int, ...]
+
+    @property
+    def processes(self) -> int:
+        """How many processes the run has."""
+        return len(self.owners) * len(self.together)
+
+    @property
+    def shares(self) -> int:
+        """Shares of each batch, one for each process that reads."""
+        return len(self.together)
+
+    @property
+    def share(self) -> int | None:
+        """The share that this process reads, None for all."""
+        return self.together.index(jax.process_index()) if self.shares > 1 else None
+
+    def members_of(self, leaf: ArrayLike) -> ArrayLike:
+        """The part of this process."""
+        return leaf[self.first : self.first + self.count]
+
+    def put_block(self, block: tuple, layout: "Layout") -> tuple:
+        """The rows of a block on the devices, of which each process has read its share."""
+        if self.split is None:
+            return jax.device_put(block, _everywhere(layout))
+        sharding = NamedSharding(self.split, PartitionSpec(None, ROWS))
+        return jax.tree.map(partial(jax.make_array_from_process_local_data, sharding), block)
+
+    def all_members(self, own: PyTree) -> PyTree:
+        """The members of all processes, on each of them."""
+        if self.processes == 1:
+            return own
+        own = jax.tree.map(np.asarray, own)
+        most = max(last - first for first, last in self.bounds)
+        gathered = multihost_utils.process_allgather(jax.tree.map(lambda leaf: _piece(leaf, 0, most), own))
+
+        def joined(leaf: np.ndarray) -> np.ndarray:
+            parts = zip(self.owners, self.bounds, strict=True)
+            return np.concatenate([leaf[owner][: last - first] for owner, (first, last) in parts])
+
+        return jax.tree.map(joined, gathered)
+
+
+def _place(mesh: Mesh | None, members: int) -> _Place:
+    """Find this process in a mesh, or raise what is wrong with the mesh."""
+    here, alone = jax.process_index(), ((0, members),)
+    if mesh is None:
+        return _Place(None, None, 0, members, alone, (here,), (here,))
+    if AXIS not in mesh.axis_names or not {*mesh.axis_names} <= {AXIS, ROWS}:
+        raise ValueError(
+            f"mesh must have an axis {AXIS!r} and may have one {ROWS!r}, it has {mesh.axis_names}"
+        )
+    axes = [mesh.axis_names.index(name) for name in (AXIS, ROWS) if name in mesh.axis_names]
+    devices = mesh.devices.transpose(axes).reshape(mesh.shape[AXIS], -1)
+    of_row = [tuple(sorted({device.process_index for device in row})) for row in devices]
+    groups = list(dict.fromkeys(of_row))
+    if len(groups) == 1 and groups[0] == (here,) and devices.shape[1] == 1:
+        return _Place(mesh, None, 0, members, alone, (here,), (here,))
+    everyone = [process for group in groups for process in group]
+    if len(everyone) != len(set(everyone)) or len({len(group) for group in groups}) > 1:
+        raise ValueError(
+            f"the processes of a mesh must share the rows of {AXIS!r} or have none in common, and be as many "
+            f"to each; its rows are those of the processes {of_row}"
+        )
+    if members < len(groups):
+        raise ValueError(
+            f"{members} members are too few for the {len(groups)} groups of processes along {AXIS!r}"
+        )
+    if here not in everyone:
+        raise ValueError(f"mesh has no device of this process, {here}")
+    edges = [i * members // len(groups) for i in range(len(groups) + 1)]
+    bounds = tuple(zip(edges[:-1], edges[1:], strict=True))
+    mine = next(i for i, group in enumerate(groups) if here in group)
+    own = Mesh(devices[[group == groups[mine] for group in of_row]], (AXIS, ROWS))
+    first, last = bounds[mine]
+    split = own if devices.shape[1] > 1 else None
+    # One CPU device is used by a thread for each core.
+    own = None if split is None and own.size == 1 and own.devices.flat[0].platform == "cpu" else own
+    owners = tuple(group[0] for group in groups)
+    return _Place(own, split, first, last - first, bounds, owners, groups[mine])
+
+
+def _lay_out(members: int, multiply_adds: int, place: _Place, side_by_side: int | None) -> Layout:
     """Deal members to the cores of a CPU, a thread each, or to the devices of a mesh.
 
     XLA runs one program on about one core, whereas a mesh of CPU devices has to be set up before JAX's
-    backend starts; hence the threads. On other devices, and in other processes, only a mesh can compute.
+    backend starts; hence the threads. On other devices, and where rows are split, only a mesh can compute.
     """
-    if mesh is not None and AXIS not in mesh.axis_names:
-        raise ValueError(f"mesh must have an axis {AXIS!r}, it has {mesh.axis_names}")
     if side_by_side is not None:
         check_whole("side_by_side", side_by_side, 1)
     default = jax.config.jax_default_device
     devices = [default] if isinstance(default, jax.Device) else jax.local_devices(backend=default)
+    mesh = place.mesh
     if mesh is None and len(devices) > 1:
         mesh = Mesh(np.array(devices), (AXIS,))
     on_cpu = (devices[0] if mesh is None else mesh.devices.flat[0]).platform == "cpu"
@@ -566,6 +692,9 @@ def _lay_out(members: int, multiply_adds: int, mesh: Mesh | None, side_by_side: 
         side_by_side = share if not on_cpu else SMALL_SIDE_BY_SIDE if multiply_adds < SMALL_STEP else 1
     side_by_side = min(side_by_side, share)
     in_turn = math.ceil(share / side_by_side)
+    if place.split is not None and shards > 1:  # what is parted has to lie side by side
+        side_by_side, in_turn = shards * share, 1
+        return Layout(shards * share, side_by_side, workers, mesh)
     if threaded:  # a power of two: ensembles of about one size share a program
         in_turn = min(2 ** max(0, int(math.log2(in_turn / CALLS_PER_CORE))), MEMBERS_IN_TURN)
     return Layout(shards * side_by_side * in_turn, side_by_side, workers, mesh)
@@ -589,7 +718,10 @@ def _dealt(
     def part(each: PyTree, first: int) -> tuple[PyTree, np.ndarray]:
         real = np.arange(first, first + layout.call) < members
         part = jax.tree.map(lambda leaf: _piece(leaf, first, layout.call), each), real
-        return part if layout.mesh is None else jax.device_put(part, _sharding(layout.mesh, AXIS))
+        if layout.mesh is None:
+            return part
+        # Where rows are split, members are parted within the program.
+        return _put(part, _sharding(layout.mesh, *([] if ROWS in layout.mesh.axis_names else [AXIS])))
 
     # Here and not where it is called, because the context managers of JAX don't reach other threads.
     program = lower(*part(each, 0), *shared).compile()
@@ -623,6 +755,20 @@ def _dealt(
 
 def _everywhere(layout: Layout) -> NamedSharding | None:
     return None if layout.mesh is None else _sharding(layout.mesh)
+
+
+def _put(tree: PyTree, sharding: NamedSharding | None) -> PyTree:
+    """Arrays on the devices of a sharding, also on those of other processes, which have the same arrays."""
+    if sharding is None or sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def put(leaf: ArrayLike) -> Array:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return leaf
+        leaf = np.asarray(jnp.asarray(leaf))
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+    return jax.tree.map(put, tree)
 
 
 def _sharding(mesh: Mesh, *axes: str) -> NamedSharding:

@@ -65,6 +65,8 @@ class Files:
         units: what standardises features and target; None leaves them as they are.
         absent: `(seed, share)` of the rows that nothing shows, as if they weren't there.
         buffer: rows that a stream mixes with each other.
+        parts: parts of the row groups, each shuffled for itself, that give each batch its equal part; with as
+            many, or a multiple, processes that share batches change nothing in them.
 
     >>> import tempfile, numpy as np, polars as pl
     >>> from jaxreg import sources
@@ -83,6 +85,7 @@ class Files:
     units: tuple[Scaler, Scaler] | None = None
     absent: tuple[tuple[int, ...], float] | None = None
     buffer: int = BUFFER_ROWS
+    parts: int = 1
 
     @property
     def rows(self) -> int:
@@ -100,7 +103,7 @@ class Files:
     def describe(self) -> dict[str, np.ndarray]:
         """Small arrays by which to tell that these are the same rows."""
         rows = [(piece.path.name, str(piece.group), str(piece.rows)) for piece in self.pieces]
-        columns, more = np.array(self._names), f"{self.absent} {self.buffer}"
+        columns, more = np.array(self._names), f"{self.absent} {self.buffer} {self.parts}"
         found = {"files": np.array(rows), "columns": columns, "rows left out": np.array(more)}
         if self.units is not None:
             found |= {
@@ -206,11 +209,9 @@ class Files:
         return Scaler(mean[:-1], scale[:-1]), Scaler(mean[-1], scale[-1])
 
     def batches(self, batch_size: int, shares: int = 1) -> int:
-        """Batches of an epoch, where each is put together from so many shares of the rows."""
-        return max(
-            math.ceil(sum(piece.rows for piece in own) / (batch_size // shares))
-            for own in self._dealt(shares)
-        )
+        """Batches of an epoch, where so many processes read a share of each."""
+        parts = self._parted(batch_size, shares)
+        return max(math.ceil(sum(piece.rows for piece in own) / (batch_size // len(parts))) for own in parts)
 
     def stream(
         self, seed: Sequence[int], *, batch_size: int, batches: int, shares: int = 1, share: int | None = None
@@ -224,30 +225,26 @@ class Files:
             seed: whole numbers, for example a key's and the epoch.
             batch_size: rows of a batch.
             batches: batches of a block; the last block is filled up with rows that have no number.
-            shares: parts of the row groups, each shuffled for itself, that give each batch its equal part.
-            share: which of them to read, whose part of each batch is returned; all where it is None.
+            shares: processes that read a share of each batch.
+            share: which share to read, whose part of each batch is returned; all where it is None.
 
         Raises:
-            ValueError: if there are more shares than row groups, or they can't have equal parts of a batch.
+            ValueError: if there are more parts than row groups, or they can't have equal parts of a batch.
         """
-        if batch_size % shares:
-            raise ValueError(
-                f"a batch of {batch_size} rows has no {shares} equal parts: choose a multiple of {shares}"
-            )
-        whole = self.batches(batch_size, shares)
-        size, blocks = batch_size // shares, math.ceil(whole / batches)
+        parts, whole = self._parted(batch_size, shares), self.batches(batch_size, shares)
+        size, blocks = batch_size // len(parts), math.ceil(whole / batches)
         # Here, because the thread that reads doesn't know of jax.enable_x64.
         dtype = default_dtype(np.dtype(np.float64))
-        parts = [
+        streams = [
             self._blocks(own, [*seed, i], size, batches, blocks, dtype)
-            for i, own in enumerate(self._dealt(shares))
-            if share in (None, i)
+            for i, own in enumerate(parts)
+            if share in (None, i * shares // len(parts))
         ]
-        if len(parts) == 1:
-            return ahead(parts[0])
+        if len(streams) == 1:
+            return ahead(streams[0])
         return ahead(
             Block(*(np.concatenate(arrays, axis=1) for arrays in zip(*block, strict=True)))
-            for block in zip(*parts, strict=True)
+            for block in zip(*streams, strict=True)
         )
 
     def take(self, seed: Sequence[int], most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -259,6 +256,13 @@ class Files:
             kept.append((numbers[mine], *self._in_units(x[mine], y[mine], dtype)))
         numbers, x, y = (np.concatenate(parts) for parts in zip(*kept, strict=True))
         return numbers, x, y
+
+    def _parted(self, batch_size: int, shares: int) -> list[list[Piece]]:
+        """The row groups of each part, several parts to a share."""
+        parts = self.parts if self.parts % shares == 0 else shares
+        if batch_size % parts:
+            raise ValueError(f"a batch of {batch_size} rows has no {parts} equal parts: use a multiple")
+        return self._dealt(parts)
 
     def _dealt(self, shares: int) -> list[list[Piece]]:
         """Row groups that lie side by side, in parts with about the same number of rows."""

@@ -403,11 +403,13 @@ class Job(NamedTuple):
         settings: numbers that were given, by name.
         arrays: all arrays that were given, by name: the key, data, rows, and the first state.
         program: gives the text of one member's program, which model, loss, optimizer and batches make.
+        together: the processes that take the same steps as this one, itself among them; empty for itself.
     """
 
-    settings: dict[str, int | None]
+    settings: dict[str, Any]
     arrays: dict[str, ArrayLike]
     program: Callable[[], str]
+    together: tuple[int, ...] = ()
 
 
 class Hook:
@@ -832,7 +834,7 @@ def describe_job(
     validation_rows: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     members: bool = False,
-    **settings: int | None,
+    **settings: Any,
 ) -> Job:
     """What a run is made of; with `members`, `key`, `state` and the rows have an axis of them."""
     own: dict[str, ArrayLike | None] = {
@@ -866,14 +868,15 @@ def describe_stream(
     *,
     validation_rows: ArrayLike | None = None,
     members: bool = False,
-    **settings: int | None,
+    together: tuple[int, ...] = (),
+    **settings: Any,
 ) -> Job:
     """What a run on a source is made of; with `members`, `key`, `state` and the rows have an axis of them."""
     given = _named_arrays(key, state, {"validation_rows": validation_rows}, source.describe(), validation)
     first, *_ = feed.block(0, 0)
 
     def program() -> str:
-        own = state, validation_rows
+        own = jax.tree.map(np.asarray, (state, validation_rows))
         own = jax.tree.map(lambda leaf: leaf[0], own) if members else own
         run = start_run(own[0], validated=validation is not None, streamed=True)
         batches = tuple(part.astype(run.best_nll.dtype) for part in (first.x, first.y, first.numbers))
@@ -882,7 +885,7 @@ def describe_stream(
             trainer, run, batches, number, last, validation, number, validation_rows=own[1]
         ).as_text()
 
-    return Job({"batches_per_epoch": feed.per_epoch, **settings}, given, program)
+    return Job({"batches_per_epoch": feed.per_epoch, **settings}, given, program, together)
 
 
 def _named_arrays(

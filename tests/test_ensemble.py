@@ -349,7 +349,10 @@ def rows_mesh():
     [
         ({"members": 0}, "members must be at least 1, got 0"),
         ({"members": -2}, "members must be at least 1, got -2"),
-        ({"mesh": rows_mesh}, r"mesh must have an axis 'members', it has \('rows',\)"),
+        (
+            {"mesh": rows_mesh},
+            r"mesh must have an axis 'members' and may have one 'rows', it has \('rows',\)",
+        ),
         ({"side_by_side": 0}, "side_by_side must be at least 1"),
         (
             {"numbers": {"learning_rate": [1e-3]}},

@@ -30,6 +30,7 @@ LEAVES = [
     "plots",
     "report",
     "progress",
+    "hosts",
     "tables",
     "sources",
     "checkpoints",

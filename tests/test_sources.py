@@ -75,6 +75,10 @@ def test_shares_of_a_stream_are_parts_of_its_batches(folder, shares):
     for block, *own in zip(whole, *parts, strict=True):
         for joined, *pieces in zip(block, *own, strict=True):
             np.testing.assert_array_equal(joined, np.concatenate(pieces, axis=1))
+    for joined, same in zip(
+        whole, replace(files, parts=shares).stream([5], **given | {"shares": 1}), strict=True
+    ):
+        np.testing.assert_array_equal(joined.numbers, same.numbers)
     numbers = np.concatenate([block.numbers.ravel() for block in whole])
     left_out, x, _ = sources.from_files(str(folder), target="y").take([3], 200)
     assert 150 < len(left_out) < 250

@@ -1,0 +1,231 @@
+"""Many processes as one run, on JAX's own distributed runtime: how they start, agree, and end."""
+
+import ctypes
+import io
+import os
+import re
+import signal
+import sys
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from jaxreg.ensemble import AXIS, ROWS
+
+# Seconds until a process that can't begin says so, and until one that was lost is missed.
+START_SECONDS = 45
+HEARTBEAT_SECONDS = 15
+LOST_CODE = 4
+
+# What JAX and its collectives say where another process is gone.
+LOST = re.compile(r"gloo|nccl|coordination service|heartbeat|socket closed|connection (closed|reset)", re.I)
+SILENT = re.compile(r"stopped sending heartbeats\):\s+([\d, ]+)")
+
+
+class Lost(RuntimeError):
+    """Another process of the run is gone."""
+
+
+def start(
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+    *,
+    timeout: int = START_SECONDS,
+    heartbeat: int = HEARTBEAT_SECONDS,
+) -> None:
+    """Join the processes of a run; before anything is computed. Without arguments JAX finds the cluster.
+
+    A process that is lost later ends all others, each with one line of ours, within about `heartbeat`
+    seconds; what XLA itself writes to standard error and output goes to a temporary file from here on.
+
+    Args:
+        coordinator: `host:port` of process 0.
+        processes: how many there are.
+        process: which one this is, from 0.
+        timeout: seconds to wait for all to come.
+        heartbeat: seconds without a sign of life after which a process is taken for lost.
+
+    Raises:
+        ValueError: if there is no cluster to be found, or the others don't come in time.
+    """
+    given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
+    if any(value is not None for value in given.values()):
+        missing = [name for name, value in given.items() if value is None]
+        if missing:
+            raise ValueError(f"{' and '.join(missing)} must be given too, or none of the three")
+        if not re.fullmatch(r"\S+:\d+", coordinator):
+            raise ValueError(f"--coordinator must be HOST:PORT, got {coordinator!r}")
+        if not 0 <= process < processes:
+            raise ValueError(f"--process must be from 0 to {processes - 1}, got {process}")
+    _say_it_ourselves()
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            processes,
+            process,
+            initialization_timeout=timeout,
+            heartbeat_timeout_seconds=heartbeat,
+        )
+    except (RuntimeError, ValueError) as error:
+        text = str(error).splitlines()[0]
+        if "should be defined" in text or "must be defined" in text:
+            raise ValueError(
+                "no cluster was found (SLURM, MPI, Kubernetes): name it with --coordinator HOST:PORT "
+                "--processes N --process I"
+            ) from None
+        where = f" at {coordinator}" if coordinator else ""
+        many = "all processes" if processes is None else f"all {processes} processes"
+        raise ValueError(
+            f"the run can't begin: the coordinator{where} isn't there, or not {many} came within {timeout} s,"
+            f" each with a number of its own ({text[:200]})"
+        ) from None
+
+
+class _Native:
+    """Where the C++ libraries write from `start` on."""
+
+    log: Any = None
+    err: int = 2
+    handler: Any = None  # kept, because C has but its address
+
+
+def _say_it_ourselves() -> None:
+    """Keep what C++ writes to itself, and in place of its abort say one line.
+
+    JAX ends a process that misses another by `abort`, with a stack of its own. Python's handlers of signals
+    would have to wait for the main thread, which may be waiting for the lost process in a collective.
+    """
+    if _Native.log is not None:
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    _Native.log = tempfile.TemporaryFile()  # noqa: SIM115 - open until the process ends
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        kept = os.dup(number)
+        setattr(sys, name, os.fdopen(kept, "w", buffering=1))
+        os.dup2(_Native.log.fileno(), number)
+        _Native.err = kept
+    _Native.handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(_aborted)
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+    libc.signal(signal.SIGABRT, ctypes.cast(_Native.handler, ctypes.c_void_p))
+
+
+def _aborted(_: int) -> None:
+    os.write(_Native.err, f"error: {lost_message()}\n".encode())
+    os._exit(LOST_CODE)
+
+
+def lost_message(error: BaseException | None = None) -> str:
+    """What to tell a user of a process whose run has lost another one."""
+    text = "" if error is None else str(error)
+    if _Native.log is not None:
+        _Native.log.seek(0)
+        text += _Native.log.read().decode(errors="replace")
+    if not LOST.search(text):
+        reason = next((line for line in reversed(text.splitlines()) if line.strip()), "no reason given")
+        return f"JAX ended this process: {' '.join(reason.split())[:300]}"
+    silent = SILENT.search(text)
+    who = f"process {silent[1].strip()}" if silent else "another process, or the connection to it,"
+    return f"{who} was lost, so this one ends too: start all again with --resume"
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether an error says that another process is gone."""
+    return jax.process_count() > 1 and bool(LOST.search(str(error)))
+
+
+def leave(code: int) -> None:
+    """End this process at once; the others, who would wait for it at their end, find it lost."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def make_mesh(members: int, batch_size: int, split_rows: int | None = None) -> Mesh:
+    """All devices of all processes, with the axes `members` and `rows`.
+
+    Args:
+        members: networks to train.
+        batch_size: rows of a step.
+        split_rows: processes that share the rows of a batch between them; by default as few as leave no
+            process without a member.
+
+    Raises:
+        ValueError: if there are more processes than members and rows can use.
+    """
+    count, local = jax.process_count(), jax.local_device_count()
+    divisors = [n for n in range(1, count + 1) if count % n == 0]
+    if split_rows is None:
+        split_rows = next(n for n in divisors if count // n <= members)
+    if split_rows not in divisors:
+        raise ValueError(f"{count} processes can't be parted in groups of {split_rows}: use a divisor")
+    groups = count // split_rows
+    if groups > members:
+        raise ValueError(
+            f"{count} processes in {groups} groups are more than {members} members can use: use fewer, or "
+            "more of them for the rows of a batch (--split-rows)"
+        )
+    wide = split_rows * local if split_rows > 1 else 1
+    if batch_size % wide:
+        raise ValueError(
+            f"a batch of {batch_size} rows can't be split over {wide} devices: choose a --batch-size that is "
+            f"a multiple of {wide}, or use fewer processes for the rows"
+        )
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(devices).reshape(-1, wide), (AXIS, ROWS))
+
+
+def gather(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """The arrays of every process, in the order of the processes; bit for bit, and of any shapes.
+
+    >>> import numpy as np
+    >>> from jaxreg import hosts
+    >>> hosts.gather({"a": np.arange(2)})
+    [{'a': array([0, 1])}]
+    """
+    if jax.process_count() == 1:
+        return [dict(arrays)]
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    own = np.frombuffer(stream.getvalue(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(len(own))).ravel()
+    padded = np.zeros(sizes.max(), np.uint8)
+    padded[: len(own)] = own
+    found = []
+    for size, line in zip(sizes, multihost_utils.process_allgather(padded), strict=True):
+        with np.load(io.BytesIO(line[:size].tobytes()), allow_pickle=False) as content:
+            found.append(dict(content))
+    return found
+
+
+def agree(given: Mapping[str, Any]) -> None:
+    """Raise, on every process, unless all were given the same.
+
+    Raises:
+        ValueError: names what differs and the first process that differs from process 0.
+    """
+    ours = {name: np.array(str(value)) for name, value in given.items()}
+    first, *others = gather(ours)
+    for i, theirs in enumerate(others, 1):
+        for name in {**first, **theirs}:
+            values = [str(each[name]) if name in each else "nothing" for each in (first, theirs)]
+            if values[0] != values[1]:
+                first, other = (value[:200] for value in values)
+                raise ValueError(
+                    f"the processes differ in {name}: {first} on process 0, {other} on process {i}"
+                )
+
+
+def all_or_none(error: ValueError | None) -> None:
+    """Raise, on every process, the first error that any of them has."""
+    text = "" if error is None else str(error)
+    for found in gather({"error": np.array(text)}):
+        if str(found["error"]):
+            raise ValueError(str(found["error"]))
