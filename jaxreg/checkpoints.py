@@ -26,6 +26,7 @@ from jaxtyping import PyTree
 
 from jaxreg.ensemble import cores
 from jaxreg.files import check_folder
+from jaxreg.hosts import gather
 from jaxreg.training import History, Hook, Job, Run, periods, position
 
 LIBRARIES = ("jaxreg", "jax", "jaxlib", "flax", "optax", "numpy")
@@ -43,7 +44,9 @@ class Checkpoint(Hook):
 
     A run that goes on is, bit for bit, the one that was never stopped: parameters, history and early
     stopping. That holds on the same kind of device, number of cores, dtype and versions, which a checkpoint
-    records; one of other data, settings or versions is refused by name of what differs.
+    records; one of other data, settings or versions is refused by name of what differs. Each process of a
+    run over many keeps its own part, in a folder `process_3` within; those that share batches go on from the
+    last checkpoint that all of them have.
 
     Args:
         folder: where checkpoints are kept; made if its parent is there. One run has it for itself.
@@ -91,15 +94,23 @@ class Checkpoint(Hook):
         self.about = dict(about or {})
         self.resumed_epoch: int | None = None
         self._per_epoch, self._prefix, self._written = 1, PREFIXES[0], 0
+        self._together: tuple[int, ...] = ()
         self.quiet = self.over = False
         self._manager: ocp.CheckpointManager | None = None
         self._lock: FileLock | None = None
         self._latest: tuple[Run, History] | None = None
         self._job: dict[str, Any] | None = None
 
+    @property
+    def _own_folder(self) -> Path:
+        """Where this process keeps its part."""
+        return self.folder / f"process_{jax.process_index()}" if jax.process_count() > 1 else self.folder
+
     def check(self) -> None:
         """Raise if the folder can't be used, or holds checkpoints that aren't to be resumed."""
         check_folder(self.folder)
+        if self._own_folder != self.folder:
+            check_folder(self._own_folder)
         if not self.resume and self._kept():
             raise ValueError(
                 f"{self.folder} holds checkpoints of an earlier run: resume it, or choose another folder"
@@ -124,13 +135,14 @@ class Checkpoint(Hook):
 
     def _kept(self) -> bool:
         """Whether there are checkpoints."""
-        return any(re.fullmatch(rf"({'|'.join(PREFIXES)})_\d+", path.name) for path in self.folder.iterdir())
+        names = [path.name for path in self._own_folder.iterdir()]
+        return any(re.fullmatch(rf"({'|'.join(PREFIXES)})_\d+", name) for name in names)
 
     def begin(self, job: Job) -> None:
         """Take the folder."""
         self._latest = None
         self.check()
-        self._lock = FileLock(self.folder / "lock", timeout=0)
+        self._lock = FileLock(self._own_folder / "lock", timeout=0)
         try:
             self._lock.acquire()
         except Timeout:
@@ -142,15 +154,23 @@ class Checkpoint(Hook):
         # A run on a source may end within an epoch: its checkpoints are counted in batches.
         per_epoch = job.settings.get("batches_per_epoch")
         self._per_epoch, self._prefix, self._written = per_epoch or 1, PREFIXES[per_epoch is not None], 0
+        self._together = job.together
+        here, alone = jax.process_index(), jax.process_count() == 1
         options = ocp.CheckpointManagerOptions(
+            # Processes that share batches may be ended one checkpoint apart.
             max_to_keep=self.keep,
+            multiprocessing_options=ocp.options.MultiprocessingOptions()
+            if alone
+            else ocp.options.MultiprocessingOptions(
+                primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process_{here}"
+            ),
             enable_async_checkpointing=False,
             cleanup_tmp_directories=True,
             step_prefix=self._prefix,
         )
         with _quiet():
             self._manager = ocp.CheckpointManager(
-                self.folder.absolute(), options=options, item_handlers=_OneFile()
+                self._own_folder.absolute(), options=options, item_handlers=_OneFile()
             )
 
     def restore(self, run: Run) -> Run | tuple[Run, History]:
@@ -158,32 +178,53 @@ class Checkpoint(Hook):
         if not self.resume:
             return run
         steps = sorted(self._manager.all_steps(), reverse=True)
-        if not steps:
+        good = next(filter(None, map(self._readable, steps)), None)
+        if len(self._together) > 1:
+            good = self._last_of_all(steps, good)
+        elif steps and good is None:
+            raise ValueError(f"every checkpoint in {self.folder} is damaged: begin anew in another folder")
+        if good is None:
             if not self.quiet:
                 warnings.warn(f"{self.folder} holds no checkpoint: the run begins at its start", stacklevel=4)
             return run
-        for step in steps:
-            try:
-                about, arrays = self._read(step)
-            except MemoryError:
-                raise
-            except Exception as error:  # whatever Orbax makes of a damaged file
-                path = self.folder / f"{self._prefix}_{step}"
-                warnings.warn(
-                    f"the checkpoint {path} is damaged ({_one_line(error)}), the one before it is used",
-                    stacklevel=4,
-                )
-                # Put aside and not deleted: the reason may lie elsewhere.
-                shutil.rmtree(path.with_suffix(".damaged"), ignore_errors=True)
-                path.rename(path.with_suffix(".damaged"))
-                self._manager.reload()
-                continue
-            self._check_same(about)
-            self.resumed_epoch = step // self._per_epoch
-            self._written = self._periods(step)
-            run, history = _unpacked(run, arrays)
-            return run._replace(active=run.active & (not self.over)), history
-        raise ValueError(f"every checkpoint in {self.folder} is damaged: begin anew in another folder")
+        step, about, arrays = good
+        self._check_same(about)
+        self.resumed_epoch = step // self._per_epoch
+        self._written = self._periods(step)
+        run, history = _unpacked(run, arrays)
+        return run._replace(active=run.active & (not self.over)), history
+
+    def _readable(self, step: int) -> tuple[int, dict, dict[str, np.ndarray]] | None:
+        """A checkpoint, or None, with a warning, where it is damaged."""
+        try:
+            return step, *self._read(step)
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever Orbax makes of a damaged file
+            path = self._own_folder / f"{self._prefix}_{step}"
+            warnings.warn(
+                f"the checkpoint {path} is damaged ({_one_line(error)}), the one before it is used",
+                stacklevel=5,
+            )
+            # Put aside and not deleted: the reason may lie elsewhere.
+            shutil.rmtree(path.with_suffix(".damaged"), ignore_errors=True)
+            path.rename(path.with_suffix(".damaged"))
+            self._manager.reload()
+            return None
+
+    def _last_of_all(
+        self, steps: list[int], good: tuple[int, dict, dict[str, np.ndarray]] | None
+    ) -> tuple[int, dict, dict[str, np.ndarray]] | None:
+        """The last checkpoint that all processes have that share batches; later ones are deleted."""
+        before = [step for step in steps if good is not None and step <= good[0]]
+        kept = gather({"steps": np.array(before, np.int64)})
+        common = set.intersection(*(set(kept[process]["steps"].tolist()) for process in self._together))
+        if not common:
+            return None
+        for step in before:
+            if step > max(common):
+                self._manager.delete(step)
+        return self._readable(max(common)) if good[0] != max(common) else good
 
     def after_chunk(self, run: Run, history: History) -> None:
         """Keep the run at each multiple of `every` epochs."""
@@ -225,7 +266,7 @@ class Checkpoint(Hook):
                 self._manager.save(step, args=_Save(about | {"sha256": _of_json(about)}, arrays))
         except Exception as error:  # whatever Orbax makes of a full disk
             self._latest = None
-            for part in self.folder.glob("*.orbax-checkpoint-tmp*"):
+            for part in self._own_folder.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(part, ignore_errors=True)
             raise OSError(
                 f"the checkpoint of {self._prefix} {step} can't be written to {self.folder}: "
@@ -371,6 +412,7 @@ def _described(job: Job, about: Mapping[str, Any]) -> dict[str, Any]:
         "machine": platform.machine(),
         "float64": bool(jax.config.jax_enable_x64),
         "cores": cores(),
+        "processes": jax.process_count(),
         "model, loss, optimizer or batches": hashlib.sha256(job.program().encode()).hexdigest(),
     }
     described |= {name: _digest(np.asarray(array)) for name, array in job.arrays.items()}

@@ -8,6 +8,8 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib import metadata
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -23,8 +25,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jaxreg import export, model_file, plots, report, sources, tables
-from jaxreg.checkpoints import Checkpoint, Interrupted, StopOnSignal
+from jaxreg import export, hosts, model_file, plots, report, sources, tables
+from jaxreg.checkpoints import LIBRARIES, Checkpoint, Interrupted, StopOnSignal
 from jaxreg.data import Scaler, check_data, check_features, check_trainable, grid, sinusoid
 from jaxreg.estimator import DeepEnsembleRegressor
 from jaxreg.files import check_writable, replacing
@@ -97,10 +99,21 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: _say("warning", message, "yellow")
         try:
-            app()
-        except (ValueError, OSError, MemoryError, FloatingPointError) as error:
-            _say("error", error, "red")
-            sys.exit(2 if isinstance(error, ValueError | FileNotFoundError) else 1)
+            app(standalone_mode=True)
+        except (ValueError, OSError, MemoryError, FloatingPointError, jax.errors.JaxRuntimeError) as error:
+            lost = hosts.is_lost(error)
+            if isinstance(error, jax.errors.JaxRuntimeError) and not lost:
+                raise
+            _say("error", hosts.lost_message(error) if lost else error, "red")
+            code = 2 if isinstance(error, ValueError | FileNotFoundError) else 1
+            leave(hosts.LOST_CODE if lost else code)
+
+
+def leave(code: int) -> None:
+    """End the process; where others wait for it at their ends, at once."""
+    if hosts.started():
+        hosts.leave(code)
+    sys.exit(code)
 
 
 def _say(kind: str, message: Exception | str, style: str) -> None:
@@ -256,15 +269,38 @@ def fit_command(
         typer.Option(help="Epochs between two checkpoints, 20 by default; of rows that are streamed 0.1."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="Be one of the processes of a SLURM, MPI or Kubernetes job.")
+    ] = False,
+    coordinator: Annotated[
+        str | None, typer.Option(help="HOST:PORT of process 0, where JAX can't find the job by itself.")
+    ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="How many there are.")] = None,
+    process: Annotated[int | None, typer.Option(min=0, help="Which one this is, from 0.")] = None,
+    split_rows: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that share the rows of a batch; the others take other members."),
+    ] = None,
     seed: Seed = 0,
     no_cache: NoCache = False,
     **settings: Any,
 ) -> None:
     """Train an ensemble on the numeric columns of a file, or of many, and keep it in a model file."""
     use_cache(off=no_cache)
-    paths = found(file)
-    for given in paths:
-        check_output(out_file, given, checkpoint)
+    distributed = distributed or any(given is not None for given in (coordinator, processes, process))
+    if distributed:
+        hosts.start(coordinator, processes, process)
+        out.quiet = jax.process_index() > 0
+    elif split_rows is not None:
+        raise ValueError("--split-rows parts the processes of a run: give --distributed or --coordinator too")
+    try:
+        paths = found(file)
+        for given in paths if not out.quiet else ():  # the first process writes
+            check_output(out_file, given, checkpoint)
+    except (ValueError, OSError) as error:
+        hosts.all_or_none(error) if distributed else None
+        raise
+    hosts.all_or_none(None)
     if resume and checkpoint is None:
         raise ValueError("--resume goes on from a checkpoint: name its folder with --checkpoint")
     if not 0 <= test_fraction < 1:
@@ -275,7 +311,11 @@ def fit_command(
         report.check_suffix(report_file)
         for given in (*paths, out_file):
             check_output(report_file, given, checkpoint)
-    streamed = is_streamed(paths, read)
+    streamed = distributed or is_streamed(paths, read)
+    if distributed:
+        if read == "whole":
+            raise ValueError("the processes of a run read rows as they are needed: leave --read whole out")
+        check_same_job(file, target, drop or [], seed, test_fraction, resume, checkpoint_every, settings)
     take = streamed_rows if streamed else rows_in_memory
     rows = take(paths, file, target, drop or [], test_fraction, seed)
     if len(rows.test[0]) < FIT_FEWEST_TEST and report_file is not None:
@@ -284,7 +324,7 @@ def fit_command(
             f"a --test-fraction of {test_fraction} leave too few"
         )
     numbers = {name: _number(value) for name, value in settings.items()}
-    hooks: list[Hook] = [Bar(err)]
+    hooks: list[Hook] = [] if out.quiet else [Bar(err)]
     if checkpoint is not None:
         given = {f"--{name.replace('_', '-')}": value for name, value in numbers.items()}
         every = checkpoint_every or (STREAMED_CHECKPOINT if streamed else FIT_CHECKPOINT)
@@ -293,13 +333,15 @@ def fit_command(
     with StopOnSignal() as stop:
         ensemble = DeepEnsembleRegressor(**numbers, random_state=seed, hooks=[*hooks, stop])
         try:
-            rows.fit(ensemble)
+            rows.fit(ensemble, split_rows)
         except Interrupted as error:
             kept = "nothing was kept, which --checkpoint FOLDER would have done"
             if checkpoint is not None:
                 kept = f"the run is kept in {checkpoint}: the same command and --resume go on from there"
             _say("stopped", f"{error}; {kept}", "yellow")
-            raise typer.Exit(128 + error.signal) from None
+            leave(128 + error.signal)
+    if distributed and jax.process_index() > 0:
+        return
     fitted = ensemble.fitted_._replace(feature_dtypes=rows.dtypes[:-1], target_dtypes=rows.dtypes[-1:])
     x, y = rows.test
     if len(y):
@@ -338,7 +380,7 @@ class Rows(NamedTuple):
         dtypes: of the columns, the target last.
     """
 
-    fit: Callable[[DeepEnsembleRegressor], Any]
+    fit: Callable[[DeepEnsembleRegressor, int | None], Any]
     test: tuple[np.ndarray, np.ndarray]
     total: int
     dtypes: tuple[str, ...]
@@ -398,7 +440,7 @@ def rows_in_memory(
         listed = ", ".join(map(repr, constant))
         warnings.warn(f"constant column {listed}: it tells nothing about the target", stacklevel=2)
 
-    def train_on(ensemble: DeepEnsembleRegressor) -> None:
+    def train_on(ensemble: DeepEnsembleRegressor, split_rows: int | None) -> None:
         ensemble.fit(pl.DataFrame(x[train], schema=features), pl.Series(target, y[train]))
 
     return Rows(train_on, (x[test], y[test]), len(x), dtypes)
@@ -409,12 +451,35 @@ def streamed_rows(
 ) -> Rows:
     """The rows of some files, all but a few of them where they are."""
     files = sources.from_files(file, target=target, drop=drop)
+    files = replace(files, process=(jax.process_index(), jax.process_count()))
     most = min(round(test_fraction * files.rows), MOST_TEST_ROWS)
     test = np.zeros((0, len(files.features))), np.zeros(0)
     if most >= FIT_FEWEST_TEST:
         _, *test = files.take([seed, TEST_TAG], most)
         files = files.without([seed, TEST_TAG], most)
-    return Rows(lambda ensemble: ensemble.fit_files(files), tuple(test), files.rows, files.types)
+    return Rows(
+        lambda ensemble, split_rows: ensemble.fit_files(files, split_rows),
+        tuple(test),
+        files.rows,
+        files.types,
+    )
+
+
+def check_same_job(file: Path, target: str, drop: list[str], *given: Any) -> None:
+    """Raise, on every process, unless all of them were given the same, and see the same files."""
+    about, error = {}, None
+    try:
+        files = sources.from_files(file, target=target, drop=drop)
+        listed = {name: np.asarray(array).tolist() for name, array in files.describe().items()}
+        about = {"the number of files": len({piece.path for piece in files.pieces})}
+        about |= {"the number of rows": files.rows, "the columns": listed["columns"]}
+        about |= {"the names and row groups of files": listed["files"]}
+    except (ValueError, OSError) as caught:
+        error = caught
+    hosts.all_or_none(error)
+    names = "--seed", "--test-fraction", "--resume", "--checkpoint-every", "settings"
+    versions = {f"the version of {name}": metadata.version(name) for name in LIBRARIES}
+    hosts.agree(versions | about | dict(zip(names, given, strict=True)))
 
 
 def _number(value: Any) -> Any:

@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from numbers import Real
 from typing import Any, no_type_check
 
@@ -20,11 +21,11 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from jaxreg import metrics
+from jaxreg import hosts, metrics
 from jaxreg.calibration import NoiseScaling
 from jaxreg.data import Scaler, TableLike, column_dtypes, column_names, fold_rows, key_words
 from jaxreg.embeddings import PeriodicEmbedding
-from jaxreg.ensemble import HELD_OUT_ROWS, held_out_sample, predict_ensemble, without_failed
+from jaxreg.ensemble import HELD_OUT_ROWS, ROWS, held_out_sample, predict_ensemble, without_failed
 from jaxreg.fitted import Fitted
 from jaxreg.gaussian import Affine
 from jaxreg.losses import beta_nll, crps_gaussian, gaussian_nll
@@ -197,7 +198,7 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
             states, recipe, data[:2], held_out, weight, scalers, len(x), seed, names, target_names, *dtypes
         )
 
-    def fit_files(self, files: Any):
+    def fit_files(self, files: Any, split_rows: int | None = None):
         """Train the ensemble on rows in files, which may be more than memory holds.
 
         All files are read twice, for means and variances and for a sample of at most about 131,072 rows that
@@ -206,9 +207,11 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
 
         Args:
             files: from `sources.from_files`.
+            split_rows: of a run over many processes (`hosts.start`), how many of them share the rows of a
+                batch; members are dealt over the others. By default as few as give all of them a member.
 
         Returns:
-            The estimator.
+            The estimator, on every process the same.
 
         Raises:
             ValueError: for unusable data or settings, by name.
@@ -227,6 +230,8 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
         key = jax.random.key(seed)
         self.feature_names_in_ = np.array(files.features, object)
         self.n_features_in_ = len(files.features)
+        if jax.process_count() > 1:
+            files = replace(files, process=(jax.process_index(), jax.process_count()))
         files = files if files.units else files.standardised()
         folds = self._folds(min(files.rows, HELD_OUT_ROWS))
         if folds is None:
@@ -246,10 +251,17 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
             warnings.filterwarnings("ignore", ".* too few for .* folds")
             rows, _ = self._fold(key, len(few[0]))
         trial = self._recipe(few, len(few[0]), len(few[0]) if rows is None else rows.shape[1])
-        self.frequency_scale_ = self._choose_scale(key, trial, few, rows)
+        mesh = None
+        if jax.process_count() > 1:
+            mesh = hosts.make_mesh(self.members, recipe.batch_size, split_rows)
+            if deadline < math.inf and mesh.shape[ROWS] > 1:
+                raise ValueError("processes that share batches have no common clock: leave time_limit out")
+        scale = self._choose_scale(key, trial, few, rows)
+        # Processors of different kinds might choose otherwise.
+        self.frequency_scale_ = float(hosts.gather({"scale": np.array(scale)})[0]["scale"])
         scales, hooks = np.full(self.members, self.frequency_scale_), [*self.hooks, *_clock(deadline)]
         states, self.history_ = recipe.fit(
-            key, files, few[0][:1], scales, recipe.epochs, steps, hooks, **held_out
+            key, files, few[0][:1], scales, recipe.epochs, steps, hooks, mesh, **held_out
         )
         return self._keep(
             states, recipe, held_out.get("validation"), held_out.get("validation_rows"), None, files.units,

@@ -23,12 +23,8 @@ HEARTBEAT_SECONDS = 15
 LOST_CODE = 4
 
 # What JAX and its collectives say where another process is gone.
-LOST = re.compile(r"gloo|nccl|coordination service|heartbeat|socket closed|connection (closed|reset)", re.I)
+LOST = re.compile(r"gloo [\w-]+ failed|nccl|heartbeat|coordination.*unavailable|socket closed|by peer", re.I)
 SILENT = re.compile(r"stopped sending heartbeats\):\s+([\d, ]+)")
-
-
-class Lost(RuntimeError):
-    """Another process of the run is gone."""
 
 
 def start(
@@ -136,9 +132,14 @@ def lost_message(error: BaseException | None = None) -> str:
     return f"{who} was lost, so this one ends too: start all again with --resume"
 
 
+def started() -> bool:
+    """Whether this process has joined others."""
+    return _Native.log is not None
+
+
 def is_lost(error: BaseException) -> bool:
     """Whether an error says that another process is gone."""
-    return jax.process_count() > 1 and bool(LOST.search(str(error)))
+    return started() and bool(LOST.search(str(error)))
 
 
 def leave(code: int) -> None:
@@ -223,9 +224,8 @@ def agree(given: Mapping[str, Any]) -> None:
                 )
 
 
-def all_or_none(error: ValueError | None) -> None:
+def all_or_none(error: Exception | None) -> None:
     """Raise, on every process, the first error that any of them has."""
-    text = "" if error is None else str(error)
-    for found in gather({"error": np.array(text)}):
-        if str(found["error"]):
-            raise ValueError(str(found["error"]))
+    for i, found in enumerate(gather({"error": np.array("" if error is None else str(error))})):
+        if text := str(found["error"]):
+            raise ValueError(f"process {i}: {text}" if jax.process_count() > 1 else text) from error

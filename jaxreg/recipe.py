@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxreg import metrics
 from jaxreg.calibration import NoiseScaling
@@ -127,6 +128,7 @@ class Recipe(NamedTuple):
         epochs: int,
         steps: int,
         hooks: Sequence[Hook] = (),
+        mesh: Mesh | None = None,
         **held_out: Any,
     ) -> tuple[TrainState, History]:
         """Train a member for each scale of the frequencies, with so many steps in an epoch.
@@ -150,6 +152,7 @@ class Recipe(NamedTuple):
             patience=max(math.ceil(self.patience * epochs), 1) if held_out else None,
             states=states,
             hooks=hooks,
+            mesh=mesh,
             **held_out,
         )
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int
 
-from jaxreg import tables
+from jaxreg import hosts, tables
 from jaxreg.data import Block, Scaler, default_dtype, listed, row_fractions
 from jaxreg.files import replacing
 
@@ -33,6 +33,7 @@ AHEAD = 2
 # Rows of a row group that is written here.
 GROUP_ROWS = 2**17
 BYTES_PER_VALUE = 8
+MOMENTS = "counts", "means", "squares", "least", "most"
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
 MOST_NAMED = 5
 
@@ -67,6 +68,8 @@ class Files:
         buffer: rows that a stream mixes with each other.
         parts: parts of the row groups, each shuffled for itself, that give each batch its equal part; with as
             many, or a multiple, processes that share batches change nothing in them.
+        process: number of this process and of all that read these files; `scalers` and `take` are then called
+            by all of them, of which each reads its part.
 
     >>> import tempfile, numpy as np, polars as pl
     >>> from jaxreg import sources
@@ -86,6 +89,7 @@ class Files:
     absent: tuple[tuple[int, ...], float] | None = None
     buffer: int = BUFFER_ROWS
     parts: int = 1
+    process: tuple[int, int] = (0, 1)
 
     @property
     def rows(self) -> int:
@@ -167,29 +171,55 @@ class Files:
         Warns:
             UserWarning: names features of one value, which standardise to 0 whatever value they take later.
         """
-        names = self._names
-        faults: dict[tuple[str, Path], int] = {}
-        shift: np.ndarray | None = None
-        total, mean, m2 = 0, np.zeros(len(names)), np.zeros(len(names))
-        least, most = np.full(len(names), np.inf), np.full(len(names), -np.inf)
-        for piece, (x, y) in zip(self.pieces, ahead(map(self._read, self.pieces)), strict=True):
-            values = np.concatenate([x.T, y[None]])
-            # Differences from some row are small numbers, whose means and squares lose nothing.
-            shift = np.nan_to_num(values[:, 0], posinf=0.0, neginf=0.0) if shift is None else shift
-            values = values - shift[:, None]
-            wrong = (~np.isfinite(values)).sum(axis=1)
-            for i in np.flatnonzero(wrong):
-                at = names[i], piece.path
-                faults[at] = faults.get(at, 0) + int(wrong[i])
-            if wrong.any():
-                continue
-            least, most = np.minimum(least, values.min(axis=1)), np.maximum(most, values.max(axis=1))
-            own, count = values.mean(axis=1), values.shape[1]
+        # Differences from some row are small numbers, whose means and squares lose nothing.
+        x, y = self._read(self.pieces[0])
+        shift = np.nan_to_num(np.append(x[0], y[0]), posinf=0.0, neginf=0.0)
+        try:
+            found = {"faults": np.array("")} | self._moments(self._own_pieces(), shift)
+        except ValueError as error:
+            found = {"faults": np.array(str(error))}
+        everywhere = hosts.gather(found)
+        if said := [str(part["faults"]) for part in everywhere if str(part["faults"])]:
+            raise ValueError(said[0])
+        counts, means, squares, least, most = (
+            np.concatenate([part[name] for part in everywhere]) for name in MOMENTS
+        )
+        # Row group by row group, so that the number of processes changes no bit.
+        total, mean, m2 = 0.0, np.zeros_like(shift), np.zeros_like(shift)
+        for count, own, square in zip(counts, means, squares, strict=True):
             apart, total = own - mean, total + count
             mean = mean + apart * (count / total)
-            m2 = (
-                m2 + ((values - own[:, None]) ** 2).sum(axis=1) + apart**2 * (count * (total - count) / total)
+            m2 = m2 + square + apart**2 * (count * (total - count) / total)
+        mean, least, most = shift + mean, least.min(axis=0), most.max(axis=0)
+        names, constant = self._names, least == most
+        if constant[-1]:
+            raise ValueError(
+                f"the target {self.target!r} has one value, {least[-1]:g}, in all {int(total):,} rows"
             )
+        if constant.any():
+            flagged = listed([name for name, one in zip(names, constant, strict=True) if one])
+            warnings.warn(f"constant {flagged}: it tells nothing about the target", stacklevel=3)
+        scale = np.where(constant, np.inf, np.sqrt(m2 / total))
+        return Scaler(mean[:-1], scale[:-1]), Scaler(mean[-1], scale[-1])
+
+    def _moments(self, pieces: Sequence[Piece], shift: np.ndarray) -> dict[str, np.ndarray]:
+        """Count, means from `shift`, sums of squares, least and largest values of each row group."""
+        names = self._names
+        faults: dict[tuple[str, Path], int] = {}
+        found = []
+        for piece, (x, y) in zip(pieces, ahead(map(self._read, pieces)), strict=True):
+            values = np.concatenate([x.T, y[None]])
+            least, most = values.min(axis=1), values.max(axis=1)
+            values -= shift[:, None]
+            with np.errstate(invalid="ignore"):  # what isn't finite is counted below
+                own = values.mean(axis=1)
+                squares = ((values - own[:, None]) ** 2).sum(axis=1)
+            found.append((float(values.shape[1]), own, squares, least, most))
+            if not np.isfinite(squares.sum()):
+                for i, n in enumerate((~np.isfinite(values)).sum(axis=1)):
+                    if n:
+                        at = names[i], piece.path
+                        faults[at] = faults.get(at, 0) + int(n)
         if faults:
             shown = [
                 f"column {name!r} of {path}: {n:,}" for (name, path), n in [*faults.items()][:MOST_NAMED]
@@ -198,15 +228,12 @@ class Files:
             raise ValueError(
                 f"missing or infinite values, {', '.join(shown)}; drop these rows or fill them in"
             )
-        if least[-1] == most[-1]:
-            value = shift[-1] + least[-1]
-            raise ValueError(f"the target {self.target!r} has one value, {value:g}, in all {total:,} rows")
-        constant = least == most
-        if constant.any():
-            flagged = listed([name for name, one in zip(names, constant, strict=True) if one])
-            warnings.warn(f"constant {flagged}: it tells nothing about the target", stacklevel=3)
-        mean, scale = shift + mean, np.where(constant, np.inf, np.sqrt(m2 / total))
-        return Scaler(mean[:-1], scale[:-1]), Scaler(mean[-1], scale[-1])
+        return dict(zip(MOMENTS, map(np.array, zip(*found, strict=True)), strict=True))
+
+    def _own_pieces(self) -> Sequence[Piece]:
+        """The row groups that this process looks through."""
+        number, count = self.process
+        return self._dealt(count)[number]
 
     def batches(self, batch_size: int, shares: int = 1) -> int:
         """Batches of an epoch, where so many processes read a share of each."""
@@ -250,12 +277,15 @@ class Files:
     def take(self, seed: Sequence[int], most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """At most about so many rows, drawn at random: `(numbers, x, y)`, in the order of their numbers."""
         share, kept, dtype = most / self.rows, [], default_dtype(np.dtype(np.float64))
-        for piece, (x, y) in zip(self.pieces, ahead(map(self.read, self.pieces)), strict=True):
+        pieces = self._own_pieces()
+        for piece, (x, y) in zip(pieces, ahead(map(self.read, pieces)), strict=True):
             numbers = np.arange(piece.first, piece.first + piece.rows)
             mine = (row_fractions(seed, numbers) < share) & ~self._is_absent(numbers)
-            kept.append((numbers[mine], *self._in_units(x[mine], y[mine], dtype)))
-        numbers, x, y = (np.concatenate(parts) for parts in zip(*kept, strict=True))
-        return numbers, x, y
+            x, y = self._in_units(x[mine], y[mine], dtype)
+            kept.append({"numbers": numbers[mine], "x": x, "y": y})
+        own = {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
+        everywhere = hosts.gather(own)
+        return tuple(np.concatenate([part[name] for part in everywhere]) for name in own)
 
     def _parted(self, batch_size: int, shares: int) -> list[list[Piece]]:
         """The row groups of each part, several parts to a share."""
