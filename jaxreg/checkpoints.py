@@ -157,8 +157,8 @@ class Checkpoint(Hook):
         self._together = job.together
         here, alone = jax.process_index(), jax.process_count() == 1
         options = ocp.CheckpointManagerOptions(
-            # Processes that share batches may be ended one checkpoint apart.
             max_to_keep=self.keep,
+            create=alone,
             multiprocessing_options=ocp.options.MultiprocessingOptions()
             if alone
             else ocp.options.MultiprocessingOptions(

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jaxreg.ensemble import AXIS, ROWS
 
 # Seconds until a process that can't begin says so, and until one that was lost is missed.
-START_SECONDS = 45
+START_SECONDS = 40
 HEARTBEAT_SECONDS = 15
 LOST_CODE = 4
 
@@ -59,6 +59,12 @@ def start(
             raise ValueError(f"--coordinator must be HOST:PORT, got {coordinator!r}")
         if not 0 <= process < processes:
             raise ValueError(f"--process must be from 0 to {processes - 1}, got {process}")
+    where = f" at {coordinator}" if coordinator else ""
+    many = "all processes" if processes is None else f"all {processes} processes"
+    _Native.begin = (
+        f"the run can't begin: the coordinator{where} isn't there, or not {many} came within {timeout} s, "
+        "each with a number of its own and the same --processes"
+    )
     _say_it_ourselves()
     try:
         jax.distributed.initialize(
@@ -69,18 +75,15 @@ def start(
             heartbeat_timeout_seconds=heartbeat,
         )
     except (RuntimeError, ValueError) as error:
-        text = str(error).splitlines()[0]
-        if "should be defined" in text or "must be defined" in text:
+        if re.search("(should|must) be defined", str(error)):
             raise ValueError(
                 "no cluster was found (SLURM, MPI, Kubernetes): name it with --coordinator HOST:PORT "
                 "--processes N --process I"
             ) from None
-        where = f" at {coordinator}" if coordinator else ""
-        many = "all processes" if processes is None else f"all {processes} processes"
-        raise ValueError(
-            f"the run can't begin: the coordinator{where} isn't there, or not {many} came within {timeout} s,"
-            f" each with a number of its own ({text[:200]})"
-        ) from None
+        if "must be called before" in str(error):
+            raise ValueError("hosts.start has to come before anything is computed with JAX") from None
+        raise ValueError(f"{_Native.begin} ({' '.join(str(error).split())[:200]})") from None
+    _Native.begin = None
 
 
 class _Native:
@@ -89,6 +92,7 @@ class _Native:
     log: Any = None
     err: int = 2
     handler: Any = None  # kept, because C has but its address
+    begin: str | None = None  # what to say of a process that can't join the others
 
 
 def _say_it_ourselves() -> None:
@@ -114,8 +118,8 @@ def _say_it_ourselves() -> None:
 
 
 def _aborted(_: int) -> None:
-    os.write(_Native.err, f"error: {lost_message()}\n".encode())
-    os._exit(LOST_CODE)
+    os.write(_Native.err, f"error: {_Native.begin or lost_message()}\n".encode())
+    os._exit(2 if _Native.begin else LOST_CODE)
 
 
 def lost_message(error: BaseException | None = None) -> str:
@@ -125,8 +129,8 @@ def lost_message(error: BaseException | None = None) -> str:
         _Native.log.seek(0)
         text += _Native.log.read().decode(errors="replace")
     if not LOST.search(text):
-        reason = next((line for line in reversed(text.splitlines()) if line.strip()), "no reason given")
-        return f"JAX ended this process: {' '.join(reason.split())[:300]}"
+        fatal = re.search(r"^F\d{4}.*", text, re.M)
+        return f"JAX ended this process: {fatal[0][:400] if fatal else text[-400:]}"
     silent = SILENT.search(text)
     who = f"process {silent[1].strip()}" if silent else "another process, or the connection to it,"
     return f"{who} was lost, so this one ends too: start all again with --resume"

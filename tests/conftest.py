@@ -27,6 +27,9 @@ def pytest_addoption(parser):
     parser.addoption("--bare-python", help="an interpreter with jax and flatbuffers alone, to run exports in")
     parser.addoption("--record-properties", type=Path, help="write how examples of inputs ended to this CSV")
     parser.addoption(
+        "--many-processes", action="store_true", help="runs of four processes too, and ones that are killed"
+    )
+    parser.addoption(
         "--all-seeds",
         action="store_true",
         help="whole runs beside PyTorch's: 20 seeds of every kind, not 3",

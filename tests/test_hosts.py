@@ -1,0 +1,278 @@
+"""Runs of several processes, on one machine: each is what one process would have done."""
+
+import inspect
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import jax
+import numpy as np
+import polars as pl
+import pytest
+from jax.sharding import Mesh
+
+from jaxreg import MeanVarRegressor, ensemble, fit_ensemble, hosts, make_trainer, sgd, sources
+
+KEY = jax.random.key(0)
+TRAINER = make_trainer(MeanVarRegressor(hidden=(8,)), sgd(1e-2, 0.9))
+# Members, and how many processes share the rows of a batch.
+AXES = {2: {"members": (5, 1), "rows": (2, 2)}, 4: {"members": (5, 1), "rows": (2, 4), "both": (3, 2)}}
+
+
+def train(files, axis, count, mesh=None, **more):
+    """More than 200 steps; with as many parts whatever the number of processes."""
+    members, split = AXES[count][axis]
+    files = replace(files, buffer=300, parts=split)
+    mesh = mesh and mesh(members, 48, split)
+    given = {"epochs": 6, "batch_size": 48, "folds": 3, "patience": 5, "bootstrap": True} | more
+    return fit_ensemble(KEY, TRAINER, files, members=members, mesh=mesh, **given)
+
+
+# What each process runs; `test_hosts` is this file.
+CODE = """
+import sys, os, signal
+sys.path.insert(0, "tests")
+import jax, numpy as np
+jax.config.update("jax_enable_x64", True)
+from jaxreg import Hook, hosts, sources
+from dataclasses import replace
+
+folder, out, kill = sys.argv[1:4]
+count, process, port = map(int, sys.argv[4:])
+hosts.start(f"localhost:{port}", count, process, heartbeat=5)
+from test_hosts import AXES, train
+assert [part["a"].tolist() for part in hosts.gather({"a": np.arange(process)})] == [
+    list(range(i)) for i in range(count)
+]
+hosts.agree({"a": 1})
+try:
+    hosts.agree({"version": 1, "files": "one" if process < count - 1 else "two"})
+except ValueError as error:
+    assert str(error) == f"the processes differ in files: one on process 0, two on process {count - 1}"
+else:
+    raise AssertionError
+files = sources.from_files(folder, target="y")
+files = replace(files, process=(process, count)).standardised()
+
+class Die(Hook):
+    every = 0.5
+
+    def after_chunk(self, run, history):
+        if process == count - 1 and int(np.max(run.cursor[0])) >= 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+if kill:
+    try:
+        train(files, kill, count, hosts.make_mesh, hooks=[Die()], epochs=10**6)
+    except Exception as error:
+        assert hosts.is_lost(error), error
+        print(hosts.lost_message(error), file=sys.stderr)
+        hosts.leave(hosts.LOST_CODE)
+for axis in AXES[count]:
+    states, history = train(files, axis, count, hosts.make_mesh)
+    leaves = {f"state{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(states))}
+    arrays = {"loss": history.loss, "nll": history.validation_nll, "best": history.best_epoch}
+    np.savez(f"{out}/{axis}-{process}.npz", **arrays, **leaves)
+print("done")
+"""
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return found.getsockname()[1]
+
+
+def launch(count, arguments):
+    """Start processes; gives exit code, output and errors of each, and the seconds until the last ended."""
+    port, began = free_port(), time.monotonic()
+    given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen(arguments(i, port), **given) for i in range(count)]
+    ended = [process.communicate(timeout=300) for process in started]
+    codes = [process.returncode for process in started]
+    return [(code, *texts) for code, texts in zip(codes, ended, strict=True)], time.monotonic() - began
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("rows"), np.random.default_rng(0)
+    for i in range(4):
+        x = rng.normal(1e3, 1, size=(410, 2))
+        y = np.sin(x[:, 0]) + 0.3 * rng.normal(size=410)
+        table = pl.DataFrame({"a": x[:, 0], "b": x[:, 1], "y": y})
+        table.write_parquet(folder / f"{i}.parquet", row_group_size=100)
+    return folder
+
+
+@pytest.fixture
+def count(request):
+    if request.param > 2 and not request.config.getoption("--many-processes"):
+        pytest.skip("--many-processes")
+    return request.param
+
+
+@pytest.mark.parametrize("count", [2, 4], indirect=True)
+def test_processes_train_what_one_does(folder, tmp_path, x64, count):
+    command = [sys.executable, "-c", CODE, folder, tmp_path, "", count]
+    ended, _ = launch(count, lambda i, port: list(map(str, [*command, i, port])))
+    assert [code for code, *_ in ended] == [0] * count, ended
+    assert all(out == "done\n" and err == "" for _, out, err in ended)
+    files = sources.from_files(folder, target="y").standardised()
+    for axis in AXES[count]:
+        states, history = train(files, axis, count)
+        assert states.step.max() >= 200
+        bound = 1e-12 if axis == "members" else 1e-10
+        for process in range(count):
+            found = np.load(tmp_path / f"{axis}-{process}.npz")
+            np.testing.assert_allclose(found["loss"], history.loss, rtol=bound)
+            np.testing.assert_allclose(found["nll"], history.validation_nll, rtol=bound)
+            np.testing.assert_array_equal(found["best"], history.best_epoch)
+            for i, leaf in enumerate(jax.tree.leaves(states)):
+                np.testing.assert_allclose(found[f"state{i}"], leaf, rtol=bound, atol=bound)
+
+
+@pytest.mark.parametrize("count", [2, 4], indirect=True)
+@pytest.mark.parametrize("axis", ["members", "rows"])
+def test_the_others_end_when_one_is_killed(folder, tmp_path, count, axis):
+    command = [sys.executable, "-c", CODE, folder, tmp_path, axis, count]
+    ended, seconds = launch(count, lambda i, port: list(map(str, [*command, i, port])))
+    assert seconds < 60
+    assert ended.pop()[0] == -signal.SIGKILL
+    for code, out, err in ended:
+        assert code == hosts.LOST_CODE and out == ""
+        assert re.fullmatch(r"(error: )?(process \d|another process, .*) was lost, so this one .*\n", err), (
+            err
+        )
+
+
+def command(folder, out, *more):
+    given = ["--epochs", 40, "--members", 4, "--frequencies", 2, "--batch-size", 48, "--frequency-scale", 1]
+    start = [sys.executable, "-m", "jaxreg", "fit", folder, "--target", "y", "--out", out, "--no-cache"]
+    return [str(part) for part in (*start, *given, *more)]
+
+
+@pytest.mark.parametrize("count", [4], indirect=True)
+@pytest.mark.parametrize("split, victim", [(1, 2), (4, 0), (2, 3)])
+def test_a_killed_run_goes_on_bit_for_bit(folder, tmp_path, count, split, victim):
+    def arguments(out, *more):
+        def of(i, port):
+            own = "--coordinator", f"localhost:{port}", "--processes", count, "--process", i
+            return command(folder, tmp_path / out, *own, "--split-rows", split, *more)
+
+        return of
+
+    kept = "--checkpoint", tmp_path / "kept", "--checkpoint-every", 0.5
+    given, port = arguments("model", *kept), free_port()
+    started = [subprocess.Popen(given(i, port), stderr=subprocess.PIPE, text=True) for i in range(count)]
+    while len(list(tmp_path.glob("kept/process_*/batch_*"))) < 2 * count:
+        time.sleep(0.1)
+        assert started[victim].poll() is None
+    started[victim].kill()
+    began = time.monotonic()
+    errors = [process.communicate(timeout=60)[1] for process in started]
+    assert time.monotonic() - began < 60 and not (tmp_path / "model").exists()
+    codes = [process.returncode for process in started]
+    assert codes.pop(victim) == -signal.SIGKILL and codes == [hosts.LOST_CODE] * (count - 1)
+    del errors[victim]
+    assert all(error.count("\n") == 1 and "start all again with --resume" in error for error in errors)
+    for out, more in (("model", (*kept, "--resume")), ("whole", ())):
+        ended, _ = launch(count, arguments(out, *more))
+        assert [code for code, *_ in ended] == [0] * count, ended
+        assert "the model is in" in ended[0][1] and all(out == "" for _, out, _ in ended[1:])
+    assert (tmp_path / "model").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_processes_that_see_other_files_say_so(folder, tmp_path):
+    (tmp_path / "other").mkdir()
+    for path in sorted(folder.iterdir())[:3]:
+        os.link(path, tmp_path / "other" / path.name)
+
+    def arguments(i, port):
+        own = "--coordinator", f"localhost:{port}", "--processes", 2, "--process", i
+        return command([folder, tmp_path / "other"][i], tmp_path / "model", *own)
+
+    ended, seconds = launch(2, arguments)
+    said = "error: the processes differ in the number of files: 4 on process 0, 3 on process 1\n"
+    assert ended == [(2, "", said)] * 2 and seconds < 60
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_coordinator_that_is_not_there():
+    code = f"from jaxreg import hosts; hosts.start('localhost:{free_port()}', 2, 1, timeout=3)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2 and ended.stdout == ""
+    assert (
+        "coordinator at localhost:" in ended.stderr and "not all 2 processes came within 3 s" in ended.stderr
+    )
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"coordinator": "a:1"}, "--processes and --process must be given too"),
+        ({"coordinator": "a", "processes": 2, "process": 0}, "--coordinator must be HOST:PORT, got 'a'"),
+        ({"coordinator": "a:1", "processes": 2, "process": 2}, "--process must be from 0 to 1, got 2"),
+    ],
+)
+def test_how_no_run_starts(given, words):
+    with pytest.raises(ValueError, match=words):
+        hosts.start(**given)
+
+
+def test_a_run_that_starts_too_late():
+    code = "import jax; from jaxreg import hosts; jax.devices(); hosts.start('localhost:1', 1, 0)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "ValueError: hosts.start has to come before anything is computed" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "processes, members, batch_size, split, words",
+    [
+        (4, 3, 64, 1, "4 processes in 4 groups are more than 3 members can use"),
+        (4, 3, 64, 3, "4 processes can't be parted in groups of 3"),
+        (4, 1, 66, None, "a batch of 66 rows can't be split over 8 devices"),
+        (6, 4, 66, None, "a batch of 66 rows can't be split over 4 devices"),
+    ],
+)
+def test_what_no_mesh_can_serve(monkeypatch, processes, members, batch_size, split, words):
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 2)
+    with pytest.raises(ValueError, match=words):
+        hosts.make_mesh(members, batch_size, split)
+
+
+class Device:
+    platform = "gpu"
+
+    def __init__(self, process):
+        self.process_index = process
+
+
+@pytest.mark.parametrize(
+    "owners, axes, words",
+    [
+        ([[0, 1], [1, 2]], ("members", "rows"), "share the rows of 'members' or have none in common"),
+        ([[0], [1], [2]], ("members", "rows"), "2 members are too few for the 3 groups"),
+        ([[1], [2]], ("members", "rows"), "mesh has no device of this process, 0"),
+        ([[0], [1]], ("members", "model"), "may have one 'rows', it has"),
+    ],
+)
+def test_meshes_that_cannot_be(owners, axes, words):
+    class Fake:
+        axis_names, devices = axes, np.vectorize(Device, otypes=[object])(owners)
+        shape = dict(zip(axes, devices.shape, strict=True))
+
+    with pytest.raises(ValueError, match=words):
+        inspect.unwrap(ensemble._place)(Fake(), 2)
+
+
+def test_arrays_are_not_split(sinusoid):
+    mesh = Mesh(np.array(jax.devices() * 2).reshape(1, 2), ("members", "rows"))
+    with pytest.raises(ValueError, match="only rows from a source are split over devices"):
+        fit_ensemble(KEY, TRAINER, sinusoid, members=2, epochs=1, mesh=mesh)
