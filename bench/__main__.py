@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench import ablation, coverage, faults, losses, notebook, predict, readme, speed, uci
+from bench import ablation, coverage, faults, losses, notebook, predict, readme, scale, speed, uci
 from bench.readme import RESULTS
 
 MEASUREMENTS = {
@@ -17,6 +17,7 @@ MEASUREMENTS = {
     "uci": uci,
     "ablation": ablation,
     "faults": faults,
+    "scale": scale,
 }
 # Measurements that are tests, of which the suite takes fewer cases.
 TESTS = {

@@ -212,6 +212,17 @@ def inputs(rows: list[dict]) -> list[str]:
     return [*lines, "", _measured_on(rows[0])]
 
 
+def scale(rows: list[dict]) -> list[str]:
+    """Memory and rates of rows that aren't held, and many processes, measured and told by a model."""
+    lines = ["| | | |", "|---|---|---|"]
+    for (question,), own in _grouped(rows, "question").items():
+        for i, row in enumerate(own):
+            value = float(row["value"])
+            shown = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+            lines.append(f"| {question if i == 0 else ''} | {row['what']} | {shown} {row['unit']} |")
+    return [*lines, "", _measured_on(rows[0])]
+
+
 def _measured_on(row: dict) -> str:
     used = ", ".join(f"{name} {row[name]}" for name in ("jax", "flax", "optax", "torch") if name in row)
     return f"Measured on {row.get('device') or row['platform']} with {used}."
@@ -229,6 +240,7 @@ TABLES = {
     "ablation": ("ablation.csv", ablation),
     "faults": ("faults.csv", faults),
     "inputs": ("inputs.csv", inputs),
+    "scale": ("scale.csv", scale),
 }
 
 

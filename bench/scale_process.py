@@ -1,0 +1,139 @@
+"""One process of a measurement of `bench.scale`: `python -m bench.scale_process WHAT ARGUMENTS` prints JSON.
+
+Nothing here may start JAX when it is imported, because processes have to find each other first.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow.parquet as pq
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxreg import (
+    Fitted,
+    MeanVarRegressor,
+    Scaler,
+    fit_ensemble,
+    hosts,
+    make_trainer,
+    model_file,
+    sgd,
+    sources,
+)
+from jaxreg.ensemble import ROWS
+
+FEATURES, MEMBERS, BATCH = 16, 16, 1024
+PREDICTING = 4
+KEY_SEED = 0
+TRAINER = make_trainer(MeanVarRegressor(hidden=(64, 64)), sgd(1e-3, 0.9))
+SUMS = 200
+
+
+def peak() -> float:
+    """The most memory that this process has had, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def train(folder: str) -> dict:
+    """An epoch on files, with what standardises them found first."""
+    files = sources.from_files(folder, target="y").standardised()
+    began = time.perf_counter()
+    _, history = fit_ensemble(
+        jax.random.key(KEY_SEED), TRAINER, files, members=MEMBERS, epochs=1, batch_size=BATCH
+    )
+    spent = time.perf_counter() - began
+    return {"rows": files.rows, "seconds": spent, "peak_mb": peak(), "loss": float(history.loss.mean())}
+
+
+def predict(folder: str, read: str) -> dict:
+    """Predictions of files as the command makes them, from files, or from one table, to files."""
+    x = np.random.default_rng(0).normal(size=(100, FEATURES))
+    keys = jax.random.split(jax.random.key(0), PREDICTING)
+    params = jax.vmap(TRAINER.init, (0, None))(keys, jnp.asarray(x[:2], jnp.float32)).params
+    names = tuple(f"x{i}" for i in range(FEATURES))
+    scalers = Scaler.fit(x), Scaler.fit(x[:, 0])
+    with tempfile.TemporaryDirectory() as made:
+        fitted = Fitted(MeanVarRegressor(hidden=(64, 64)), params, *scalers, names, ("y",), {}, PREDICTING)
+        model_file.save(Path(made) / "model", fitted)
+        arguments = [
+            "predict",
+            Path(made) / "model",
+            folder,
+            "--read",
+            read,
+            "--out",
+            Path(made) / "p.parquet",
+        ]
+        command = [sys.executable, "-m", "jaxreg", *map(str, arguments), "--no-cache"]
+        began = time.perf_counter()
+        subprocess.run(command, check=True)
+        spent = time.perf_counter() - began
+        most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
+        rows = pq.ParquetFile(Path(made) / "p.parquet").metadata.num_rows
+    return {"rows": rows, "seconds": spent, "peak_mb": most}
+
+
+def seconds_of_sums(mesh: Mesh) -> float:
+    """What adding up takes that a step does over processes: gradients of each parameter, losses, weights."""
+    shapes = [leaf.shape for leaf in jax.tree.leaves(parameters())] + [(), ()]
+    split, whole = NamedSharding(mesh, PartitionSpec(ROWS)), NamedSharding(mesh, PartitionSpec())
+    put = partial(jax.make_array_from_process_local_data, split)
+    parts = [put(np.ones((1, *shape), np.float32)) for shape in shapes]
+
+    @partial(jax.jit, out_shardings=whole)
+    def many(parts: list[jax.Array]) -> list[jax.Array]:
+        def once(_: int, totals: list[jax.Array]) -> list[jax.Array]:
+            return [(part + 0 * total).sum(0) for part, total in zip(parts, totals, strict=True)]
+
+        return jax.lax.fori_loop(0, SUMS, once, [jnp.zeros(shape) for shape in shapes])
+
+    jax.block_until_ready(many(parts))
+    began = time.perf_counter()
+    jax.block_until_ready(many(parts))
+    return (time.perf_counter() - began) / SUMS
+
+
+def parameters() -> object:
+    """Shapes of a member's parameters."""
+    return jax.eval_shape(TRAINER.init, jax.random.key(0), jnp.ones((2, FEATURES))).params
+
+
+def process(folder: str, axis: str, count: int, number: int, port: int, epochs: int, core: int) -> dict:
+    """One of several processes, each on a core of its own; and what adding up its gradients takes."""
+    os.sched_setaffinity(0, [core])
+    if count > 1:
+        hosts.start(f"localhost:{port}", count, number)
+    members, split = (MEMBERS, 1) if axis == "members" else (2, count)
+    files = sources.from_files(folder, target="y")
+    files = replace(files, process=(number, count), parts=2).standardised()
+    mesh = hosts.make_mesh(members, BATCH, split) if count > 1 else None
+    given = {"members": members, "epochs": epochs, "batch_size": BATCH, "mesh": mesh}
+    fit_ensemble(jax.random.key(0), TRAINER, files, **given)
+    began = time.perf_counter()
+    fit_ensemble(jax.random.key(0), TRAINER, files, **given)
+    spent = time.perf_counter() - began
+    began = time.perf_counter()
+    for _ in files.stream([0], batch_size=BATCH, batches=64):
+        pass
+    read, sums = time.perf_counter() - began, 0.0
+    if axis == "rows" and count > 1:
+        sums = seconds_of_sums(mesh)
+    trained = files.rows * members * epochs / spent
+    return {"rate": trained, "seconds": spent, "sum_seconds": sums, "read_seconds": read * epochs}
+
+
+if __name__ == "__main__":
+    what, *given = sys.argv[1:]
+    numbers = [int(value) if value.isdigit() else value for value in given]
+    print(json.dumps({"train": train, "predict": predict, "process": process}[what](*numbers)))
