@@ -24,9 +24,9 @@ import orbax.checkpoint as ocp
 from filelock import FileLock, Timeout
 from jaxtyping import PyTree
 
-from jaxreg.ensemble import cores
 from jaxreg.files import check_folder
 from jaxreg.hosts import gather
+from jaxreg.layout import cores
 from jaxreg.training import History, Hook, Job, Run, periods, position
 
 LIBRARIES = ("jaxreg", "jax", "jaxlib", "flax", "optax", "numpy")

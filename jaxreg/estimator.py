@@ -25,9 +25,10 @@ from jaxreg import hosts, metrics
 from jaxreg.calibration import NoiseScaling
 from jaxreg.data import Scaler, TableLike, column_dtypes, column_names, fold_rows, key_words
 from jaxreg.embeddings import PeriodicEmbedding
-from jaxreg.ensemble import HELD_OUT_ROWS, ROWS, held_out_sample, predict_ensemble, without_failed
+from jaxreg.ensemble import HELD_OUT_ROWS, held_out_sample, predict_ensemble, without_failed
 from jaxreg.fitted import Fitted
 from jaxreg.gaussian import Affine
+from jaxreg.layout import ROWS
 from jaxreg.losses import beta_nll, crps_gaussian, gaussian_nll
 from jaxreg.models import ACTIVATIONS, MeanVarRegressor
 from jaxreg.recipe import (

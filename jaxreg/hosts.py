@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from jaxreg.ensemble import AXIS, ROWS
+from jaxreg.layout import AXIS, ROWS
 
 # Seconds until a process that can't begin says so, and until one that was lost is missed.
 START_SECONDS = 40

@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 from jax.sharding import Mesh
 
-from jaxreg import MeanVarRegressor, ensemble, fit_ensemble, hosts, make_trainer, sgd, sources
+from jaxreg import MeanVarRegressor, cli, fit_ensemble, hosts, layout, make_trainer, sgd, sources
 
 KEY = jax.random.key(0)
 TRAINER = make_trainer(MeanVarRegressor(hidden=(8,)), sgd(1e-2, 0.9))
@@ -150,19 +150,30 @@ def test_the_others_end_when_one_is_killed(folder, tmp_path, count, axis):
         )
 
 
-def command(folder, out, *more):
-    given = ["--epochs", 40, "--members", 4, "--frequencies", 2, "--batch-size", 48, "--frequency-scale", 1]
+def command(folder, out, *more, epochs=40):
+    given = [
+        "--epochs",
+        epochs,
+        "--members",
+        4,
+        "--frequencies",
+        2,
+        "--batch-size",
+        48,
+        "--frequency-scale",
+        1,
+    ]
     start = [sys.executable, "-m", "jaxreg", "fit", folder, "--target", "y", "--out", out, "--no-cache"]
     return [str(part) for part in (*start, *given, *more)]
 
 
 @pytest.mark.parametrize("count", [4], indirect=True)
-@pytest.mark.parametrize("split, victim", [(1, 2), (4, 0), (2, 3)])
-def test_a_killed_run_goes_on_bit_for_bit(folder, tmp_path, count, split, victim):
+@pytest.mark.parametrize("split, victim, epochs", [(1, 2, 40), (4, 0, 10), (2, 3, 10)])
+def test_a_killed_run_goes_on_bit_for_bit(folder, tmp_path, count, split, victim, epochs):
     def arguments(out, *more):
         def of(i, port):
             own = "--coordinator", f"localhost:{port}", "--processes", count, "--process", i
-            return command(folder, tmp_path / out, *own, "--split-rows", split, *more)
+            return command(folder, tmp_path / out, *own, "--split-rows", split, *more, epochs=epochs)
 
         return of
 
@@ -200,6 +211,13 @@ def test_processes_that_see_other_files_say_so(folder, tmp_path):
     said = "error: the processes differ in the number of files: 4 on process 0, 3 on process 1\n"
     assert ended == [(2, "", said)] * 2 and seconds < 60
     assert not (tmp_path / "model").exists()
+
+
+def test_processes_of_other_versions_say_so(folder, monkeypatch):
+    other = {"the version of optax": np.array("0.0.1")}
+    monkeypatch.setattr(hosts, "gather", lambda own: [own, own | other])
+    with pytest.raises(ValueError, match=r"the version of optax: \d\S+ on process 0, 0.0.1 on process 1$"):
+        cli.check_same_job(folder, "y", [])
 
 
 def test_a_coordinator_that_is_not_there():
@@ -269,7 +287,7 @@ def test_meshes_that_cannot_be(owners, axes, words):
         shape = dict(zip(axes, devices.shape, strict=True))
 
     with pytest.raises(ValueError, match=words):
-        inspect.unwrap(ensemble._place)(Fake(), 2)
+        inspect.unwrap(layout.find_place)(Fake(), 2)
 
 
 def test_arrays_are_not_split(sinusoid):

@@ -17,6 +17,7 @@ CORE = [
     "models",
     "losses",
     "training",
+    "layout",
     "optimizers",
     "ensemble",
     "metrics",

@@ -1,0 +1,287 @@
+"""Where members of an ensemble run: on the cores of a CPU, on devices, and in many processes."""
+
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
+from jaxtyping import Array, PyTree
+
+from jaxreg.training import check_whole
+
+AXIS, ROWS = "members", "rows"
+
+# A CPU core works through the members one after another, because their matrix products are then fastest.
+# Steps of fewer multiply-adds than this cost more to start than to do, and share one start between several.
+SMALL_STEP = 2**20
+SMALL_SIDE_BY_SIDE = 4
+
+# A call of a compiled program costs a core about 1 ms in Python, which calls of this length hide. A core
+# makes several calls for a chunk of epochs, so that a core that is done early takes work from the others.
+CALL_SECONDS = 0.05
+CALLS_PER_CORE = 16
+MEMBERS_IN_TURN = 4
+
+
+class Layout(NamedTuple):
+    """How members are dealt.
+
+    Attributes:
+        call: members in one call of the compiled program.
+        side_by_side: members that run as one batch of matrix products.
+        workers: threads that make calls.
+        mesh: devices of one call; None is the default device.
+    """
+
+    call: int
+    side_by_side: int
+    workers: int
+    mesh: Mesh | None
+
+    @property
+    def everywhere(self) -> NamedSharding | None:
+        """Where arrays lie that all members share."""
+        return None if self.mesh is None else _sharding(self.mesh)
+
+
+class Place(NamedTuple):
+    """What of a run this process has.
+
+    Attributes:
+        mesh: the devices that this process and those it shares batches with use; None lets it choose its own.
+        split: the same mesh, where rows are split over it.
+        first: its first member.
+        count: its members.
+        bounds: first and last member of each group of processes that share batches.
+        owners: a process of each group.
+        together: the processes of its own group.
+    """
+
+    mesh: Mesh | None
+    split: Mesh | None
+    first: int
+    count: int
+    bounds: tuple[tuple[int, int], ...]
+    owners: tuple[int, ...]
+    together: tuple[int, ...]
+
+    @property
+    def processes(self) -> int:
+        """How many processes the run has."""
+        return len(self.owners) * len(self.together)
+
+    @property
+    def shares(self) -> int:
+        """Shares of each batch, one for each process that reads."""
+        return len(self.together)
+
+    @property
+    def share(self) -> int | None:
+        """The share that this process reads, None for all."""
+        return self.together.index(jax.process_index()) if self.shares > 1 else None
+
+    def members_of(self, leaf: ArrayLike) -> ArrayLike:
+        """The part of this process."""
+        return leaf[self.first : self.first + self.count]
+
+    def put_block(self, block: tuple, layout: Layout) -> tuple:
+        """The rows of a block on the devices, of which each process has read its share."""
+        if self.split is None:
+            return jax.device_put(block, layout.everywhere)
+        sharding = NamedSharding(self.split, PartitionSpec(None, ROWS))
+        return jax.tree.map(partial(jax.make_array_from_process_local_data, sharding), block)
+
+    def all_members(self, own: PyTree) -> PyTree:
+        """The members of all processes, on each of them."""
+        if self.processes == 1:
+            return own
+        own = jax.tree.map(np.asarray, own)
+        most = max(last - first for first, last in self.bounds)
+        gathered = multihost_utils.process_allgather(jax.tree.map(lambda leaf: _piece(leaf, 0, most), own))
+
+        def joined(leaf: np.ndarray) -> np.ndarray:
+            parts = zip(self.owners, self.bounds, strict=True)
+            return np.concatenate([leaf[owner][: last - first] for owner, (first, last) in parts])
+
+        return jax.tree.map(joined, gathered)
+
+
+def find_place(mesh: Mesh | None, members: int) -> Place:
+    """Find this process in a mesh, or raise what is wrong with the mesh."""
+    here, alone = jax.process_index(), ((0, members),)
+    if mesh is None:
+        return Place(None, None, 0, members, alone, (here,), (here,))
+    if AXIS not in mesh.axis_names or not {*mesh.axis_names} <= {AXIS, ROWS}:
+        raise ValueError(
+            f"mesh must have an axis {AXIS!r} and may have one {ROWS!r}, it has {mesh.axis_names}"
+        )
+    axes = [mesh.axis_names.index(name) for name in (AXIS, ROWS) if name in mesh.axis_names]
+    devices = mesh.devices.transpose(axes).reshape(mesh.shape[AXIS], -1)
+    of_row = [tuple(sorted({device.process_index for device in row})) for row in devices]
+    groups = list(dict.fromkeys(of_row))
+    if len(groups) == 1 and groups[0] == (here,) and devices.shape[1] == 1:
+        return Place(mesh, None, 0, members, alone, (here,), (here,))
+    everyone = [process for group in groups for process in group]
+    if len(everyone) != len(set(everyone)) or len({len(group) for group in groups}) > 1:
+        raise ValueError(
+            f"the processes of a mesh must share the rows of {AXIS!r} or have none in common, and be as many "
+            f"to each; its rows are those of the processes {of_row}"
+        )
+    if members < len(groups):
+        raise ValueError(
+            f"{members} members are too few for the {len(groups)} groups of processes along {AXIS!r}"
+        )
+    if here not in everyone:
+        raise ValueError(f"mesh has no device of this process, {here}")
+    edges = [i * members // len(groups) for i in range(len(groups) + 1)]
+    bounds = tuple(zip(edges[:-1], edges[1:], strict=True))
+    mine = next(i for i, group in enumerate(groups) if here in group)
+    own = Mesh(devices[[group == groups[mine] for group in of_row]], (AXIS, ROWS))
+    first, last = bounds[mine]
+    split = own if devices.shape[1] > 1 else None
+    # One CPU device is used by a thread for each core.
+    own = None if split is None and own.size == 1 and own.devices.flat[0].platform == "cpu" else own
+    owners = tuple(group[0] for group in groups)
+    return Place(own, split, first, last - first, bounds, owners, groups[mine])
+
+
+def lay_out(members: int, multiply_adds: int, place: Place, side_by_side: int | None) -> Layout:
+    """Deal members to the cores of a CPU, a thread each, or to the devices of a mesh.
+
+    XLA runs one program on about one core, whereas a mesh of CPU devices has to be set up before JAX's
+    backend starts; hence the threads. On other devices, and where rows are split, only a mesh can compute.
+    """
+    if side_by_side is not None:
+        check_whole("side_by_side", side_by_side, 1)
+    default = jax.config.jax_default_device
+    devices = [default] if isinstance(default, jax.Device) else jax.local_devices(backend=default)
+    mesh = place.mesh
+    if mesh is None and len(devices) > 1:
+        mesh = Mesh(np.array(devices), (AXIS,))
+    on_cpu = (devices[0] if mesh is None else mesh.devices.flat[0]).platform == "cpu"
+    shards = 1 if mesh is None else mesh.shape[AXIS]
+    threaded = on_cpu and mesh is None
+    workers = cores() if threaded else 1
+    share = math.ceil(members / (shards * workers))
+    if side_by_side is None:
+        side_by_side = share if not on_cpu else SMALL_SIDE_BY_SIDE if multiply_adds < SMALL_STEP else 1
+    side_by_side = min(side_by_side, share)
+    in_turn = math.ceil(share / side_by_side)
+    if place.split is not None and shards > 1:  # what is parted has to lie side by side
+        side_by_side, in_turn = shards * share, 1
+        return Layout(shards * share, side_by_side, workers, mesh)
+    if threaded:  # a power of two: ensembles of about one size share a program
+        in_turn = min(2 ** max(0, int(math.log2(in_turn / CALLS_PER_CORE))), MEMBERS_IN_TURN)
+    return Layout(shards * side_by_side * in_turn, side_by_side, workers, mesh)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def dealt(lower: Callable, layout: Layout, pool: ThreadPoolExecutor, each: PyTree, shared: tuple) -> Callable:
+    """Compile a program for some members, and return a function that calls it for all of them.
+
+    Where one call takes them all, arrays stay on its devices. Else they are NumPy arrays, of which a call
+    copies its members' part in and out, little beside what it computes.
+    """
+    members = len(jax.tree.leaves(each)[0])
+
+    def part(each: PyTree, first: int) -> tuple[PyTree, np.ndarray]:
+        real = np.arange(first, first + layout.call) < members
+        part = jax.tree.map(lambda leaf: _piece(leaf, first, layout.call), each), real
+        if layout.mesh is None:
+            return part
+        # Where rows are split, members are parted within the program.
+        return put(part, _sharding(layout.mesh, *([] if ROWS in layout.mesh.axis_names else [AXIS])))
+
+    # Here and not where it is called, because the context managers of JAX don't reach other threads.
+    program = lower(*part(each, 0), *shared).compile()
+    wide = jax.config.jax_enable_x64
+
+    def one_call(each: PyTree, shared: tuple, out: PyTree = None) -> PyTree:
+        whole = program(*part(each, 0), *shared)
+        return whole if layout.call == members else jax.tree.map(lambda leaf: leaf[:members], whole)
+
+    def many_calls(each: PyTree, shared: tuple, out: PyTree = None) -> PyTree:
+        """With `out`, the first of what is returned is written over it."""
+        each = jax.device_get(each)
+        blank = jax.tree.map(lambda info: np.empty((members, *info.shape[1:]), info.dtype), program.out_info)
+        joined = blank if out is None else (out, *blank[1:])
+        for leaf in jax.tree.leaves(joined):
+            leaf.flags.writeable = True
+
+        def call(first: int) -> None:
+            with jax.enable_x64(wide):
+                results = program(*part(each, first), *shared)
+            for whole, piece in zip(jax.tree.leaves(joined), jax.tree.leaves(results), strict=True):
+                whole[first : first + layout.call] = np.asarray(piece)[: members - first]
+
+        list(pool.map(call, range(0, members, layout.call)))
+        for leaf in jax.tree.leaves(joined):
+            leaf.flags.writeable = False  # for the hooks that are shown it
+        return joined
+
+    return one_call if layout.call >= members else many_calls
+
+
+def map_members(
+    function: Callable, each: PyTree, shared: tuple, side_by_side: int, mesh: Mesh | None, split: Mesh | None
+) -> PyTree:
+    """Map a function over members: over the devices of a mesh, on each one after another or side by side.
+
+    Where rows are split XLA parts the work by where members and rows lie, and adds up gradients over devices.
+    """
+
+    def share(each: PyTree, shared: tuple) -> PyTree:
+        # Alone, a member that is over really stops; side by side its loop is masked.
+        at_once = side_by_side if side_by_side > 1 else None
+        return jax.lax.map(lambda one: function(one, *shared), each, batch_size=at_once)
+
+    if split is not None:
+        each = jax.lax.with_sharding_constraint(each, _sharding(split, AXIS))
+        return jax.lax.with_sharding_constraint(share(each, shared), _sharding(split))
+    if mesh is None:
+        return share(each, shared)
+    own, common = PartitionSpec(AXIS), PartitionSpec()
+    # Each device has its own loop, of its own length: there is nothing to say to the others.
+    dealt = jax.shard_map(share, mesh=mesh, in_specs=(own, common), out_specs=own, check_vma=False)
+    return dealt(each, shared)
+
+
+def put(tree: PyTree, sharding: NamedSharding | None) -> PyTree:
+    """Arrays on the devices of a sharding, also on those of other processes, which have the same arrays."""
+    if sharding is None or sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def one(leaf: ArrayLike) -> Array:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return leaf
+        leaf = np.asarray(jnp.asarray(leaf))
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+    return jax.tree.map(one, tree)
+
+
+def _sharding(mesh: Mesh, *axes: str) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(*axes))
+
+
+def _piece(leaf: ArrayLike, first: int, size: int) -> ArrayLike:
+    """Some members' part of an array, the last repeated where there are too few."""
+    if first == 0 and size == len(leaf):
+        return leaf
+    part = leaf[first : first + size]
+    if len(part) == size:
+        return part
+    kind = jnp if isinstance(leaf, jax.Array) else np
+    return kind.concatenate([part, kind.repeat(part[-1:], size - len(part), axis=0)])
