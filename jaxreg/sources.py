@@ -29,6 +29,9 @@ T = TypeVar("T")
 
 # Rows that are mixed with each other: the stream's order is as good as random over so many of them.
 BUFFER_ROWS = 2**18
+# Steps in which a whole buffer of new rows takes the place of old ones. In one step a row group as large as
+# the buffer would push all others out, and rows of different ones would never meet.
+STEPS = 8
 AHEAD = 2
 # Rows of a row group that is written here.
 GROUP_ROWS = 2**17
@@ -353,6 +356,7 @@ class Files:
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Row numbers, features and targets, shuffled through the buffer."""
         buffer = min(self.buffer, sum(piece.rows for piece in pieces))
+        step = max(1, buffer // STEPS)
         kept: tuple[np.ndarray, ...] | None = None
         filled = 0
         for i in rng.permutation(len(pieces)):
@@ -366,8 +370,8 @@ class Files:
             for part, fresh in zip(kept, new, strict=True):
                 part[filled : filled + room] = fresh[:room]
             filled += room
-            for start in range(room, piece.rows, buffer):
-                coming = [part[start : start + buffer] for part in new]
+            for start in range(room, piece.rows, step):
+                coming = [part[start : start + step] for part in new]
                 at = rng.choice(buffer, len(coming[0]), replace=False)
                 yield tuple(part[at] for part in kept)
                 for part, fresh in zip(kept, coming, strict=True):
