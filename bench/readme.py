@@ -213,13 +213,21 @@ def inputs(rows: list[dict]) -> list[str]:
 
 
 def scale(rows: list[dict]) -> list[str]:
-    """Memory and rates of rows that aren't held, and many processes, measured and told by a model."""
-    lines = ["| | | |", "|---|---|---|"]
+    """Memory and rates of rows that aren't held, many processes, and what a model says of larger machines."""
+    lines, told = ["| measured | | |", "|---|---|---|"], {}
     for (question,), own in _grouped(rows, "question").items():
+        if question.startswith("model: "):
+            told[question.removeprefix("model: ")] = own
+            continue
         for i, row in enumerate(own):
             value = float(row["value"])
             shown = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
             lines.append(f"| {question if i == 0 else ''} | {row['what']} | {shown} {row['unit']} |")
+    counts = [row["what"] for row in next(iter(told.values()))]
+    lines += ["", f"| told by a model | {' | '.join(counts)} |", "|---" * (len(counts) + 1) + "|"]
+    for name, own in told.items():
+        cells = [f"{float(row['value']):.3g} {row['unit']}".rstrip() for row in own]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return [*lines, "", _measured_on(rows[0])]
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import ablation, coverage, datasets, losses, machine, notebook, predict, readme, speed, uci
+from bench import ablation, coverage, datasets, losses, machine, notebook, predict, readme, scale, speed, uci
 from jaxreg import Affine, Gaussian
 
 
@@ -72,6 +72,25 @@ def test_coverage_bench_in_its_quick_form(tmp_path, capsys):
     assert float(ours["least"]) <= float(ours["coverage"]) <= float(ours["most"])
     assert ours["seeds"] == 2 and "x =" in ours["bias_of_the_mean_of_all_seeds"]
     assert conformal["setting"].endswith("CV+") and conformal["crps"] == ""
+
+
+def test_scale_bench_in_its_quick_form(tmp_path, capsys):
+    rows = scale.main(quick=True, out=tmp_path)
+    assert not list(tmp_path.iterdir()) and "streamed against in memory" in capsys.readouterr().out
+    values = {(row["question"], row["what"]): float(row["value"]) for row in rows}
+    assert all(np.isfinite(value) for value in values.values())
+    mixed = [value for (question, _), value in values.items() if question.startswith("correlation")]
+    assert mixed[0] > 0.5 > mixed[1] and abs(mixed[-1]) < 0.1 and mixed == sorted(mixed, reverse=True)
+    one = "model: 1,024 members, two layers of 128, batches of 256: efficiency"
+    assert values[one, "1,024 accelerators"] == 1  # nothing is sent
+    # 16 of 256 to a batch: 65,536 rows of 1,069,056 parameters; 1/16 of 6 operations each, 15/8 of 4 bytes.
+    size = 16 * 1024 + 1024**2 + 4 * 1024
+    compute = 6 * size * 65536 / 2e13 / 16
+    wait = 15 / 8 * 4 * size / 2.5e10 + 8 * 2e-5
+    many = "model: 16 members, two layers of 1,024, batches of 65,536: efficiency"
+    np.testing.assert_allclose(values[many, "256 accelerators"], compute / (compute + wait), rtol=1e-3)
+    table = "\n".join(readme.scale([{k: str(v) for k, v in row.items()} for row in rows]))
+    assert "| told by a model | 8 accelerators | 64 accelerators |" in table
 
 
 def test_losses_bench_in_its_quick_form(tmp_path, capsys):
