@@ -1,5 +1,6 @@
 """Settings of every test: README and docs are run, results are float32 as they come unless a test asks."""
 
+import gc
 import os
 
 import jax
@@ -16,6 +17,9 @@ jax.config.update(UNOPTIMIZED.lower(), QUICK)
 # XLA's older code generator takes two thirds of the time. A flag that XLA doesn't know ends the process.
 if QUICK and jax.__version_info__ < (0, 11):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+
+# Traced programs make many objects, which stay: looking for garbage among them less often saves a tenth.
+gc.set_threshold(200_000, 50, 100)
 
 # A product or a sum of arrays of different rank is an error, on a GPU no matmul is rounded to TF32, and
 # reference and library each keep to one thread, so that their bits don't depend on the machine's load.

@@ -23,13 +23,15 @@ from bench.scale_process import BATCH, FEATURES, KEY_SEED, MEMBERS, PREDICTING, 
 from jaxreg import data, fit_ensemble, sources
 
 FILE_ROWS, GROUPS = 1_000_000, 8
+# Adding up gradients between processes takes so long that fewer rows show it.
+SPLIT_ROWS, PROCESS_ROUNDS = 131_072, 3
 
 # What the model assumes of larger machines: floating-point operations per second that a step reaches, the
 # least time of a step (its kernels' starts), bytes per second over each link, and seconds of a round over it.
 OPERATIONS, LEAST_STEP = 2e13, 5e-5
 LINK_BYTES, LINK_LATENCY = 2.5e10, 2e-5
 ACCELERATORS = (8, 64, 256, 1024)
-MODEL = "model:"
+MODEL, ASSUMED = "model:", "assumed by the model"
 # Width of two layers, rows of a batch, members.
 LARGER = ((128, 256, 1024), (128, 8192, 16), (1024, 65536, 16))
 
@@ -41,10 +43,9 @@ class Effort(NamedTuple):
     many: int
     fits: int
     rounds: int
-    epochs: int
 
 
-FULL, QUICK = Effort(2_000_000, 20_000_000, 524_288, 5, 1), Effort(4096, 8192, 4096, 1, 1)
+FULL, QUICK = Effort(2_000_000, 20_000_000, 524_288, 5), Effort(4096, 8192, 4096, 1)
 
 
 def make(folder: Path, rows: int) -> Path:
@@ -158,46 +159,47 @@ def mixing(folder: Path) -> list[dict]:
     return found
 
 
-def processes(folder: Path, effort: Effort) -> list[dict]:
+def processes(folders: dict[str, Path]) -> list[dict]:
     """Rows of all members per second against processes, each on a core of its own, and what a model tells."""
     found, here = [], sorted(os.sched_getaffinity(0))
-    for axis in ("members", "rows"):
-        question = f"{axis} over processes of one core"
-        one, _ = _together(folder, axis, 1, here, effort)
-        found.append(_row(question, "1", one["rate"], "rows of members/s"))
+    for axis, folder in folders.items():
         for count in (2,) if len(here) < 4 else (2, 4):
-            unrelated = [_start(folder, axis, 1, 0, here[i], effort) for i in range(count)]
-            slower = min(result(run)["rate"] for run in unrelated) / one["rate"]
-            many, sums = _together(folder, axis, count, here, effort)
-            if axis == "members":  # each process reads all rows
-                told = one["seconds"] / (one["seconds"] + (count - 1) * one["read_seconds"])
-            else:
-                step = BATCH / one["rate"]
-                told = step / (step + count * sums)
-            measured = many["rate"] / (count * one["rate"])
-            found += [
-                _row(question, f"{count}", many["rate"], "rows of members/s"),
-                _row(question, f"{count} unrelated runs at once: rate of each against one alone", slower, ""),
-                _row(question, f"{count}: efficiency, measured", measured, ""),
-                _row(question, f"{count}: efficiency, told by the model", slower * told, ""),
+            rounds = []
+            for _ in range(PROCESS_ROUNDS):
+                one = _run_together(folder, axis, 1, here)
+                unrelated = [_start(folder, axis, 1, 0, core) for core in here[:count]]
+                slower = min(result(run)["rate"] for run in unrelated) / one["rate"]
+                many = _run_together(folder, axis, count, here)
+                if axis == "members":  # each process reads all rows
+                    told = one["seconds"] / (one["seconds"] + (count - 1) * one["read_seconds"])
+                else:
+                    step = BATCH / one["rate"]
+                    told = step / (step + count * many["sum_seconds"])
+                efficiency = many["rate"] / (count * one["rate"])
+                rounds.append((one["rate"], many["rate"], slower, efficiency, slower * told))
+            names = [
+                ("1", "rows of members/s"),
+                (f"{count}", "rows of members/s"),
+                (f"{count} unrelated runs at once: rate of each against one alone", ""),
+                (f"{count}: efficiency, measured", ""),
+                (f"{count}: efficiency, told by the model", ""),
             ]
+            for (name, unit), value in zip(names, np.median(rounds, axis=0), strict=True):
+                found.append(_row(f"{axis} over processes of one core", name, value, unit))
     return found
 
 
-def _together(folder: Path, axis: str, count: int, cores: list[int], effort: Effort) -> tuple[dict, float]:
-    """A run of so many processes: what the slowest found, and seconds of adding up gradients."""
+def _run_together(folder: Path, axis: str, count: int, cores: list[int]) -> dict:
+    """A run of so many processes, as the slowest saw it."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    started = [_start(folder, axis, count, i, cores[i % len(cores)], effort, port=port) for i in range(count)]
-    parts = [result(one) for one in started]
-    return min(parts, key=lambda part: part["rate"]), max(part["sum_seconds"] for part in parts)
+    started = [_start(folder, axis, count, i, cores[i], port) for i in range(count)]
+    return min(map(result, started), key=lambda part: part["rate"])
 
 
-def _start(
-    folder: Path, axis: str, count: int, number: int, core: int, effort: Effort, port: int = 0
-) -> subprocess.Popen:
-    return child("process", folder, axis, count, number, port, effort.epochs, core)
+def _start(folder: Path, axis: str, count: int, number: int, core: int, port: int = 0) -> subprocess.Popen:
+    return child("process", folder, axis, count, number, port, core)
 
 
 def larger_machines() -> list[dict]:
@@ -209,7 +211,12 @@ def larger_machines() -> list[dict]:
     for it (Sanders, Speck and Träff 2009, "Two-tree algorithms for full bandwidth broadcast, reduction and
     scan").
     """
-    found = []
+    found = [
+        _row(ASSUMED, "operations of a step", OPERATIONS, "/s"),
+        _row(ASSUMED, "the shortest step", LEAST_STEP, "s"),
+        _row(ASSUMED, "a link", LINK_BYTES, "bytes/s"),
+        _row(ASSUMED, "a round over a link", LINK_LATENCY, "s"),
+    ]
     for width, batch, members in LARGER:
         size = FEATURES * width + width * width + 4 * width
         compute = 6 * size * batch / OPERATIONS
@@ -220,9 +227,9 @@ def larger_machines() -> list[dict]:
             wait = sent / LINK_BYTES + 2 * np.log2(rows) * LINK_LATENCY
             efficiency = max(compute, LEAST_STEP) / (rows * (max(compute / rows, LEAST_STEP) + wait))
             of = f"{count:,} accelerators"
+            found.append(_row(f"{MODEL} {name}: efficiency", of, efficiency, ""))
             found.append(_row(f"{MODEL} {name}: accelerators to a batch", of, rows, ""))
             found.append(_row(f"{MODEL} {name}: sent over a link in a step", of, sent / 1e6, "MB"))
-            found.append(_row(f"{MODEL} {name}: efficiency", of, efficiency, ""))
     return found
 
 
@@ -244,10 +251,12 @@ def main(*, quick: bool, out: Path) -> list[dict]:
     with tempfile.TemporaryDirectory() as made:
         folders = {rows: make(Path(made) / f"{rows}", rows) for rows in (effort.few, effort.many)}
         fits = make(Path(made) / "fits", effort.fits)
-        parts = [lambda: rates(fits, effort), lambda: mixing(fits), larger_machines]
+        parts = [lambda: rates(fits, effort), lambda: mixing(fits)]
         if not quick:
-            whole = [lambda: processes(fits, effort), lambda: memory(folders)]
-            parts = [*whole, lambda: prediction_rates(folders[effort.few], effort), *parts]
+            split = {"members": fits, "rows": make(Path(made) / "split", SPLIT_ROWS)}
+            whole = [lambda: memory(folders), lambda: prediction_rates(folders[effort.few], effort)]
+            parts = [*whole, *parts, lambda: processes(split)]
+        parts.append(larger_machines)
         rows = []
         for part in parts:
             rows += [row | versions() for row in part()]

@@ -30,7 +30,7 @@ from jaxreg.data import (
     row_folds,
 )
 from jaxreg.gaussian import GaussianMixture
-from jaxreg.layout import CALL_SECONDS, ROWS, Place, cores, dealt, find_place, lay_out, map_members, put
+from jaxreg.layout import AXIS, CALL_SECONDS, ROWS, Place, cores, dealt, find_place, lay_out, map_members, put
 from jaxreg.models import PREDICTION_BLOCK, join_blocks, row_blocks
 from jaxreg.training import (
     CHUNK_SECONDS,

@@ -45,23 +45,45 @@ for one in "${started[@]}"; do wait $one || exit; done
 OPTIONS = "--members 2 --frequencies 1 --frequency-scale 1 --epochs 2 --batch-size 32 --no-cache".split()
 
 
-@pytest.mark.parametrize("recipe", ["loopback.sh", "slurm.sh"])
-def test_recipes_of_several_processes(tmp_path, recipe):
+@pytest.fixture
+def place(tmp_path):
+    """A folder with rows, and what runs a recipe there."""
     rng = np.random.default_rng(0)
     table = pl.DataFrame({"area": rng.normal(size=200), "price": rng.normal(size=200)})
     table.write_parquet(tmp_path / "rows.parquet", row_group_size=50)
     (tmp_path / "srun").write_text(SRUN)
     (tmp_path / "srun").chmod(0o755)
-    path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    given = {"cwd": tmp_path, "env": os.environ | {"PATH": path, "OPTIONS": " ".join(OPTIONS)}}
-    own = ["2", "rows.parquet", "price", *OPTIONS] if recipe == "loopback.sh" else ["rows.parquet", "price"]
-    times = 1 if recipe == "loopback.sh" else 2  # the second goes on from the first's end
-    for _ in range(times):
-        ended = subprocess.run(["bash", EXAMPLES / recipe, *own], **given, capture_output=True, text=True)
-        errors = [path.read_text() for path in tmp_path.glob("err.*")]
-        assert ended.returncode == 0, (ended.stderr, errors)
-    model = tmp_path / ("model" if recipe == "loopback.sh" else "run/model")
-    assert model_file.load(model).members == 2
+
+    def run(recipe, *arguments, options=OPTIONS, commands=Path(sys.executable).parent):
+        path = f"{tmp_path}:{commands}:{os.environ['PATH']}"
+        given = {"cwd": tmp_path, "env": os.environ | {"PATH": path, "OPTIONS": " ".join(options)}}
+        ended = subprocess.run(
+            ["bash", EXAMPLES / recipe, *arguments], **given, capture_output=True, text=True
+        )
+        assert ended.returncode == 0, (ended.stderr, [p.read_text() for p in tmp_path.glob("err.*")])
+
+    return tmp_path, run
+
+
+def test_a_run_of_several_processes_on_one_machine(place, request):
+    if not request.config.getoption("--many-processes"):
+        pytest.skip("--many-processes")
+    folder, run = place
+    run("loopback.sh", "2", "rows.parquet", "price", *OPTIONS)
+    assert model_file.load(folder / "model").members == 2
+
+
+def test_a_run_under_slurm(place):
+    folder, run = place
+    run("slurm.sh", "rows.parquet", "price")
+    assert model_file.load(folder / "run/model").members == 2
+    # The second time it goes on from the first's checkpoints.
+    (folder / "bin").mkdir()
+    (folder / "bin/jaxreg").write_text("#!/usr/bin/env bash\necho $@\n")
+    (folder / "bin/jaxreg").chmod(0o755)
+    run("slurm.sh", "rows.parquet", "price", options=[], commands=folder / "bin")
+    said = (folder / "out.1").read_text()
+    assert said.startswith("fit rows.parquet --target price") and said.endswith("--resume\n")
 
 
 @pytest.mark.parametrize("recipe", ["loopback.sh", "slurm.sh", "jobset.yaml"])
