@@ -167,7 +167,7 @@ def command(folder, out, *more, epochs=40):
 
 
 @pytest.mark.parametrize("count", [4], indirect=True)
-@pytest.mark.parametrize("split, victim, epochs", [(1, 2, 40), (4, 0, 10), (2, 3, 10)])
+@pytest.mark.parametrize("split, victim, epochs", [(1, 2, 40), (4, 0, 4), (2, 3, 4)])
 def test_a_killed_run_goes_on_bit_for_bit(folder, tmp_path, count, split, victim, epochs):
     def arguments(out, *more):
         def of(i, port):
