@@ -108,10 +108,13 @@ class Checkpoint(Hook):
 
     def check(self) -> None:
         """Raise if the folder can't be used, or holds checkpoints that aren't to be resumed."""
+        self._check(trial=True)
+
+    def _check(self, *, trial: bool) -> None:
         check_folder(self.folder)
         if self._own_folder != self.folder:
             check_folder(self._own_folder)
-        if not self.resume and self._kept():
+        if not self.resume and self._kept(trial=trial):
             raise ValueError(
                 f"{self.folder} holds checkpoints of an earlier run: resume it, or choose another folder"
             )
@@ -124,7 +127,7 @@ class Checkpoint(Hook):
         )
         inner.quiet = True
         # What it found has been used; a clock that stopped it must not let it find another thing.
-        inner.over = self.resume and self._kept()
+        inner.over = self.resume and self._kept(trial=False)
         return inner
 
     def __getstate__(self) -> dict[str, Any]:
@@ -133,15 +136,18 @@ class Checkpoint(Hook):
             RUNNING
         )
 
-    def _kept(self) -> bool:
-        """Whether there are checkpoints."""
-        names = [path.name for path in self._own_folder.iterdir()]
+    def _kept(self, *, trial: bool) -> bool:
+        """Whether there are checkpoints, of the run or of one that prepares it."""
+        within = [self._own_folder]
+        if trial:
+            within.append(self.folder / "trial" / self._own_folder.relative_to(self.folder))
+        names = [path.name for folder in within if folder.is_dir() for path in folder.iterdir()]
         return any(re.fullmatch(rf"({'|'.join(PREFIXES)})_\d+", name) for name in names)
 
     def begin(self, job: Job) -> None:
         """Take the folder."""
         self._latest = None
-        self.check()
+        self._check(trial=False)  # this run's own trial may be over
         self._lock = FileLock(self._own_folder / "lock", timeout=0)
         try:
             self._lock.acquire()
@@ -177,12 +183,15 @@ class Checkpoint(Hook):
         """The run where its last good checkpoint left it."""
         if not self.resume:
             return run
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        good = next(filter(None, map(self._readable, steps)), None)
         if len(self._together) > 1:
-            good = self._last_of_all(steps, good)
-        elif steps and good is None:
-            raise ValueError(f"every checkpoint in {self.folder} is damaged: begin anew in another folder")
+            good = self._last_of_all()
+        else:
+            steps = sorted(self._manager.all_steps(), reverse=True)
+            good = next(filter(None, map(self._readable, steps)), None)
+            if steps and good is None:
+                raise ValueError(
+                    f"every checkpoint in {self.folder} is damaged: begin anew in another folder"
+                )
         if good is None:
             if not self.quiet:
                 warnings.warn(f"{self.folder} holds no checkpoint: the run begins at its start", stacklevel=4)
@@ -212,19 +221,26 @@ class Checkpoint(Hook):
             self._manager.reload()
             return None
 
-    def _last_of_all(
-        self, steps: list[int], good: tuple[int, dict, dict[str, np.ndarray]] | None
-    ) -> tuple[int, dict, dict[str, np.ndarray]] | None:
-        """The last checkpoint that all processes have that share batches; later ones are deleted."""
-        before = [step for step in steps if good is not None and step <= good[0]]
-        kept = gather({"steps": np.array(before, np.int64)})
-        common = set.intersection(*(set(kept[process]["steps"].tolist()) for process in self._together))
-        if not common:
-            return None
-        for step in before:
-            if step > max(common):
+    def _last_of_all(self) -> tuple[int, dict, dict[str, np.ndarray]] | None:
+        """The last checkpoint that all processes have, and can read, that share batches; later ones go."""
+        while True:
+            steps = gather({"steps": np.array(sorted(self._manager.all_steps()), np.int64)})
+            ours = [set(steps[process]["steps"].tolist()) for process in self._together]
+            common = set.intersection(*ours)
+            good = self._readable(max(common)) if common else None
+            # Processes that share no batches with these look as often.
+            if all(part["done"] for part in gather({"done": np.array(good is not None or not common)})):
+                break
+        # They write side by side: one is at most one checkpoint ahead of another.
+        if good is None and max(map(len, ours)) > 1:
+            raise ValueError(
+                f"{self.folder} has no checkpoint that is whole on all processes that share batches: begin "
+                "anew in another folder"
+            )
+        for step in self._manager.all_steps():
+            if good is None or step > good[0]:
                 self._manager.delete(step)
-        return self._readable(max(common)) if good[0] != max(common) else good
+        return good
 
     def after_chunk(self, run: Run, history: History) -> None:
         """Keep the run at each multiple of `every` epochs."""

@@ -43,6 +43,8 @@ CHUNK_SECONDS = 0.25
 # Rows of a source that a compiled program is handed at once.
 BLOCK_ROWS = 2**16
 MOST = np.iinfo(np.int32).max
+# Epochs by which a sum of shares of one may miss a whole number of periods.
+ROUNDING = 1e-9
 
 
 class SGDState(NamedTuple):
@@ -666,7 +668,8 @@ def blocks_in_turn(
                 jax.block_until_ready(parts[-1])
             parts.append(tuple(part))
             batch += count
-            due = epoch + batch / feed.per_epoch >= stop
+            # As `periods` rounds, so that processes that share batches keep the same checkpoints.
+            due = epoch + batch / feed.per_epoch >= stop - ROUNDING
             if last or due or time.perf_counter() - began > CHUNK_SECONDS:
                 losses, nlls = zip(*parts, strict=True)
                 return run, _first_number(losses), None if nlls[0] is None else _first_number(nlls)
@@ -960,7 +963,7 @@ def drive(
 
 def periods(here: float, every: float | int) -> int:
     """How many whole periods of epochs are over."""
-    return math.floor(here / every + 1e-9)
+    return math.floor(here / every + ROUNDING)
 
 
 def _record(series: Sequence[np.ndarray | None], parts: Sequence[ArrayLike | None], epoch: int) -> None:
@@ -991,7 +994,7 @@ def failure_message(who: str, loss: np.ndarray, epoch: int) -> str:
     """What to tell a user whose loss stopped being finite."""
     return (
         f"{who} stopped in epoch {epoch + 1}: its loss or parameters were no longer finite (loss "
-        f"{loss[epoch]:g}); the parameters of the epoch before are kept. Usual remedies: a lower learning "
+        f"{loss[epoch]:g}); the parameters before that are kept. Usual remedies: a lower learning "
         "rate, gradient clipping (optax.clip_by_global_norm), standardised features and targets"
     )
 

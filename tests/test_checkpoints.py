@@ -349,3 +349,10 @@ def test_a_signal_within_an_epoch_says_where(as_source):
         with pytest.raises(Interrupted, match="SIGTERM after epoch 0 and 5 batches") as caught:
             run(stop, table=as_source(*ROWS), batch_size=30)
     assert (caught.value.epoch, caught.value.batch) == (0, 5)
+
+
+def test_checkpoints_of_a_trial_alone_are_an_earlier_run_too(tmp_path):
+    (tmp_path / "trial" / "epoch_20").mkdir(parents=True)
+    with pytest.raises(ValueError, match="holds checkpoints of an earlier run"):
+        Checkpoint(tmp_path).check()
+    Checkpoint(tmp_path, resume=True).check()
