@@ -331,7 +331,10 @@ def held_out_sample(key: Array, source: Source, members: int, folds: int) -> tup
     numbers, x, y = source.take([*key_words(key), members], HELD_OUT_ROWS)
     own = [np.flatnonzero(row_folds(key, numbers, folds) == fold) for fold in range(min(members, folds))]
     if not all(map(len, own)):
-        raise ValueError(f"{len(numbers)} rows are too few for {folds} folds: use fewer")
+        raise ValueError(
+            f"{len(numbers)} rows are too few for {folds} folds by the hash of their numbers: use fewer "
+            "folds, or read the rows into memory"
+        )
     listed = np.full((len(own), max(map(len, own))), -1, np.int32)
     for line, rows in zip(listed, own, strict=True):
         line[: len(rows)] = rows

@@ -1,11 +1,15 @@
 """Files that hold the old content or the whole new one, never a part."""
 
+import atexit
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+SCRATCH: set[Path] = set()
 
 
 def check_writable(path: Path) -> None:
@@ -40,6 +44,20 @@ def check_folder(path: Path) -> None:
     except OSError as error:
         raise ValueError(f"the folder {path} can't be made: {error.strerror}") from None
     check_writable(path / "any")
+
+
+def scratch_folder(within: str | Path | None = None) -> Path:
+    """A new folder that is gone with its files when the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="jaxreg-", dir=within))
+    SCRATCH.add(folder)
+    return folder
+
+
+@atexit.register
+def remove_scratch() -> None:
+    """Delete the folders that `scratch_folder` made; for a process that ends by `os._exit`."""
+    while SCRATCH:
+        shutil.rmtree(SCRATCH.pop(), ignore_errors=True)
 
 
 @contextmanager

@@ -1,15 +1,13 @@
 """Rows in more files than memory holds: where they are, what they are like, and a shuffled stream of them."""
 
-import atexit
 import glob
 import math
 import queue
-import shutil
 import sys
-import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxreg import hosts, tables
 from jaxreg.data import Block, Scaler, default_dtype, listed, row_fractions
-from jaxreg.files import replacing
+from jaxreg.files import replacing, scratch_folder
 
 T = TypeVar("T")
 
@@ -157,7 +155,8 @@ class Files:
             raise ValueError(f"{piece.path} was changed: row group {piece.group} had {piece.rows:,} rows")
         values = np.empty((len(names), len(table)))
         for i, name in enumerate(names):
-            values[i] = table.column(name).to_numpy()
+            # Nulls of any type become NaN; whole numbers beyond 2**53 are rounded, as NumPy does it.
+            values[i] = table.column(name).cast(pa.float64(), safe=False).to_numpy()
         width = len(self.features)
         return values[:width].T, values[width] if self.target is not None else np.zeros(len(table))
 
@@ -174,25 +173,25 @@ class Files:
         Warns:
             UserWarning: names features of one value, which standardise to 0 whatever value they take later.
         """
+
         # Differences from some row are small numbers, whose means and squares lose nothing.
-        x, y = self._read(self.pieces[0])
-        shift = np.nan_to_num(np.append(x[0], y[0]), posinf=0.0, neginf=0.0)
-        try:
-            found = {"faults": np.array("")} | self._moments(self._own_pieces(), shift)
-        except ValueError as error:
-            found = {"faults": np.array(str(error))}
-        everywhere = hosts.gather(found)
-        if said := [str(part["faults"]) for part in everywhere if str(part["faults"])]:
-            raise ValueError(said[0])
+        def moments() -> dict[str, np.ndarray]:
+            x, y = self._read(self.pieces[0])
+            shift = np.nan_to_num(np.append(x[0], y[0]), posinf=0.0, neginf=0.0)
+            return {"shift": shift} | self._moments(self._own_pieces(), shift)
+
+        everywhere = self._of_all(moments)
+        shift = everywhere[0]["shift"]
         counts, means, squares, least, most = (
             np.concatenate([part[name] for part in everywhere]) for name in MOMENTS
         )
         # Row group by row group, so that the number of processes changes no bit.
         total, mean, m2 = 0.0, np.zeros_like(shift), np.zeros_like(shift)
-        for count, own, square in zip(counts, means, squares, strict=True):
-            apart, total = own - mean, total + count
-            mean = mean + apart * (count / total)
-            m2 = m2 + square + apart**2 * (count * (total - count) / total)
+        with np.errstate(over="ignore", invalid="ignore"):  # what float64 doesn't hold is named below
+            for count, own, square in zip(counts, means, squares, strict=True):
+                apart, total = own - mean, total + count
+                mean = mean + apart * (count / total)
+                m2 = m2 + square + apart**2 * (count * (total - count) / total)
         mean, least, most = shift + mean, least.min(axis=0), most.max(axis=0)
         names, constant = self._names, least == most
         if constant[-1]:
@@ -202,7 +201,13 @@ class Files:
         if constant.any():
             flagged = listed([name for name, one in zip(names, constant, strict=True) if one])
             warnings.warn(f"constant {flagged}: it tells nothing about the target", stacklevel=3)
-        scale = np.where(constant, np.inf, np.sqrt(m2 / total))
+        spread = np.sqrt(m2 / total)
+        if (beyond := ~constant & ~((spread > 0) & np.isfinite(spread))).any():
+            flagged = listed([name for name, one in zip(names, beyond, strict=True) if one])
+            raise ValueError(
+                f"the squares of {flagged} are too small or too large for float64: use another unit for it"
+            )
+        scale = np.where(constant, np.inf, spread)
         return Scaler(mean[:-1], scale[:-1]), Scaler(mean[-1], scale[-1])
 
     def _moments(self, pieces: Sequence[Piece], shift: np.ndarray) -> dict[str, np.ndarray]:
@@ -214,7 +219,7 @@ class Files:
             values = np.concatenate([x.T, y[None]])
             least, most = values.min(axis=1), values.max(axis=1)
             values -= shift[:, None]
-            with np.errstate(invalid="ignore"):  # what isn't finite is counted below
+            with np.errstate(over="ignore", invalid="ignore"):  # what isn't finite is counted below
                 own = values.mean(axis=1)
                 squares = ((values - own[:, None]) ** 2).sum(axis=1)
             found.append((float(values.shape[1]), own, squares, least, most))
@@ -232,6 +237,18 @@ class Files:
                 f"missing or infinite values, {', '.join(shown)}; drop these rows or fill them in"
             )
         return dict(zip(MOMENTS, map(np.array, zip(*found, strict=True)), strict=True))
+
+    def _of_all(self, compute: Callable[[], dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+        """What each process that reads these files computes, or on each of them the first one's error."""
+        if self.process[1] == 1:
+            return [compute()]
+        own, error = {}, None
+        try:
+            own = compute()
+        except (ValueError, OSError) as caught:
+            error = caught
+        hosts.all_or_none(error)
+        return hosts.gather(own)
 
     def _own_pieces(self) -> Sequence[Piece]:
         """The row groups that this process looks through."""
@@ -279,16 +296,20 @@ class Files:
 
     def take(self, seed: Sequence[int], most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """At most about so many rows, drawn at random: `(numbers, x, y)`, in the order of their numbers."""
-        share, kept, dtype = most / self.rows, [], default_dtype(np.dtype(np.float64))
+        share, dtype = most / self.rows, default_dtype(np.dtype(np.float64))
         pieces = self._own_pieces()
-        for piece, (x, y) in zip(pieces, ahead(map(self.read, pieces)), strict=True):
-            numbers = np.arange(piece.first, piece.first + piece.rows)
-            mine = (row_fractions(seed, numbers) < share) & ~self._is_absent(numbers)
-            x, y = self._in_units(x[mine], y[mine], dtype)
-            kept.append({"numbers": numbers[mine], "x": x, "y": y})
-        own = {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
-        everywhere = hosts.gather(own)
-        return tuple(np.concatenate([part[name] for part in everywhere]) for name in own)
+
+        def drawn() -> dict[str, np.ndarray]:
+            kept = []
+            for piece, (x, y) in zip(pieces, ahead(map(self.read, pieces)), strict=True):
+                numbers = np.arange(piece.first, piece.first + piece.rows)
+                mine = (row_fractions(seed, numbers) < share) & ~self._is_absent(numbers)
+                x, y = self._in_units(x[mine], y[mine], dtype)
+                kept.append({"numbers": numbers[mine], "x": x, "y": y})
+            return {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
+
+        everywhere = self._of_all(drawn)
+        return tuple(np.concatenate([part[name] for part in everywhere]) for name in everywhere[0])
 
     def _parted(self, batch_size: int, shares: int) -> list[list[Piece]]:
         """The row groups of each part, several parts to a share."""
@@ -517,7 +538,10 @@ def from_files(
 
 def _parquet_columns(path: Path) -> dict[str, pa.DataType]:
     with _opened(path) as file:
-        return {field.name: field.type for field in file.schema_arrow}
+        schema = file.schema_arrow
+    if twice := [name for name, n in Counter(schema.names).items() if n > 1]:
+        raise ValueError(f"{path} has several columns called {listed(twice)}: rename them")
+    return {field.name: field.type for field in schema}
 
 
 def _text_columns(path: Path) -> dict[str, pa.DataType]:
@@ -578,8 +602,7 @@ class Writer:
 
 def _as_parquet(paths: Sequence[Path], names: Sequence[str], scratch: str | Path | None) -> list[Path]:
     """Text files rewritten as Parquet, whose row groups are what was read at once."""
-    folder = tempfile.mkdtemp(prefix="jaxreg-", dir=scratch)
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = scratch_folder(scratch)
     schema, written = pa.schema([(name, pa.float64()) for name in names]), []
     for i, path in enumerate(paths):
         written.append(Path(folder) / f"{i:06d}-{path.stem}.parquet")

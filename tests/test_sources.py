@@ -13,6 +13,7 @@ import pytest
 from jaxreg import MeanVarRegressor, fit, fit_ensemble, make_trainer, sgd, sources, tables
 from jaxreg.checkpoints import Checkpoint
 from jaxreg.data import key_words
+from jaxreg.files import remove_scratch
 
 N = 5000
 
@@ -261,3 +262,29 @@ def test_a_file_that_was_cut_or_changed_later(folder, tmp_path):
     (tmp_path / "0.parquet").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=re.escape(f"{tmp_path / '0.parquet'}, row group 0, can't be read")):
         files.scalers()
+
+
+def test_missing_flags_are_counted(tmp_path):
+    pq.write_table(
+        pa.table({"t": [True, None, False], "a": [1, None, 2**60 + 1], "y": [1.0, 2.0, 4.0]}),
+        tmp_path / "t.parquet",
+    )
+    with pytest.raises(ValueError, match=r"'t' of .*t.parquet: 1, column 'a' of .*: 1;"):
+        sources.from_files(tmp_path, target="y").scalers()
+
+
+@pytest.mark.parametrize("unit", [1e-180, 1e180])
+def test_values_whose_squares_float64_does_not_know(tmp_path, unit):
+    table = pa.table({"a": np.arange(9) * unit, "b": np.arange(9.0), "y": np.arange(9.0)})
+    pq.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match="the squares of column 'a' are too small or too large for float64"):
+        sources.from_files(tmp_path, target="y").scalers()
+
+
+def test_text_that_was_rewritten_goes_with_the_process(tmp_path):
+    (tmp_path / "t.csv").write_text("a,y\n1,2\n3,4\n")
+    (tmp_path / "scratch").mkdir()
+    assert sources.from_files(tmp_path / "t.csv", target="y", scratch=tmp_path / "scratch").rows == 2
+    assert len(list((tmp_path / "scratch").glob("*/*.parquet"))) == 1
+    remove_scratch()
+    assert not list((tmp_path / "scratch").iterdir())
