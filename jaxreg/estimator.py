@@ -28,7 +28,7 @@ from jaxreg.embeddings import PeriodicEmbedding
 from jaxreg.ensemble import HELD_OUT_ROWS, held_out_sample, predict_ensemble, without_failed
 from jaxreg.fitted import Fitted
 from jaxreg.gaussian import Affine
-from jaxreg.layout import ROWS
+from jaxreg.layout import ROWS, find_place
 from jaxreg.losses import beta_nll, crps_gaussian, gaussian_nll
 from jaxreg.models import ACTIVATIONS, MeanVarRegressor
 from jaxreg.recipe import (
@@ -91,8 +91,10 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
         frequency_scale: multiplies the frequencies that training starts from: 1 for targets that change fast
             with a feature, 0 for smooth ones; "auto" tries 1, 0.25 and 0.
         loss: what is trained on: beta_nll, gaussian_nll or crps.
-        epochs: most passes over the rows; "auto" is about 3,000 steps, from 60 to 600 epochs.
-        batch_size: rows per step; "auto" is 32, and more from 16,384 rows on; None takes all rows.
+        epochs: most passes over the rows; "auto" is about 3,000 steps, from 60 to 600 epochs, and for rows
+            that stay in files 200,000 steps, from 1 to 60 epochs.
+        batch_size: rows per step; "auto" is 32, and more from 16,384 rows on; None takes all rows,
+            unless they stay in files.
         learning_rate: of AdamW's first step; it falls to 0 along half a cosine.
         weight_decay: of AdamW at 1,000 rows; it goes with 1 / sqrt(rows).
         validation_fraction: share of the rows that each member holds out; 0 holds none out, trains for all
@@ -245,18 +247,18 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
             few = tuple(part[some] for part in validation)
 
         recipe = self._recipe(few, files.rows, files.rows)
-        steps = files.batches(recipe.batch_size)
+        mesh = None
+        if jax.process_count() > 1:
+            mesh = hosts.make_mesh(self.members, recipe.batch_size, split_rows)
+            if deadline < math.inf and mesh.shape[ROWS] > 1:
+                raise ValueError("processes that share batches have no common clock: leave time_limit out")
+        steps = files.batches(recipe.batch_size, find_place(mesh, self.members).shares)
         if self.epochs == "auto":
             recipe = recipe._replace(epochs=stream_epochs(steps))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".* too few for .* folds")
             rows, _ = self._fold(key, len(few[0]))
         trial = self._recipe(few, len(few[0]), len(few[0]) if rows is None else rows.shape[1])
-        mesh = None
-        if jax.process_count() > 1:
-            mesh = hosts.make_mesh(self.members, recipe.batch_size, split_rows)
-            if deadline < math.inf and mesh.shape[ROWS] > 1:
-                raise ValueError("processes that share batches have no common clock: leave time_limit out")
         scale = self._choose_scale(key, trial, few, rows)
         # Processors of different kinds might choose otherwise.
         self.frequency_scale_ = float(hosts.gather({"scale": np.array(scale)})[0]["scale"])
