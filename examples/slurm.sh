@@ -11,9 +11,6 @@ rows=${1:?a pattern of Parquet files} target=${2:?the column to predict}
 folder=${JAXREG_FOLDER:-$PWD/run}
 mkdir -p "$folder/checkpoints"
 
-# Of a job that was requeued the checkpoints are there already: it goes on from them.
-resume=()
-if compgen -G "$folder/checkpoints/process_*/batch_*" >/dev/null; then resume=(--resume); fi
-
+# A job that was requeued goes on from its checkpoints; where there is none the run begins at its start.
 srun jaxreg fit "$rows" --target "$target" --out "$folder/model" --distributed \
-    --checkpoint "$folder/checkpoints" "${resume[@]}"
+    --checkpoint "$folder/checkpoints" --resume
