@@ -5,14 +5,16 @@ import inspect
 import math
 import os
 import re
+import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import metadata
 from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 
 import jax
 import msgspec
@@ -96,17 +98,34 @@ Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of data, wei
 
 def main() -> None:
     """Run the command; bad input ends with one line and exit code 2."""
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: _say("warning", message, "yellow")
-        try:
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: _say("warning", message, "yellow")
             app(standalone_mode=True)
-        except (ValueError, OSError, MemoryError, FloatingPointError, jax.errors.JaxRuntimeError) as error:
-            lost = hosts.is_lost(error)
-            if isinstance(error, jax.errors.JaxRuntimeError) and not lost:
-                raise
-            _say("error", hosts.lost_message(error) if lost else error, "red")
-            code = 2 if isinstance(error, ValueError | FileNotFoundError) else 1
-            leave(hosts.LOST_CODE if lost else code)
+    except (ValueError, OSError, MemoryError, FloatingPointError, jax.errors.JaxRuntimeError) as error:
+        lost = hosts.is_lost(error)
+        if isinstance(error, jax.errors.JaxRuntimeError) and not lost:
+            _raise_alone()
+        _say("error", hosts.lost_message(error) if lost else error, "red")
+        code = 2 if isinstance(error, ValueError | FileNotFoundError) else 1
+        leave(hosts.LOST_CODE if lost else code)
+    except SystemExit as ended:
+        if ended.code:
+            leave(ended.code)
+        raise
+    except BaseException:
+        _raise_alone()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _raise_alone() -> NoReturn:
+    """Raise what is being handled; where others would wait for this process, print it and end."""
+    if hosts.started():
+        traceback.print_exc()
+        hosts.leave(1)
+    raise
 
 
 def leave(code: int) -> None:
@@ -276,6 +295,9 @@ def fit_command(
         str | None, typer.Option(help="HOST:PORT of process 0, where JAX can't find the job by itself.")
     ] = None,
     processes: Annotated[int | None, typer.Option(min=1, help="How many there are.")] = None,
+    wait: Annotated[
+        int, typer.Option(min=1, help="Seconds in which all of them have to come.")
+    ] = hosts.START_SECONDS,
     process: Annotated[int | None, typer.Option(min=0, help="Which one this is, from 0.")] = None,
     split_rows: Annotated[
         int | None,
@@ -289,18 +311,16 @@ def fit_command(
     use_cache(off=no_cache)
     distributed = distributed or any(given is not None for given in (coordinator, processes, process))
     if distributed:
-        hosts.start(coordinator, processes, process)
+        hosts.start(coordinator, processes, process, timeout=wait)
         out.quiet = jax.process_index() > 0
     elif split_rows is not None:
         raise ValueError("--split-rows parts the processes of a run: give --distributed or --coordinator too")
-    try:
+    with hosts.checked_by_all():
         paths = found(file)
-        for given in paths if not out.quiet else ():  # the first process writes
-            check_output(out_file, given, checkpoint)
-    except (ValueError, OSError) as error:
-        hosts.all_or_none(error) if distributed else None
-        raise
-    hosts.all_or_none(None)
+        if not out.quiet:  # the first process writes
+            for path, others in ((out_file, paths), (report_file, [*paths, out_file])):
+                for given in others if path is not None else ():
+                    check_output(path, given, checkpoint)
     if resume and checkpoint is None:
         raise ValueError("--resume goes on from a checkpoint: name its folder with --checkpoint")
     if not 0 <= test_fraction < 1:
@@ -309,15 +329,21 @@ def fit_command(
         raise ValueError(f"--checkpoint-every must be a positive number of epochs, got {checkpoint_every}")
     if report_file is not None:
         report.check_suffix(report_file)
-        for given in (*paths, out_file):
-            check_output(report_file, given, checkpoint)
     streamed = distributed or is_streamed(paths, read)
     if distributed:
         if read == "whole":
             raise ValueError("the processes of a run read rows as they are needed: leave --read whole out")
-        check_same_job(file, target, drop or [], seed, test_fraction, resume, checkpoint_every, settings)
-    take = streamed_rows if streamed else rows_in_memory
-    rows = take(paths, file, target, drop or [], test_fraction, seed)
+    if streamed:
+        with hosts.checked_by_all():
+            files = sources.from_files(file, target=target, drop=drop or [])
+        if distributed:
+            check_same_job(
+                files, seed=seed, test_fraction=test_fraction, resume=resume, split_rows=split_rows,
+                checkpoint=checkpoint is not None, checkpoint_every=checkpoint_every, settings=settings,
+            )  # fmt: skip
+        rows = streamed_rows(files, test_fraction, seed)
+    else:
+        rows = rows_in_memory(paths, target, drop or [], test_fraction, seed)
     if len(rows.test[0]) < FIT_FEWEST_TEST and report_file is not None:
         raise ValueError(
             f"--report needs at least {FIT_FEWEST_TEST} rows to score the model on: {rows.total:,} rows and "
@@ -329,7 +355,8 @@ def fit_command(
         given = {f"--{name.replace('_', '-')}": value for name, value in numbers.items()}
         every = checkpoint_every or (STREAMED_CHECKPOINT if streamed else FIT_CHECKPOINT)
         hooks.append(Checkpoint(checkpoint, every, resume=resume, about=given))
-        hooks[-1].check()
+        with hosts.checked_by_all():
+            hooks[-1].check()
     with StopOnSignal() as stop:
         ensemble = DeepEnsembleRegressor(**numbers, random_state=seed, hooks=[*hooks, stop])
         try:
@@ -408,9 +435,7 @@ def is_streamed(paths: list[Path], read: str) -> bool:
     return streamed
 
 
-def rows_in_memory(
-    paths: list[Path], file: Path, target: str, drop: list[str], test_fraction: float, seed: int
-) -> Rows:
+def rows_in_memory(paths: list[Path], target: str, drop: list[str], test_fraction: float, seed: int) -> Rows:
     """All rows of some files, a share of them to score the model on."""
     parts, features, dtypes = [], None, None
     for path in paths:
@@ -446,17 +471,16 @@ def rows_in_memory(
     return Rows(train_on, (x[test], y[test]), len(x), dtypes)
 
 
-def streamed_rows(
-    paths: list[Path], file: Path, target: str, drop: list[str], test_fraction: float, seed: int
-) -> Rows:
+def streamed_rows(files: sources.Files, test_fraction: float, seed: int) -> Rows:
     """The rows of some files, all but a few of them where they are."""
-    files = sources.from_files(file, target=target, drop=drop)
     files = replace(files, process=(jax.process_index(), jax.process_count()))
+    units = files.scalers()  # first, because it counts what is wrong in all files
     most = min(round(test_fraction * files.rows), MOST_TEST_ROWS)
     test = np.zeros((0, len(files.features))), np.zeros(0)
     if most >= FIT_FEWEST_TEST:
         _, *test = files.take([seed, TEST_TAG], most)
         files = files.without([seed, TEST_TAG], most)
+    files = replace(files, units=units)
     return Rows(
         lambda ensemble, split_rows: ensemble.fit_files(files, split_rows),
         tuple(test),
@@ -465,21 +489,15 @@ def streamed_rows(
     )
 
 
-def check_same_job(file: Path, target: str, drop: list[str], *given: Any) -> None:
+def check_same_job(files: sources.Files, **given: Any) -> None:
     """Raise, on every process, unless all of them were given the same, and see the same files."""
-    about, error = {}, None
-    try:
-        files = sources.from_files(file, target=target, drop=drop)
-        listed = {name: np.asarray(array).tolist() for name, array in files.describe().items()}
-        about = {"the number of files": len({piece.path for piece in files.pieces})}
-        about |= {"the number of rows": files.rows, "the columns": listed["columns"]}
-        about |= {"the names and row groups of files": listed["files"]}
-    except (ValueError, OSError) as caught:
-        error = caught
-    hosts.all_or_none(error)
-    names = "--seed", "--test-fraction", "--resume", "--checkpoint-every", "settings"
-    versions = {f"the version of {name}": metadata.version(name) for name in LIBRARIES}
-    hosts.agree(versions | about | dict(zip(names, given, strict=True)))
+    listed = {name: np.asarray(array).tolist() for name, array in files.describe().items()}
+    about = {f"the version of {name}": metadata.version(name) for name in LIBRARIES}
+    about |= {"the number of files": len({piece.path for piece in files.pieces})}
+    about |= {"the number of rows": files.rows, "the columns": listed["columns"]}
+    about |= {"the names and row groups of files": listed["files"]}
+    about |= {"the number of devices": jax.local_device_count(), "jax_enable_x64": jax.config.jax_enable_x64}
+    hosts.agree(about | {f"--{name.replace('_', '-')}": value for name, value in given.items()})
 
 
 def _number(value: Any) -> Any:
@@ -521,8 +539,16 @@ def predict_command(
         )
     with sources.Writer(out_file) as writer:
         parts = rows_in_turn if is_streamed(paths, read) else whole_tables
-        for rows in parts(paths, file, fitted):
+        for rows in as_inputs_fault(parts(paths, file, fitted)):
             writer.write(prediction_table(fitted.predict(rows), level))
+
+
+def as_inputs_fault(parts: Iterator[Any]) -> Iterator[Any]:
+    """The same parts, whose errors of the disk aren't taken for those of the file that is written."""
+    try:
+        yield from parts
+    except OSError as error:
+        raise ValueError(f"the rows can't be read: {error}") from error
 
 
 def whole_tables(paths: list[Path], file: Path, fitted: Fitted) -> Iterator[pl.DataFrame]:

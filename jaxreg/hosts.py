@@ -7,7 +7,8 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -15,12 +16,16 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from jaxreg.layout import AXIS, ROWS
+from jaxreg.files import remove_scratch
+from jaxreg.layout import AXIS, ROWS, wait_for_all
 
 # Seconds until a process that can't begin says so, and until one that was lost is missed.
 START_SECONDS = 40
 HEARTBEAT_SECONDS = 15
 LOST_CODE = 4
+
+# Characters of a setting that processes differ in.
+MOST_SHOWN = 200
 
 # What JAX and its collectives say where another process is gone.
 LOST = re.compile(r"gloo [\w-]+ failed|nccl|heartbeat|coordination.*unavailable|socket closed|by peer", re.I)
@@ -119,6 +124,7 @@ def _say_it_ourselves() -> None:
 
 def _aborted(_: int) -> None:
     os.write(_Native.err, f"error: {_Native.begin or lost_message()}\n".encode())
+    remove_scratch()
     os._exit(2 if _Native.begin else LOST_CODE)
 
 
@@ -150,6 +156,7 @@ def leave(code: int) -> None:
     """End this process at once; the others, who would wait for it at their end, find it lost."""
     sys.stdout.flush()
     sys.stderr.flush()
+    remove_scratch()
     os._exit(code)
 
 
@@ -200,6 +207,7 @@ def gather(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     stream = io.BytesIO()
     np.savez(stream, **arrays)
     own = np.frombuffer(stream.getvalue(), np.uint8)
+    wait_for_all()
     sizes = multihost_utils.process_allgather(np.int32(len(own))).ravel()
     padded = np.zeros(sizes.max(), np.uint8)
     padded[: len(own)] = own
@@ -222,10 +230,26 @@ def agree(given: Mapping[str, Any]) -> None:
         for name in {**first, **theirs}:
             values = [str(each[name]) if name in each else "nothing" for each in (first, theirs)]
             if values[0] != values[1]:
-                first, other = (value[:200] for value in values)
+                # Long lists are shown where they begin to differ.
+                same = len(os.path.commonprefix(values))
+                start = max(0, same - 50) if max(map(len, values)) > MOST_SHOWN else 0
+                mine, other = (("... " if start else "") + value[start:][:MOST_SHOWN] for value in values)
                 raise ValueError(
-                    f"the processes differ in {name}: {first} on process 0, {other} on process {i}"
+                    f"the processes differ in {name}: {mine} on process 0, {other} on process {i}"
                 )
+
+
+@contextmanager
+def checked_by_all() -> Iterator[None]:
+    """Raise, on every process, the first error that any of them has within the block."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if jax.process_count() > 1:
+            all_or_none(error)
+        raise
+    if jax.process_count() > 1:
+        all_or_none(None)
 
 
 def all_or_none(error: Exception | None) -> None:

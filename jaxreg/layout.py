@@ -1,5 +1,6 @@
 """Where members of an ensemble run: on the cores of a CPU, on devices, and in many processes."""
 
+import itertools
 import math
 import os
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax._src import distributed
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
@@ -18,6 +20,9 @@ from jaxtyping import Array, PyTree
 from jaxreg.training import check_whole
 
 AXIS, ROWS = "members", "rows"
+
+# Processes come to a barrier in the same order, whose names have to be new.
+BARRIERS, BARRIER_MILLISECONDS = itertools.count(), 30 * 24 * 3600 * 1000
 
 # A CPU core works through the members one after another, because their matrix products are then fastest.
 # Steps of fewer multiply-adds than this cost more to start than to do, and share one start between several.
@@ -104,6 +109,7 @@ class Place(NamedTuple):
         if self.processes == 1:
             return own
         own = jax.tree.map(np.asarray, own)
+        wait_for_all()
         most = max(last - first for first, last in self.bounds)
         gathered = multihost_utils.process_allgather(jax.tree.map(lambda leaf: _piece(leaf, 0, most), own))
 
@@ -181,6 +187,16 @@ def lay_out(members: int, multiply_adds: int, place: Place, side_by_side: int | 
     if threaded:  # a power of two: ensembles of about one size share a program
         in_turn = min(2 ** max(0, int(math.log2(in_turn / CALLS_PER_CORE))), MEMBERS_IN_TURN)
     return Layout(shards * side_by_side * in_turn, side_by_side, workers, mesh)
+
+
+def wait_for_all() -> None:
+    """Wait until every process of the run is here, for days if need be.
+
+    A collective that some processes come to late gives up after half an hour on CPUs. JAX has this barrier
+    in its runtime's client alone.
+    """
+    name = f"jaxreg {next(BARRIERS)}"
+    distributed.global_state.client.wait_at_barrier(name, timeout_in_ms=BARRIER_MILLISECONDS)
 
 
 def cores() -> int:

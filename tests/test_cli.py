@@ -656,3 +656,27 @@ def test_files_that_do_not_belong_together(refused, parts, tmp_path, what):
     spoil(parts)
     refused(train(f"{parts}/*", tmp_path / "m", "--read", "stream"), *words)
     refused((*train(f"{parts}/*", parts / "0.parquet"),), "would replace" if what != "none" else "no file")
+
+
+def test_a_signal_while_nothing_trains_leaves_nothing(run, parts, tmp_path, model, monkeypatch):
+    before = contents(tmp_path)
+
+    def killed(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return iter(())
+
+    monkeypatch.setattr(cli, "whole_tables", killed)
+    code, _, err = run("predict", model, parts, "--read", "whole", "--out", tmp_path / "p.parquet")
+    assert code == 128 + signal.SIGTERM and err == "" and contents(tmp_path) == before
+
+
+def test_rows_that_cannot_be_read_are_not_the_fault_of_what_is_written(
+    run, parts, tmp_path, model, monkeypatch
+):
+    def unreadable(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(cli.tables, "read", unreadable)
+    code, _, err = run("predict", model, parts, "--read", "whole", "--out", tmp_path / "p.parquet")
+    assert code == 2 and err.startswith("error: the rows can't be read: ") and "0.parquet" in err
+    assert not (tmp_path / "p.parquet").exists()

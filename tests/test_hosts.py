@@ -212,11 +212,18 @@ def test_processes_that_see_other_files_say_so(folder, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
+def test_lists_are_shown_where_they_differ(monkeypatch):
+    ours, theirs = np.array(str(list(range(500)))), np.array(str([*range(499), -1]))
+    monkeypatch.setattr(hosts, "gather", lambda own: [own, {"names": theirs}])
+    with pytest.raises(ValueError, match=r"497, 498, 499\] on process 0, .* 498, -1\] on process 1"):
+        hosts.agree({"names": ours})
+
+
 def test_processes_of_other_versions_say_so(folder, monkeypatch):
     other = {"the version of optax": np.array("0.0.1")}
     monkeypatch.setattr(hosts, "gather", lambda own: [own, own | other])
     with pytest.raises(ValueError, match=r"the version of optax: \d\S+ on process 0, 0.0.1 on process 1$"):
-        cli.check_same_job(folder, "y", [], 0, 0.1, False, None, {})
+        cli.check_same_job(sources.from_files(folder, target="y"), seed=0)
 
 
 def test_a_coordinator_that_is_not_there():
