@@ -43,7 +43,8 @@ def start(
     """Join the processes of a run; before anything is computed. Without arguments JAX finds the cluster.
 
     A process that is lost later ends all others, each with one line of ours, within about `heartbeat`
-    seconds; what XLA itself writes to standard error and output goes to a temporary file from here on.
+    seconds; what XLA itself writes to standard error and output goes to a temporary file from here on. A
+    process that meets an error should end by `leave`, because Python's own end waits for the others.
 
     Args:
         coordinator: `host:port` of process 0.
