@@ -13,7 +13,6 @@ from jaxtyping import Array, Float
 from jaxreg.files import check_writable, replacing
 from jaxreg.fitted import FARTHEST, Fitted
 from jaxreg.gaussian import Gaussian, GaussianMixture
-from jaxreg.models import FEWEST_ROWS
 
 FIRST_LINE = b"jaxreg export 1"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -72,9 +71,6 @@ def _function(fitted: Fitted) -> Function:
     """`Fitted.predict` and the interval, as one traceable function."""
 
     def function(x: Float[Array, "n features"], level: Float[Array, ""]) -> tuple[Array, Array, Array, Array]:
-        n = x.shape[0]
-        # Filled up as `predict` does it, so that the products round in the same way.
-        x = jnp.pad(x, ((0, -n % FEWEST_ROWS), (0, 0)))
         loc, scale = (np.asarray(a, np.float64)[None] for a in fitted.x_scaler)
         scaled = jnp.clip((x - loc) / scale, -FARTHEST, FARTHEST)
         scaled = scaled.astype(jax.tree.leaves(fitted.params)[0].dtype)
@@ -90,6 +86,6 @@ def _function(fitted: Fitted) -> Function:
         loc, scale = (jnp.broadcast_to(a, dist.mean.shape) for a in (loc, scale))
         found = loc + scale * dist.mean, scale * dist.std, loc + scale * lower, loc + scale * upper
         known = jnp.isfinite(x).all(axis=1).reshape(-1, *(1,) * (loc.ndim - 1))
-        return tuple(jnp.where(known, values, jnp.nan)[:n] for values in found)
+        return tuple(jnp.where(known, values, jnp.nan) for values in found)
 
     return function

@@ -196,7 +196,7 @@ def _parse(path: Path, text: str) -> Header:
         if found["format"] <= FORMAT:
             return msgspec.convert(found, Header)
         newer = found["format"], found["versions"]["jaxreg"]
-    except (KeyError, TypeError, ValueError, RecursionError) as error:  # msgspec's and JSON's are ValueErrors
+    except (KeyError, TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:  # JSON's too
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{path} is damaged, its header can't be understood ({reason})") from None
     raise ValueError(

@@ -17,7 +17,7 @@ from jaxreg.gaussian import Gaussian, fill_rows
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)), which is how torch.nn.Linear starts its weights.
 torch_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
-# Rows of one call, at most and at least: XLA's products of fewer rows on a CPU round in another way.
+# Rows of one call, at most and at least: one program serves any few rows.
 PREDICTION_BLOCK = 8192
 FEWEST_ROWS = 8
 
@@ -287,8 +287,8 @@ def predict(model: nn.Module, params: PyTree, x: TableLike) -> Gaussian:
 def row_blocks(x: np.ndarray, size: int) -> list[np.ndarray]:
     """Blocks of rows; a last, smaller one is filled up to a power of two with repeats of its last row.
 
-    On a CPU a row's prediction doesn't depend on the rows beside it then, to the last bit, where layers have
-    16 units or more: products with narrower ones are rounded in another way below 128 rows on some CPUs.
+    A row's prediction depends on the rows beside it by rounding alone: each size of block is a program of its
+    own, whose products may add up in another order.
     """
     *whole, last = (x[i : i + size] for i in range(0, len(x), size))
     return [*whole, fill_rows(last, fewest=FEWEST_ROWS, most=size)]

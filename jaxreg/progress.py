@@ -28,6 +28,8 @@ class Bar(Hook):
 
     def restore(self, run: Run) -> Run:
         """Start the bar."""
+        if not self.console.is_terminal:
+            return run
         self.progress = Progress(
             TextColumn(self.description),
             BarColumn(),
@@ -36,7 +38,6 @@ class Bar(Hook):
             TimeRemainingColumn(),
             console=self.console,
             transient=True,
-            disable=not self.console.is_terminal,
         )
         self.task = self.progress.add_task(self.description, total=None, nll=np.nan)
         self.progress.start()
@@ -44,6 +45,8 @@ class Bar(Hook):
 
     def after_chunk(self, run: Run, history: History) -> None:
         """Move the bar to the epoch that was reached; of several members the median is shown."""
+        if self.progress is None:
+            return
         epoch, batch = position(run)
         series = history.loss if history.validation_nll is None else history.validation_nll
         latest = np.asarray(series[..., max(epoch - 1, 0)]).ravel()

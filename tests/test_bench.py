@@ -3,11 +3,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from bench import ablation, coverage, datasets, losses, machine, notebook, predict, readme, scale, speed, uci
 from jaxreg import Affine, Gaussian
 
 
+@pytest.mark.slow
 def test_notebook_bench_in_its_quick_form(tmp_path, capsys):
     rows = notebook.main(quick=True, out=tmp_path)
     assert [row["epoch"] for row in rows] == [100] and not list(tmp_path.iterdir())
@@ -18,6 +20,7 @@ def test_notebook_bench_in_its_quick_form(tmp_path, capsys):
     assert "-0.2359" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_speed_bench_in_its_quick_form(tmp_path, capsys):
     rows = speed.main(quick=True, out=tmp_path)
     assert not list(tmp_path.iterdir())
@@ -53,6 +56,7 @@ def test_the_picture_shows_the_committed_results(tmp_path):
     assert "µs" in ax.get_ylabel() and (tmp_path / "speed.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_predict_bench_in_its_quick_form(tmp_path, capsys):
     rows = predict.main(quick=True, out=tmp_path)
     assert not list(tmp_path.iterdir()) and {row["case"] for row in rows} == set(predict.CASES)
@@ -65,6 +69,7 @@ def test_predict_bench_in_its_quick_form(tmp_path, capsys):
     assert "members far apart" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_coverage_bench_in_its_quick_form(tmp_path, capsys):
     truth, ours, conformal = coverage.main(quick=True, out=tmp_path)
     assert not list(tmp_path.iterdir()) and "truth" in capsys.readouterr().out
@@ -74,6 +79,7 @@ def test_coverage_bench_in_its_quick_form(tmp_path, capsys):
     assert conformal["setting"].endswith("CV+") and conformal["crps"] == ""
 
 
+@pytest.mark.slow
 def test_scale_bench_in_its_quick_form(tmp_path, capsys):
     rows = scale.main(quick=True, out=tmp_path)
     assert not list(tmp_path.iterdir()) and "streamed against in memory" in capsys.readouterr().out
@@ -93,6 +99,7 @@ def test_scale_bench_in_its_quick_form(tmp_path, capsys):
     assert "| efficiency, told by a model | 8 accelerators | 64 accelerators |" in table
 
 
+@pytest.mark.slow
 def test_losses_bench_in_its_quick_form(tmp_path, capsys):
     rng = np.random.default_rng(0)
     (tmp_path / "in" / "made").mkdir(parents=True)
@@ -164,6 +171,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.slow
 def test_uci_bench_in_its_quick_form(tmp_path, capsys, monkeypatch):
     (tmp_path / "uci_rivals.py").write_text(RIVAL)
     monkeypatch.setattr(uci, "HERE", tmp_path)
@@ -188,6 +196,7 @@ def test_uci_bench_in_its_quick_form(tmp_path, capsys, monkeypatch):
     assert "no rivals" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_ablation_bench_in_its_quick_form(tmp_path, capsys):
     rows = ablation.main(quick=True, out=tmp_path, folders=[toy(tmp_path)])
     assert [row["variant"] for row in rows] == list(ablation.QUICK.variants)

@@ -11,6 +11,7 @@ import jax
 import matplotlib.image
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
@@ -553,7 +554,7 @@ def parts(tmp_path):
     folder = tmp_path / "parts"
     folder.mkdir()
     for i in range(3):
-        table(200, i).write_parquet(folder / f"{i}.parquet", row_group_size=70)
+        pq.write_table(table(200, i).to_arrow(), folder / f"{i}.parquet", row_group_size=70)
     return folder
 
 
@@ -625,7 +626,7 @@ def test_predictions_of_many_files_are_in_their_order(run, parts, tmp_path, mode
 
 def test_a_prediction_that_fails_late_leaves_no_file(refused, parts, tmp_path, model):
     bad = table(200, 9).with_columns(area=pl.when(pl.int_range(200) < 199).then("area"))
-    bad.write_parquet(parts / "3.parquet", row_group_size=70)
+    pq.write_table(bad.to_arrow(), parts / "3.parquet", row_group_size=70)
     out = tmp_path / "p.parquet"
     refused(
         ("predict", model, parts, "--read", "stream", "--out", out),

@@ -216,8 +216,10 @@ class Watching(Hook):
         return self.seen[-1] == self.stop_at
 
 
-@pytest.mark.parametrize("members,side_by_side", [(3, 1), (3, 2), (2, 2)])
-@pytest.mark.parametrize("validated", [False, True])
+@pytest.mark.parametrize(
+    "members,side_by_side,validated",
+    [(3, 1, True), (3, 2, False), (2, 2, True), pytest.param(3, 2, True, marks=pytest.mark.slow)],
+)
 def test_a_run_cut_into_chunks_is_bit_identical(sinusoid, monkeypatch, members, side_by_side, validated):
     monkeypatch.setattr(ensemble, "cores", lambda: 2 if side_by_side < members else 1)
     settings = {
@@ -334,6 +336,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_members_over_the_devices_of_a_mesh():
     # In a process of its own: the number of CPU devices is fixed when JAX's backend starts.
     process = subprocess.run([sys.executable, "-c", MESH_CODE], capture_output=True, text=True)
@@ -417,9 +420,9 @@ def test_no_epochs(sinusoid):
     assert history.loss.shape == (2, 0) and set(states.step.tolist()) == {0}
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other devices choose products by size")
 @pytest.mark.parametrize("hidden", [(16,), (128, 128)])
-def test_a_rows_prediction_does_not_depend_on_the_rows_beside_it(hidden):
+def test_a_rows_prediction_depends_on_the_rows_beside_it_by_rounding_alone(hidden):
+    # Each number of rows may be another program, which sums up to 128 products of order 1 in its own order.
     model = MeanVarRegressor(hidden=hidden)
     x = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
     params = jax.vmap(model.init, (0, None))(jax.random.split(KEY, 2), x)
@@ -427,8 +430,9 @@ def test_a_rows_prediction_does_not_depend_on_the_rows_beside_it(hidden):
     alone = predict(model, member(params, 0), x)
     for n in (1, 2, 3, 7, 8, 30, 129):
         few = predict_ensemble(model, params, x[:n])
-        same((few.means, few.log_vars), (whole.means[:, :n], whole.log_vars[:, :n]))
-        same(predict(model, member(params, 0), x[:n]), jax.tree.map(lambda leaf, n=n: leaf[:n], alone))
+        close((few.means, few.log_vars), (whole.means[:, :n], whole.log_vars[:, :n]), 2e-6)
+        few = predict(model, member(params, 0), x[:n])
+        close(few, jax.tree.map(lambda leaf, n=n: leaf[:n], alone), 2e-6)
 
 
 def test_predictions_are_those_of_each_member(x64):
@@ -451,8 +455,17 @@ def test_predictions_are_those_of_each_member(x64):
         predict_ensemble(model, params, x[:2] * np.nan)
 
 
-@pytest.mark.parametrize("members, cores, side_by_side", [(3, 2, None), (5, 1, 2), (1, 1, 1)])
-@pytest.mark.parametrize("bootstrap, folds", [(False, None), (False, 3), (True, 4)])
+@pytest.mark.parametrize(
+    "members, cores, side_by_side, bootstrap, folds",
+    [
+        (3, 2, None, False, None),
+        (5, 1, 2, True, 4),
+        (1, 1, 1, False, 3),
+        pytest.param(3, 2, None, False, 3, marks=pytest.mark.slow),
+        pytest.param(5, 1, 2, False, None, marks=pytest.mark.slow),
+        pytest.param(1, 1, 1, True, 4, marks=pytest.mark.slow),
+    ],
+)
 def test_members_on_a_source_step_through_its_batches(
     sinusoid, as_source, x64, monkeypatch, members, cores, side_by_side, bootstrap, folds
 ):

@@ -231,6 +231,7 @@ def test_arrays_of_any_kind():
     assert np.isfinite(clone(model).fit(switch, y > 0).predict(switch)).all()
 
 
+@pytest.mark.slow
 def test_the_scale_of_the_waves():
     rng = np.random.default_rng(0)
     x = rng.uniform(-2, 2, (150, 5))
@@ -360,6 +361,7 @@ def files(tmp_path_factory):
     return sources.from_files(folder, target="y"), table
 
 
+@pytest.mark.slow
 def test_files_train_an_ensemble_as_good_as_their_rows_do(files):
     files, table = files
     settings = {"members": 3, "hidden": (32,), "epochs": 25, "random_state": 0, "frequency_scale": 0.25}

@@ -65,6 +65,7 @@ def place(tmp_path):
     return tmp_path, run
 
 
+@pytest.mark.slow
 def test_a_run_of_several_processes_on_one_machine(place, request):
     if not request.config.getoption("--many-processes"):
         pytest.skip("--many-processes")
@@ -73,6 +74,7 @@ def test_a_run_of_several_processes_on_one_machine(place, request):
     assert model_file.load(folder / "model").members == 2
 
 
+@pytest.mark.slow
 def test_a_run_under_slurm(place):
     folder, run = place
     run("slurm.sh", "rows.parquet", "price")

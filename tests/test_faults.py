@@ -5,6 +5,7 @@ import pytest
 from bench import faults
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("question", faults.QUESTIONS, ids=lambda question: question.__name__)
 def test_nothing_is_lost(tmp_path, question):
     outcomes = question(tmp_path, faults.QUICK)

@@ -344,7 +344,9 @@ def test_affine_of_a_mixture(x64):
         one = whole.output(1)
         np.testing.assert_allclose(one.std, whole.std[:, 1], rtol=1e-12)
         np.testing.assert_allclose(one.quantile(0.1), whole.quantile(0.1)[:, 1], rtol=1e-9)
-    np.testing.assert_array_equal(Affine(mixture, 1.0, 2.0).output(0).mean, 1 + 2 * mixture.mean[:, 0])
+    np.testing.assert_allclose(
+        Affine(mixture, 1.0, 2.0).output(0).mean, 1 + 2 * mixture.mean[:, 0], rtol=1e-12
+    )
 
 
 def test_affine_works_in_float64_on_float32_models():

@@ -116,6 +116,7 @@ def count(request):
     return request.param
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4], indirect=True)
 def test_processes_train_what_one_does(folder, tmp_path, x64, count):
     command = [sys.executable, "-c", CODE, folder, tmp_path, "", count]
@@ -136,6 +137,7 @@ def test_processes_train_what_one_does(folder, tmp_path, x64, count):
                 np.testing.assert_allclose(found[f"state{i}"], leaf, rtol=bound, atol=bound)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis, count", [("rows", 2), ("members", 4), ("rows", 4)], indirect=["count"])
 def test_the_others_end_when_one_is_killed(folder, tmp_path, count, axis):
     command = [sys.executable, "-c", CODE, folder, tmp_path, axis, count]
@@ -166,6 +168,7 @@ def command(folder, out, *more, epochs=40):
     return [str(part) for part in (*start, *given, *more)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [4], indirect=True)
 @pytest.mark.parametrize("split, victim, epochs", [(1, 2, 40), (4, 0, 4), (2, 3, 4)])
 def test_a_killed_run_goes_on_bit_for_bit(folder, tmp_path, count, split, victim, epochs):
@@ -197,6 +200,7 @@ def test_a_killed_run_goes_on_bit_for_bit(folder, tmp_path, count, split, victim
     assert (tmp_path / "model").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
+@pytest.mark.slow
 def test_processes_that_see_other_files_say_so(folder, tmp_path):
     (tmp_path / "other").mkdir()
     for path in sorted(folder.iterdir())[:3]:
@@ -226,6 +230,7 @@ def test_processes_of_other_versions_say_so(folder, monkeypatch):
         cli.check_same_job(sources.from_files(folder, target="y"), seed=0)
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_is_not_there():
     code = f"from jaxreg import hosts; hosts.start('localhost:{free_port()}', 2, 1, timeout=3)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -9,6 +9,7 @@ from jaxreg.skpro_regressor import DeepEnsembleProbaRegressor
 SMALL = {"members": 2, "hidden": (8,), "frequency_scale": 0.0, "epochs": 20, "random_state": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # skpro's own, and of few rows
 def test_skpros_checks():
     found = check_estimator(DeepEnsembleProbaRegressor, raise_exceptions=False, verbose=False)

@@ -207,7 +207,7 @@ def test_a_row_that_goes_bad_later_ends_the_run_and_the_checkpoint_stays(folder,
     files = replace(sources.from_files(tmp_path, target="y").standardised(), buffer=100)
     last = pl.read_parquet(tmp_path / "2.parquet")
     bad = last.with_columns(b=pl.when(pl.int_range(pl.len()) < len(last) - 1).then("b"))
-    bad.write_parquet(tmp_path / "2.parquet", row_group_size=300)
+    pq.write_table(bad.to_arrow(), tmp_path / "2.parquet", row_group_size=300)
     trainer = make_trainer(MeanVarRegressor(hidden=(4,)), sgd(5e-3))
     given = {"epochs": 2, "batch_size": 10, "hooks": [Checkpoint(tmp_path / "kept", every=0.001)]}
     with pytest.raises(ValueError, match=r"2.parquet, row group 10, column 'b': 1; drop these rows"):
@@ -216,7 +216,7 @@ def test_a_row_that_goes_bad_later_ends_the_run_and_the_checkpoint_stays(folder,
 
 
 def write(path, **columns):
-    pl.DataFrame(columns).write_parquet(path, row_group_size=2)
+    pq.write_table(pl.DataFrame(columns).to_arrow(), path, row_group_size=2)
 
 
 WRONG = {

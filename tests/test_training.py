@@ -44,12 +44,12 @@ def test_fit_is_run_epochs(sinusoid):
 
 
 def test_jit_equals_eager(sinusoid, x64):
-    sinusoid = tuple(a.astype(np.float64) for a in sinusoid)
+    rows = tuple(a[:25].astype(np.float64) for a in sinusoid)
     trainer = make_trainer(MODEL, sgd(5e-3))
-    state = trainer.init(KEY, sinusoid[0])
-    jitted = run_jitted(KEY, trainer, state, sinusoid, epochs=1, batch_size=100)
+    state = trainer.init(KEY, rows[0])
+    jitted = run_jitted(KEY, trainer, state, rows, epochs=1, batch_size=10)
     with jax.disable_jit():
-        eager = run_epochs(KEY, trainer, state, sinusoid, epochs=1, batch_size=100)
+        eager = run_epochs(KEY, trainer, state, rows, epochs=1, batch_size=10)
     close(jitted, eager)
 
 
@@ -73,8 +73,9 @@ class Every(Hook):
         self.closed += 1
 
 
-@pytest.mark.parametrize("every", [1, 3, 50])
-@pytest.mark.parametrize("validated", [False, True])
+@pytest.mark.parametrize(
+    "every, validated", [(1, False), (50, True), pytest.param(3, True, marks=pytest.mark.slow)]
+)
 def test_a_run_cut_into_chunks_is_bit_identical(sinusoid, every, validated):
     trainer = make_trainer(MODEL, sgd(5e-3, 0.9, 1e-4))
     settings = {"epochs": CHUNK_EPOCHS + 5, "batch_size": 100, "validation": sinusoid if validated else None}
@@ -335,8 +336,10 @@ def test_no_epochs_and_no_warnings(sinusoid):
     assert data.batch_order(KEY, 0, 4).shape == (4,)
 
 
-@pytest.mark.parametrize("batch_size", [20, 64, 256, 300])
-@pytest.mark.parametrize("patience", [None, 3])
+@pytest.mark.parametrize(
+    "batch_size, patience",
+    [(20, 3), (64, None), (300, 3), *(pytest.param(n, None, marks=pytest.mark.slow) for n in (20, 256))],
+)
 def test_rows_from_a_source_train_as_rows_in_memory(sinusoid, as_source, x64, batch_size, patience):
     x, y = (a.astype(np.float64) for a in sinusoid)
     trainer = make_trainer(MODEL, sgd(5e-2, 0.9, 1e-4))
