@@ -1,8 +1,12 @@
 """Data on its way in: the notebook's example, the border check, standardisation, batch order."""
 
+import datetime
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from functools import partial
+from numbers import Real
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -13,6 +17,21 @@ from numpy.typing import DTypeLike
 
 # What the border takes: arrays of any library, nested lists, pandas and polars frames and series.
 TableLike = Any
+
+# What lies far outside: at most this share of a column, behind a gap so many times as wide as the range of
+# all the rest. Draws of t(3) and of log-normals with sigma 1.5, whose tails are heavy, have no such gaps.
+FAR_SHARE = 0.1
+FAR_GAP = 20
+FAR_ROWS = 10
+FEWEST_CODES = 2
+
+# A column whose range is fewer steps of float32 than this is looked at for values that fall together.
+FEW_STEPS = 4096
+
+DATES = datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64
+PANDAS_DATES = "Period", "Interval"
+MOST_FAULTS = 20
+LONGEST_SHOWN = 40
 
 
 def sinusoid(key: Array, n: int = 256) -> tuple[Float[Array, "n 1"], Float[Array, " n"]]:
@@ -352,6 +371,223 @@ def column_dtypes(values: TableLike) -> tuple[str, ...]:
     return (str(array.dtype),) * (array.shape[1] if len(array.shape) > 1 else 1)
 
 
+def as_floats(values: TableLike) -> np.ndarray:
+    """Numbers as float64, with NaN for gaps of any library; frames of any number types.
+
+    >>> import pandas as pd
+    >>> from jaxreg.data import as_floats
+    >>> as_floats(pd.Series([1, None], dtype="Int64"))
+    array([ 1., nan])
+    """
+    if np.ma.isMaskedArray(values):
+        return np.ma.filled(values.astype(np.float64), np.nan)
+    if column_names(values) is not None:
+        return np.stack([as_floats(values[column]) for column in values.columns], axis=1)
+    array = np.asarray(values)
+    if array.dtype.kind == "O":
+        array = np.where(_missing(array), np.nan, array)
+    return array.astype(np.float64)
+
+
+def _missing(array: np.ndarray) -> np.ndarray:
+    """Where an array of objects has None, NaN, NaT or pandas' NA."""
+
+    def is_missing(value: object) -> bool:
+        return value is None or type(value).__name__ in ("NAType", "NaTType") or bool(value != value)
+
+    return np.frompyfunc(is_missing, 1, 1)(array).astype(bool)
+
+
+class Fault(NamedTuple):
+    """Why a column isn't numbers: what it holds, in how many rows, and an example."""
+
+    kind: str
+    count: int
+    example: object = None
+
+
+def check_numbers(values: TableLike, what: str, *, gaps: bool = False) -> None:
+    """Raise unless all columns hold finite numbers; the error names all that don't, and why.
+
+    Args:
+        values: array-like or data frame, `(n,)` or `(n, columns)`; anything else is left to others.
+        what: what the message calls it.
+        gaps: whether missing values are allowed.
+
+    Raises:
+        ValueError: for text, categories, dates, missing and infinite values.
+
+    >>> import pandas as pd
+    >>> from jaxreg.data import check_numbers
+    >>> check_numbers(pd.DataFrame({"city": ["Rome", "Oslo"], "age": [1, None]}), "X")
+    Traceback (most recent call last):
+    ...
+    ValueError: Input X contains text in column 'city' (2 of 2 rows, such as 'Rome'), NaN in column 'age' \
+(1 of 2 rows): numbers are needed, encode, fill in or leave out what isn't
+    """
+    names = column_names(values)
+    if names is None:
+        array = np.asanyarray(values) if hasattr(values, "dtype") else _as_array(values)
+        if array.ndim not in (1, 2) or array.dtype.kind == "f" and np.isfinite(array).all():
+            return
+        columns = [("", values if array.ndim == 1 else array)] if array.ndim == 1 else []
+        columns += (
+            [(f" in column {i}", column) for i, column in enumerate(array.T)] if array.ndim == 2 else []
+        )
+    else:
+        columns = [
+            (f" in column {name!r}", values[column])
+            for name, column in zip(names, values.columns, strict=True)
+        ]
+    found = [(where, fault) for where, column in columns if (fault := _fault(column, gaps)) is not None]
+    if found:
+        shown = [
+            f"{fault.kind}{where} ({fault.count:,} of {len(columns[0][1]):,} rows"
+            + (")" if fault.example is None else f", such as {_shown(fault.example)})")
+            for where, fault in found[:MOST_FAULTS]
+        ]
+        more = f" and {len(found) - MOST_FAULTS:,} more columns" if len(found) > MOST_FAULTS else ""
+        raise ValueError(
+            f"Input {what} contains {', '.join(shown)}{more}: numbers are needed, encode, fill in or leave "
+            "out what isn't"
+        )
+
+
+def _as_array(values: TableLike) -> np.ndarray:
+    """Nested lists as an array, of objects where they don't make another."""
+    try:
+        return np.asarray(values)
+    except ValueError:
+        return np.empty((), object)
+
+
+def _fault(column: TableLike, gaps: bool) -> Fault | None:
+    """What a column holds that isn't a finite number; None if there is nothing, or something unknown."""
+    array = np.asarray(column)
+    kind = str(getattr(column, "dtype", "")).partition("(")[0].lower()
+    if kind in ("category", "categorical", "enum") and len(array):
+        return Fault("categories", len(array), array[0])
+    if array.dtype.kind in "mM":
+        return Fault("dates", len(array), array[0]) if len(array) else None
+    if array.dtype.kind in "OUS":
+        missing = _missing(array)
+        present = array[~missing]
+        for name, is_one in (("text", _is_text), ("dates", _is_date)):
+            odd = [value for value in present if is_one(value)]
+            if odd and not all(map(_is_numeric, odd)):
+                return Fault(name, len(odd), next(value for value in odd if not _is_numeric(value)))
+        if missing.any():
+            return None if gaps else Fault("NaN", int(missing.sum()))
+        known = [value for value in present if isinstance(value, Real | Decimal)]
+        array = np.array(known, np.float64) if len(known) == len(array) else np.zeros(0)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        if np.isinf(array).any():
+            return Fault("infinity or a value too large for float64", int(np.isinf(array).sum()))
+        return None if gaps else Fault("NaN", int(np.isnan(array).sum()))
+    return None
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str | bytes)
+
+
+def _is_date(value: object) -> bool:
+    return isinstance(value, DATES) or type(value).__name__ in PANDAS_DATES
+
+
+def _is_numeric(value: object) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _shown(value: object) -> str:
+    text = repr(value) if _is_text(value) else str(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+
+
+def far_outside(values: Float[np.ndarray, " n"]) -> list[tuple[float, int]]:
+    """Values that lie so far outside a column that they must be codes or mistakes, and how often each stands.
+
+    At either end the widest gap is looked for, of which a tenth of the rows at most lie outside; it counts if
+    it is 20 times as wide as the range of the rest. Of a number of nines that is repeated, as codes for
+    missing values are, it counts if it is as wide as the middle nine tenths. Gaps count for nothing.
+
+    >>> import numpy as np
+    >>> from jaxreg.data import far_outside
+    >>> far_outside(np.r_[np.arange(30.0), -9999.0, -9999.0])
+    [(-9999.0, 2)]
+    """
+    found: list[tuple[float, int]] = []
+    rest = np.sort(values[np.isfinite(values)])
+    most = int(FAR_SHARE * len(rest))
+    while len(rest) >= FAR_ROWS and most > 0:
+        (upper, high), (lower, low) = _end_gap(rest, most), _end_gap(-rest[::-1], most)
+        if max(upper, lower) < FAR_GAP:
+            break
+        far = rest[len(rest) - high :] if upper >= lower else rest[:low]
+        rest = rest[: len(rest) - high] if upper >= lower else rest[low:]
+        most -= len(far)
+        found += zip(*(part.tolist() for part in np.unique(far, return_counts=True)), strict=True)
+    for code in {float(end) for end in rest[[0, -1]]} if len(rest) >= FAR_ROWS else ():
+        others = rest[rest != code]
+        if (
+            set(f"{abs(code):g}") == {"9"}
+            and abs(code) > 9
+            and FEWEST_CODES <= len(rest) - len(others) < len(rest)
+        ):
+            low, high = np.quantile(others, [0.05, 0.95])
+            if np.abs(others - code).min() > high - low > 0:
+                found.append((code, len(rest) - len(others)))
+    return found
+
+
+def _end_gap(ordered: np.ndarray, most: int) -> tuple[float, int]:
+    """The widest gap among the last values, by the range of all below it, and how many lie above it."""
+    above = np.arange(1, most + 1)
+    below = ordered[len(ordered) - above - 1]
+    with np.errstate(over="ignore", invalid="ignore"):
+        gap, reach = ordered[len(ordered) - above] - below, below - ordered[0]
+        ratio = np.where(reach > 0, gap / np.where(reach > 0, reach, 1), 0)
+    at = int(np.argmax(ratio))
+    return float(ratio[at]), int(above[at])
+
+
+def warn_of_far(values: Float[np.ndarray, "n ..."], called: Sequence[str], *, stacklevel: int = 2) -> None:
+    """Warn of columns with values far outside the rest, which spoil how the column is standardised.
+
+    Args:
+        values: rows, `(n,)` or `(n, columns)`.
+        called: what the warning calls each column.
+        stacklevel: as that of `warnings.warn`, from the caller on.
+    """
+    shown = []
+    for name, column in zip(called, values.reshape(len(values), -1).T, strict=True):
+        for value, count in far_outside(column):
+            shown.append(f"{name} holds {value:g} in {count:,} of {len(values):,} rows")
+    if shown:
+        more = f" and {len(shown) - MOST_FAULTS:,} more" if len(shown) > MOST_FAULTS else ""
+        warnings.warn(
+            f"{', '.join(shown[:MOST_FAULTS])}{more}, far outside the rest: if these are codes for missing "
+            "values, or mistakes, drop or replace them, because they spoil the scale of the column",
+            stacklevel=stacklevel + 1,
+        )
+
+
+def without_unit(weight: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """Weights over their mean where they are positive, so that only their ratios count; float64.
+
+    >>> import numpy as np
+    >>> from jaxreg.data import without_unit
+    >>> without_unit(np.array([1e-300, 0.0, 3e-300]))
+    array([0.5, 0. , 1.5])
+    """
+    share = np.asarray(weight, np.float64) / np.max(weight)
+    return share / share[share > 0].mean()
+
+
 def _numbers(values: TableLike, what: str) -> np.ndarray:
     """One array of real numbers, or an error that names `what`."""
     array = np.asarray(values)
@@ -386,7 +622,7 @@ def _to_array(values: TableLike, name: str, dtype: DTypeLike | None = None) -> n
     """Array-likes and data frames as a NumPy array of finite numbers, by default in `default_dtype`."""
     names = column_names(values)
     if names is not None:
-        repeated = sorted({n for n in names if names.count(n) > 1})
+        repeated = sorted(n for n, count in Counter(names).items() if count > 1)
         if repeated:
             raise ValueError(f"{name} has more than one column named {repeated[0]!r}: rename or drop one")
         columns = [_numbers(values[column], f"column {str(column)!r}") for column in values.columns]
@@ -481,12 +717,13 @@ def check_data(data: TableLike, name: str = "data") -> tuple[np.ndarray, ...]:
 
     Raises:
         ValueError: if x or y holds text, missing or infinite values, if their lengths differ, or if the
-            weights are negative, all zero, or of another shape than `(n,)` or y's.
+            weights are negative, all zero, or of another shape than `(n,)` or y's; if values of a column are
+            equal in the dtype that they are computed in.
     """
     if not isinstance(data, tuple | list) or len(data) not in (2, 3):
         raise ValueError(f"{name} must be (x, y) or (x, y, weight), got {_described(data)}")
     x = check_features(data[0], f"{name}: x" if name != "data" else "x")
-    weight = None if len(data) == 2 else _to_array(data[2], "weight")
+    weight = None if len(data) == 2 else _to_array(data[2], "weight", np.float64)
     y = data[1]
     if weight is not None:
         raw = _numbers(np.asanyarray(y), "y")
@@ -497,11 +734,36 @@ def check_data(data: TableLike, name: str = "data") -> tuple[np.ndarray, ...]:
         if not weight.any():
             raise ValueError("weight is zero everywhere: nothing is left to learn from")
         present = np.broadcast_to(weight.reshape(weight.shape + (1,) * (raw.ndim - weight.ndim)), raw.shape)
-        y = np.where(present > 0, raw, 0)
+        y, weight = np.where(present > 0, raw, 0), without_unit(weight)
+    given = data[0], y
     y = check_targets(y, f"{name}: y" if name != "data" else "y")
     if len(y) != len(x):
         raise ValueError(f"x has {len(x)} rows and y has {len(y)}: each row of x needs its target")
+    for what, before, after in zip("xy", given, (x, y.astype(x.dtype, copy=False)), strict=True):
+        _check_distinct(before, after, what if name == "data" else f"{name}: {what}")
     return tuple(a.astype(x.dtype, copy=False) for a in (x, y, weight) if a is not None)
+
+
+def _check_distinct(before: TableLike, after: np.ndarray, name: str) -> None:
+    """Raise if half of a column's different values are equal in float32, as seconds since 1970 are."""
+    names = column_names(before)
+    if after.dtype != np.float32 or getattr(before, "dtype", None) == np.float32:
+        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        steps = np.ptp(after, axis=0) / np.spacing(np.abs(after).max(axis=0))
+    wide = None
+    for i in np.flatnonzero(np.atleast_1d(steps) < FEW_STEPS):
+        wide = as_floats(before) if wide is None else wide
+        columns = (wide, after) if after.ndim == 1 else (wide[:, i], after[:, i])
+        different, left = (len(np.unique(column)) for column in columns)
+        if left <= different / 2:
+            where = (
+                "" if after.ndim == 1 else f", column {i}," if names is None else f", column {names[i]!r},"
+            )
+            raise ValueError(
+                f"{name}{where} has {different:,} different values, of which {left:,} are left in float32: "
+                "standardise it first (jaxreg.Scaler), since values of this column are equal in float32"
+            )
 
 
 def check_trainable(data: tuple[np.ndarray, ...]) -> None:
@@ -540,7 +802,7 @@ def check_rows(name: str, rows: TableLike, members: int, n: int) -> Int[np.ndarr
 
 def check_weights(weights: TableLike, members: int, n: int) -> Float[np.ndarray, "members n"]:
     """Row weights for each member, finite and not negative."""
-    array = _to_array(weights, "weights")
+    array = _to_array(weights, "weights", np.float64)
     if array.shape != (members, n):
         raise ValueError(f"weights has shape {array.shape}, expected ({members}, {n}): members and rows")
     if (array < 0).any():
@@ -548,7 +810,7 @@ def check_weights(weights: TableLike, members: int, n: int) -> Float[np.ndarray,
     empty = np.flatnonzero(~array.any(axis=1))
     if empty.size:
         raise ValueError(f"weights is zero everywhere for member {empty[0]}: nothing is left to learn from")
-    return array
+    return np.stack([without_unit(own) for own in array])
 
 
 def _described(value: object) -> str:

@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Real
@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.metrics import r2_score
 from sklearn.utils import Tags, check_array, check_random_state
 from sklearn.utils.validation import (
     _check_sample_weight,
@@ -21,15 +22,28 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from jaxreg import hosts, metrics
+from jaxreg import hosts
 from jaxreg.calibration import NoiseScaling
-from jaxreg.data import Scaler, TableLike, column_dtypes, column_names, fold_rows, key_words
+from jaxreg.data import (
+    Scaler,
+    TableLike,
+    as_floats,
+    check_numbers,
+    column_dtypes,
+    column_names,
+    fold_rows,
+    key_words,
+    warn_of_far,
+    without_unit,
+)
 from jaxreg.embeddings import PeriodicEmbedding
 from jaxreg.ensemble import HELD_OUT_ROWS, held_out_sample, predict_ensemble, without_failed
 from jaxreg.fitted import Fitted
 from jaxreg.gaussian import Affine
 from jaxreg.layout import ROWS, find_place
 from jaxreg.losses import beta_nll, crps_gaussian, gaussian_nll
+from jaxreg.metrics import neg_crps as neg_crps
+from jaxreg.metrics import neg_nll as neg_nll
 from jaxreg.models import ACTIVATIONS, MeanVarRegressor
 from jaxreg.recipe import (
     DECAY_ROWS,
@@ -185,6 +199,7 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
         self._check_settings()
         target_names, dtypes = _target_names(y), (column_dtypes(X), column_dtypes(y))
         x, y, weight = self._check_rows(X, y, sample_weight)
+        self._warn_of_far(x, y, target_names)
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         key = jax.random.key(seed)
         rows, held_out = self._fold(key, len(x))
@@ -327,7 +342,9 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
     def predict_dist(self, X: TableLike) -> Affine:
         """Predict each row's distribution, a `GaussianMixture` in the target's units."""
         check_is_fitted(self)
-        return self.fitted_.predict(validate_data(self, _unmasked(X), reset=False, dtype=np.float64))
+        X = _unmasked(X)
+        check_numbers(X, "X")
+        return self.fitted_.predict(validate_data(self, X, reset=False, dtype=np.float64))
 
     def predict_interval(self, X: TableLike, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """Predict the central interval of each row, `(lower, upper)`."""
@@ -336,6 +353,16 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
     def predict_quantiles(self, X: TableLike, q: TableLike) -> Float[np.ndarray, "n ..."]:
         """Predict quantiles of each row, `(n, len(q))` or `(n, d, len(q))`."""
         return np.moveaxis(np.asarray(self.predict_dist(X).quantile(np.atleast_1d(q))), 0, -1)
+
+    def score(self, X: TableLike, y: TableLike, sample_weight: TableLike | None = None) -> float:
+        """R squared of the mean: of several targets the mean of theirs, each over the rows that have it."""
+        mean, y = self.predict(X), _unmasked(y)
+        check_numbers(y, "y", gaps=np.asarray(y).ndim == 2)
+        y = as_floats(y).reshape(len(mean), -1)
+        weight = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, np.float64)
+        known = ~np.isnan(y)
+        columns = zip(known.T, y.T, mean.reshape(y.shape).T, strict=True)
+        return float(np.mean([r2_score(a[own], b[own], sample_weight=weight[own]) for own, a, b in columns]))
 
     def score_nll(self, X: TableLike, y: TableLike, sample_weight: TableLike | None = None) -> float:
         """Mean negative log-likelihood in nats, lower is better; it depends on the target's unit."""
@@ -373,9 +400,12 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
             raise ValueError(
                 f"This {type(self).__name__} estimator requires y to be passed, but the target y is None."
             )
-        y = _unmasked(y)
-        x = validate_data(self, _unmasked(X), dtype=np.float64, ensure_min_samples=FEWEST_ROWS)
+        X, y = _unmasked(X), _unmasked(y)
         several = np.asarray(y).ndim == 2
+        check_numbers(X, "X")
+        check_numbers(y, "y", gaps=several)
+        x = validate_data(self, X, dtype=np.float64, ensure_min_samples=FEWEST_ROWS)
+        y = y if column_names(y) is None else as_floats(y)
         y = check_array(
             y,
             ensure_2d=False,
@@ -393,6 +423,7 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
             x, y, weight = x[weight > 0], y[weight > 0], weight[weight > 0]
             if len(x) < FEWEST_ROWS:
                 raise ValueError(f"{len(x)} rows have a positive sample_weight, {FEWEST_ROWS} are needed")
+            weight = without_unit(weight)
         if np.isnan(y).any():
             known = np.isfinite(y)
             weight = known * (1.0 if weight is None else weight[:, None])
@@ -411,6 +442,15 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
                     "there is no variance to learn"
                 )
         return x, y, weight
+
+    def _warn_of_far(self, x: np.ndarray, y: np.ndarray, target_names: tuple[str, ...] | None) -> None:
+        """Warn of features and targets far outside the rest."""
+        names = [*getattr(self, "feature_names_in_", range(x.shape[1]))]
+        targets = [f"the target {name!r}" for name in target_names or ()]
+        if target_names is None:
+            targets = ["the target"] if y.ndim == 1 else [f"target {i}" for i in range(y.shape[1])]
+        called = [f"column {name!r}" for name in names] + targets
+        warn_of_far(np.column_stack([x, y]), called, stacklevel=3)
 
     def _fold(self, key: jax.Array, n: int) -> tuple[np.ndarray | None, np.ndarray | None]:
         """The rows that each member trains on, and those that it holds out."""
@@ -483,34 +523,6 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
 
 def _clock(deadline: float) -> list[Hook]:
     return [] if deadline == math.inf else [TimeLimit(deadline)]
-
-
-def neg_nll(
-    estimator: DeepEnsembleRegressor, X: TableLike, y: TableLike, sample_weight: TableLike | None = None
-) -> float:
-    """Minus the mean negative log-likelihood: a scorer for `cross_val_score` and `GridSearchCV`.
-
-    Missing targets, of several, count for nothing.
-    """
-    return -_score(metrics.nll, estimator, X, y, sample_weight)
-
-
-def neg_crps(
-    estimator: DeepEnsembleRegressor, X: TableLike, y: TableLike, sample_weight: TableLike | None = None
-) -> float:
-    """Minus the mean continuous ranked probability score, in units of y: a scorer as `neg_nll` is."""
-    return -_score(metrics.crps, estimator, X, y, sample_weight)
-
-
-def _score(
-    score: Callable, estimator: Any, X: TableLike, y: TableLike, sample_weight: TableLike | None
-) -> float:
-    y = np.asarray(_unmasked(y), np.float64)
-    if np.isnan(y).any():
-        known = np.isfinite(y)
-        weight = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, np.float64)
-        y, sample_weight = np.where(known, y, 0), known * weight.reshape(-1, *(1,) * (y.ndim - 1))
-    return float(np.mean(score(estimator.predict_dist(X), y, sample_weight=sample_weight)))
 
 
 def _final_scores(history: History) -> dict[str, float]:

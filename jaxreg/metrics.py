@@ -1,5 +1,6 @@
 """Scores of predictive distributions: means over rows, one number for each output."""
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxreg.data import TableLike, check_targets
+from jaxreg.data import TableLike, as_floats, check_numbers, check_targets
 from jaxreg.gaussian import Affine, Gaussian, check_probability, check_same_shape, check_std
 from jaxreg.training import check_whole
 
@@ -19,6 +20,9 @@ Score = Float[Array | np.ndarray | np.generic, "..."]
 
 # The levels at which the calibration of quantiles is looked at: 1 % to 99 %.
 LEVELS = np.arange(1, 100) / 100
+
+# By which share of a value its map's slope is taken, and how much slopes of a straight line may differ.
+STEP, STRAIGHT = 1e-4, 1e-6
 
 
 def check_prediction(
@@ -420,3 +424,101 @@ def evaluate(
         trivial = Affine(Gaussian(zeros, zeros), loc, scale)
         scores["baseline"] = evaluate(trivial, y, level=level, **weighted)
     return {name: float(v) if isinstance(v, np.generic) else v for name, v in scores.items()}
+
+
+def neg_nll(estimator: Any, X: TableLike, y: TableLike, sample_weight: TableLike | None = None) -> float:
+    """Minus the mean negative log-likelihood: a scorer for `cross_val_score` and `GridSearchCV`.
+
+    It sees through a Pipeline, a search, and a TransformedTargetRegressor whose map is monotone, of which it
+    takes the density in y's own units. Missing targets, of several, count for nothing.
+
+    Args:
+        estimator: fitted, a `DeepEnsembleRegressor` or one of these around it.
+        X: features.
+        y: observed values, `(n,)` or `(n, d)`.
+        sample_weight: of each row.
+
+    Raises:
+        ValueError: for targets that `fit` would refuse, for an estimator without predictive distributions, or
+            for a map of the target that isn't monotone, by name.
+    """
+    return -_estimator_score(nll, estimator, X, y, sample_weight)
+
+
+def neg_crps(estimator: Any, X: TableLike, y: TableLike, sample_weight: TableLike | None = None) -> float:
+    """Minus the mean continuous ranked probability score, in units of y: a scorer as `neg_nll` is.
+
+    A TransformedTargetRegressor is seen through where its map is a straight line.
+    """
+    return -_estimator_score(crps, estimator, X, y, sample_weight)
+
+
+def _estimator_score(
+    score: Callable, estimator: Any, X: TableLike, y: TableLike, sample_weight: TableLike | None
+) -> float:
+    inner, X, maps = _unwrapped(estimator, X)
+    check_numbers(y, "y", gaps=np.asarray(y).ndim == 2)
+    y = as_floats(y)
+    slopes = np.ones(y.shape)
+    for around in maps:
+        y, slope = _mapped(around, y)
+        slopes = slopes * slope
+    known = ~np.isnan(y)
+    if not known.all():
+        weight = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, np.float64)
+        y, sample_weight = np.where(known, y, 0), known * weight.reshape(-1, *(1,) * (y.ndim - 1))
+    found = float(np.mean(score(inner.predict_dist(X), y, sample_weight=sample_weight)))
+    if not maps:
+        return found
+    if score is nll:
+        return found - float(np.average(np.log(np.abs(slopes)), weights=sample_weight))
+    if np.ptp(slopes) > STRAIGHT * np.abs(slopes).max():
+        raise ValueError(
+            f"the CRPS of a {type(estimator).__name__} is known where the target's map is a straight line: "
+            "score it by neg_nll, or give the regressor the target as it is"
+        )
+    return found / float(np.abs(slopes).mean())
+
+
+def _unwrapped(estimator: Any, X: TableLike) -> tuple[Any, TableLike, list[Any]]:
+    """The estimator within others that predicts a distribution, its features, and the maps of its target."""
+    outer, maps = type(estimator).__name__, []
+    while not hasattr(estimator, "predict_dist"):
+        if hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        elif hasattr(estimator, "steps"):
+            for _, step in estimator.steps[:-1]:
+                X = X if step in (None, "passthrough") else step.transform(X)
+            estimator = estimator.steps[-1][1]
+        elif hasattr(estimator, "regressor_") and hasattr(estimator, "transformer_"):
+            maps.append(estimator.transformer_)
+            estimator = estimator.regressor_
+        else:
+            raise ValueError(
+                f"a {outer} has no predictive distribution: give a fitted DeepEnsembleRegressor, or a "
+                "Pipeline, a search or a TransformedTargetRegressor around one"
+            )
+    return estimator, X, maps
+
+
+def _mapped(around: Any, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What a TransformedTargetRegressor makes of targets, and the slope of its map there.
+
+    The slope is a central difference with one step of Richardson's, right to about ten digits.
+    """
+    name = type(around).__name__
+    if y.ndim > 1:
+        raise ValueError(f"the scores of several targets aren't known through the map of a {name}")
+
+    def transform(values: np.ndarray) -> np.ndarray:
+        return np.asarray(around.transform(values[:, None]), np.float64)[:, 0]
+
+    step = STEP * np.where(y == 0, max(np.abs(y).max(), 1.0), np.abs(y))
+    one, two = ((transform(y + wide) - transform(y - wide)) / (2 * wide) for wide in (step, 2 * step))
+    slope = (4 * one - two) / 3
+    ordered = np.diff(transform(np.unique(y)))
+    if not (np.isfinite(slope).all() and ((slope > 0).all() or (slope < 0).all())) or not (
+        (ordered > 0).all() or (ordered < 0).all()
+    ):
+        raise ValueError(f"the map of the target by a {name} isn't monotone there: its density isn't known")
+    return transform(y), slope

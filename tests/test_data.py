@@ -1,3 +1,5 @@
+import datetime
+import re
 import warnings
 
 import jax
@@ -228,3 +230,127 @@ def test_frames_that_have_to_be_asked_for(take):
         take(frame.lazy())
     with pytest.raises(TypeError, match="pyarrow Table is no data frame: pass its to_pandas()"):
         take(frame.to_arrow())
+
+
+def made(kind, n=400, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "normal": rng.normal(size=n),
+        "far from 0": rng.normal(5000, 2000, n),
+        "shares": rng.uniform(0, 100, n),
+        "log-normal": np.exp(rng.uniform(0.1, 1.5) * rng.normal(size=n)),
+        "t(3)": rng.standard_t(3, n),
+        "counts": rng.poisson(rng.choice([0.02, 0.5, 3, 50]), n).astype(float),
+        "one-hot": (rng.uniform(size=n) < rng.choice([0.01, 0.3])).astype(float),
+    }[kind]
+
+
+PLANTS = {
+    "a code in 5 %": (-9999.0, 20),
+    "a typo": (1e12, 1),
+    "another typo": (-1e7, 1),
+    "a large target": (1e6, 1),
+}
+
+
+@pytest.mark.parametrize("plant", PLANTS)
+@pytest.mark.parametrize("kind", ["normal", "far from 0", "shares", "log-normal", "counts"])
+def test_values_far_outside_are_found(kind, plant):
+    value, times = PLANTS[plant]
+    column = made(kind)
+    column[7 : 7 + times] = value
+    assert data.far_outside(column) == [(value, times)]
+    with pytest.warns(
+        UserWarning, match=rf"^age holds {re.escape(f'{value:g}')} in {times} of 400 rows, far outside"
+    ):
+        data.warn_of_far(np.column_stack([made(kind, seed=1), column]), ["other", "age"])
+
+
+@pytest.mark.parametrize("kind", ["log-normal", "t(3)", "counts", "one-hot"])
+def test_nothing_lies_far_outside_a_distribution(kind):
+    sizes = np.random.default_rng(0).choice([12, 30, 100, 1000, 20_000], 50)
+    assert [data.far_outside(made(kind, n, seed)) for seed, n in enumerate(sizes)] == [[]] * 50
+
+
+def test_several_values_far_outside():
+    column = np.r_[made("normal"), 1e12, 1e12, -9999.0, np.nan]
+    assert sorted(data.far_outside(column)) == [(-9999.0, 1), (1e12, 2)]
+
+
+DAY = "2020-01-01"
+COLUMNS = {
+    "text": (["Rome"] * 2 + [None], "text in column 'c' (2 of 3 rows, such as 'Rome')"),
+    "NumPy's dates": (np.array([DAY] * 3, "M8[D]"), f"dates in column 'c' (3 of 3 rows, such as {DAY}"),
+    "pandas' dates": (pd.to_datetime([DAY, DAY, None]), "dates in column 'c' (3 of 3 rows"),
+    "zones": (pd.to_datetime([DAY] * 3).tz_localize("Europe/Rome"), "dates in column 'c' (3 of 3 rows"),
+    "durations": (pd.to_timedelta([1, 2, 3], "s"), "dates in column 'c' (3 of 3 rows"),
+    "periods": (pd.period_range("2020", periods=3, freq="M"), "dates in column 'c' (3 of 3 rows"),
+    "Python's dates": ([datetime.date(2020, 1, 1)] * 3, "dates in column 'c' (3 of 3 rows, such as 2020"),
+    "categories": (pd.Categorical([1, 2, 1]), "categories in column 'c' (3 of 3 rows, such as 1)"),
+    "NA": (pd.array([1, None, 3], "Int64"), "NaN in column 'c' (1 of 3 rows)"),
+    "gaps": ([1.0, np.nan, np.nan], "NaN in column 'c' (2 of 3 rows)"),
+    "None": ([1.0, None, 3.0], "NaN in column 'c' (1 of 3 rows)"),
+    "infinite": ([1.0, np.inf, 2.0], "infinity or a value too large for float64 in column 'c' (1 of 3 rows)"),
+}
+
+
+@pytest.mark.parametrize("what", COLUMNS)
+def test_columns_that_are_no_numbers_are_named_all_at_once(what):
+    values, words = COLUMNS[what]
+    frame = pd.DataFrame({"a": [1.0, 2.0, 3.0], "c": values, "z": ["x", "y", "z"]})
+    with pytest.raises(ValueError, match=re.escape(f"X contains {words}") + ".*text in column 'z' .3 of 3"):
+        data.check_numbers(frame, "X")
+    data.check_numbers(frame[["a"]], "X")
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        pl.Series([datetime.date(2020, 1, 1)]),
+        pl.Series([datetime.datetime(2020, 1, 1)]),
+        pl.Series([datetime.timedelta(1)]),
+        pl.Series(["x"], dtype=pl.Categorical),
+        pl.Series([None], dtype=pl.Float64),
+    ],
+)
+def test_columns_of_polars_that_are_no_numbers(series):
+    with pytest.raises(ValueError, match="X contains (dates|categories|NaN) in column 'c'"):
+        data.check_numbers(pl.DataFrame({"a": [1.0], "c": series}), "X")
+
+
+def test_numbers_of_any_library_as_floats():
+    frame = pd.DataFrame(
+        {
+            "a": pd.array([1, None], "Int64"),
+            "b": pd.array([1.5, None], "Float64"),
+            "c": pd.array([2, None], "int64[pyarrow]"),
+        }
+    )
+    np.testing.assert_array_equal(data.as_floats(frame), [[1, 1.5, 2], [np.nan] * 3])
+    nulls = pl.DataFrame({"a": [1, None]})
+    np.testing.assert_array_equal(data.as_floats(nulls), [[1], [np.nan]])
+
+
+@pytest.mark.parametrize("what", ["x", "y"])
+def test_values_that_float32_takes_for_one_are_refused(what):
+    seconds = 1.7e9 + np.arange(600.0)
+    other = np.random.default_rng(0).normal(size=600)
+    x, y = (np.column_stack([other, seconds]), other) if what == "x" else (other[:, None], seconds)
+    words = "600 different values, of which .* are left in float32: standardise it first"
+    with pytest.raises(ValueError, match=rf"^{what}(, column 1,)? has {words}"):
+        data.check_data((x, y))
+    with jax.enable_x64(True):
+        data.check_data((x, y))
+    if what == "x":
+        with pytest.raises(ValueError, match="^x, column 'at', has"):
+            data.check_data((pd.DataFrame({"z": other, "at": seconds}), y))
+        data.check_data((np.column_stack([other, 1.7e9 + 86400 * np.arange(600)]), y))
+        data.check_data((np.column_stack([other, 3 + 0 * other]), y))
+
+
+@pytest.mark.parametrize("unit", [1e-300, 1e-38, 7.0, 1e300])
+def test_weights_have_no_unit(unit):
+    x, y, weight = np.arange(4.0)[:, None], np.arange(4.0), np.array([1.0, 0.0, 2.0, 3.0])
+    expected, found = (data.check_data((x, y, weight * by))[2] for by in (1, unit))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(expected, [0.5, 0, 1, 1.5])

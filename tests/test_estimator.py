@@ -12,6 +12,8 @@ import pytest
 import scipy.sparse
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
+from sklearn.linear_model import LinearRegression
+from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -321,7 +323,11 @@ def test_settings_that_cannot_be(settings, message):
         (X, Y[:-1], "inconsistent numbers of samples"),
         (X[:, 0], Y, "Expected 2D array"),
         (X * 1j, Y, "Complex data not supported"),
-        (X.astype(str).astype(object) + "?", Y, "could not convert string to float"),
+        (
+            X.astype(str).astype(object) + "?",
+            Y,
+            r"text in column 0 \(30 of 30 rows, such as '.*text in column 1",
+        ),
     ],
 )
 def test_data_that_cannot_be(x, y, message):
@@ -399,3 +405,107 @@ def test_files_with_no_row_held_out(files):
 @pytest.mark.parametrize("steps, epochs", [(20, 60), (391, 60), (3907, 51), (78125, 3), (10**6, 1)])
 def test_epochs_of_rows_in_files(steps, epochs):
     assert recipe.stream_epochs(steps) == epochs
+
+
+AROUND = {
+    "a pipeline": lambda model: make_pipeline(StandardScaler(), model),
+    "a search": lambda model: GridSearchCV(model, {"epochs": [3]}, scoring=neg_nll, cv=2),
+    "a search over a pipeline": lambda model: GridSearchCV(
+        make_pipeline(StandardScaler(), "passthrough", model),
+        {"deepensembleregressor__epochs": [3]},
+        scoring=metrics.neg_crps,
+        cv=2,
+    ),
+    "a straight map": lambda model: TransformedTargetRegressor(model, transformer=StandardScaler()),
+}
+
+
+@pytest.mark.parametrize("what", AROUND)
+@pytest.mark.parametrize("scorer", [neg_nll, neg_crps])
+def test_scorers_see_through_what_is_around_the_estimator(what, scorer):
+    """The estimator alone standardises as all of these do, so its score is theirs."""
+    x, y = rows()
+    model = DeepEnsembleRegressor(**SMALL | {"epochs": 3})
+    around = AROUND[what](model).fit(x, y)
+    np.testing.assert_allclose(scorer(around, x, y), scorer(clone(model).fit(x, y), x, y), rtol=2e-3)
+    assert np.isfinite(cross_val_score(AROUND[what](model), x, y, scoring=scorer, cv=2)).all()
+
+
+def test_the_density_of_a_target_in_logs_is_that_of_the_target():
+    x, y = rows()
+    model = TransformedTargetRegressor(small(), func=np.log, inverse_func=np.exp).fit(x, np.exp(y))
+    mixture = model.regressor_.predict_dist(x)
+    expected = np.mean(np.asarray(mixture.log_prob(y)) - y)  # d log(t) / dt at t = exp(y)
+    np.testing.assert_allclose(neg_nll(model, x, np.exp(y)), expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="CRPS of a TransformedTargetRegressor is known where .* straight"):
+        neg_crps(model, x, np.exp(y))
+    falling = TransformedTargetRegressor(small(), func=lambda y: -3 * y, inverse_func=lambda y: -y / 3)
+    mixture = falling.fit(x, y).regressor_.predict_dist(x)
+    expected = np.mean(np.asarray(mixture.log_prob(-3 * y))) + np.log(3)
+    np.testing.assert_allclose(neg_nll(falling, x, y), expected, rtol=1e-6)
+    np.testing.assert_allclose(neg_crps(falling, x, y), -np.mean(mixture.crps(-3 * y)) / 3, rtol=1e-6)
+    square = TransformedTargetRegressor(small(), func=np.square, inverse_func=np.sqrt, check_inverse=False)
+    with pytest.raises(ValueError, match="the map of the target by a FunctionTransformer isn't monotone"):
+        neg_nll(square.fit(x, y), x, y)
+    with pytest.raises(ValueError, match="a LinearRegression has no predictive distribution"):
+        neg_nll(LinearRegression().fit(x, y), x, y)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "Float64", "double[pyarrow]"])
+def test_targets_with_gaps_are_scored_where_they_are_known(dtype):
+    x, y = rows()
+    model, both = small(2), np.stack([y, 100 - y], 1)
+    both[::3, 0] = np.nan
+    frame = pd.DataFrame(both, columns=["a", "b"]).convert_dtypes(convert_floating=False)
+    frame = frame.astype(dtype)
+    fitted = clone(model).fit(x, frame)
+    np.testing.assert_array_equal(fitted.predict(x), clone(model).fit(x, both).predict(x))
+    known = np.isfinite(both[:, 0])
+    expected = np.mean(
+        [r2_score(both[known, 0], fitted.predict(x)[known, 0]), r2_score(both[:, 1], fitted.predict(x)[:, 1])]
+    )
+    np.testing.assert_allclose(fitted.score(x, frame), expected, rtol=1e-12)
+    np.testing.assert_allclose(fitted.score_nll(x, frame), fitted.score_nll(x, both), rtol=1e-12)
+    both[1, 1] = np.inf
+    for score in (fitted.score, fitted.score_nll):
+        with pytest.raises(ValueError, match="y contains infinity or a value too large .* in column 1"):
+            score(x, both)
+        with pytest.raises(ValueError, match=r"y contains NaN \(1 of 120 rows\)"):
+            score(x, pd.Series(np.r_[np.nan, y[1:]]))
+
+
+def test_what_lies_far_outside_is_warned_of():
+    x, y = rows()
+    x[5, 1], y[7] = 1e12, 1e6
+    with pytest.warns(
+        UserWarning, match="^column 1 holds 1e.12 in 1 of 120 rows, the target holds 1e.06 in 1"
+    ):
+        DeepEnsembleRegressor(**SMALL | {"epochs": 1}).fit(x, y)
+    frame = pd.DataFrame(x, columns=["age", "debt"])
+    with pytest.warns(UserWarning, match="^column 'debt' holds 1e.12 .*, the target 'price' holds 1e"):
+        DeepEnsembleRegressor(**SMALL | {"epochs": 1}).fit(frame, pd.Series(y, name="price"))
+
+
+@pytest.mark.parametrize("unit", [1e-300, 1e-38, 1e200])
+def test_sample_weights_have_no_unit(unit):
+    x, y = rows()
+    weight = np.random.default_rng(0).uniform(0.5, 2, 120)
+    one, other = (
+        DeepEnsembleRegressor(**SMALL | {"epochs": 3}).fit(x, y, sample_weight=weight * by)
+        for by in (1, unit)
+    )
+    np.testing.assert_allclose(one.predict(x), other.predict(x), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(one.calibration_.factor, other.calibration_.factor, rtol=1e-4)
+
+
+def test_dates_are_no_numbers():
+    x, y = rows(30)
+    days = pd.date_range("2020", periods=30).to_series(index=range(30))
+    frame = pd.DataFrame({"a": x[:, 0], "sold": days.where(days > days[3]), "city": ["Rome"] * 30})
+    words = "X contains dates in column 'sold' .30 of 30.*text in column 'city'"
+    with pytest.raises(ValueError, match=words):
+        DeepEnsembleRegressor(**SMALL).fit(frame, y)
+    with pytest.raises(ValueError, match="y contains dates"):
+        DeepEnsembleRegressor(**SMALL).fit(x, days)
+    with pytest.raises(ValueError, match="X contains dates in column 0"):
+        small().predict(np.array([["2020", "2021"]], "M8[D]"))
