@@ -15,6 +15,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy.typing import DTypeLike
 
+from jaxreg.gaussian import as_key
+
 # What the border takes: arrays of any library, nested lists, pandas and polars frames and series.
 TableLike = Any
 
@@ -34,7 +36,7 @@ MOST_FAULTS = 20
 LONGEST_SHOWN = 40
 
 
-def sinusoid(key: Array, n: int = 256) -> tuple[Float[Array, "n 1"], Float[Array, " n"]]:
+def sinusoid(key: Array | int, n: int = 256) -> tuple[Float[Array, "n 1"], Float[Array, " n"]]:
     """The notebook's data: `y = sin(1.3 x) + Normal(0, 0.15 + 0.25 |x|)`, x uniform on [-3, 3].
 
     Args:
@@ -50,7 +52,7 @@ def sinusoid(key: Array, n: int = 256) -> tuple[Float[Array, "n 1"], Float[Array
     >>> x.shape, y.shape
     ((256, 1), (256,))
     """
-    return _sinusoid(key, n)
+    return _sinusoid(as_key(key), n)
 
 
 @partial(jax.jit, static_argnums=1)
@@ -84,7 +86,7 @@ def grid(x: TableLike, n: int = 400, margin: float = 0.25) -> Float[np.ndarray, 
     return np.linspace(low - reach, high + reach, n, dtype=x.dtype)[:, None]
 
 
-def batch_order(key: Array, epoch: int | Int[Array, ""], n: int) -> Int[Array, " n"]:
+def batch_order(key: Array | int, epoch: int | Int[Array, ""], n: int) -> Int[Array, " n"]:
     """The order in which an epoch visits the rows: a permutation of n, drawn from `fold_in(key, epoch)`.
 
     It depends on the key and the epoch alone, so a run may be cut and resumed anywhere, and another
@@ -100,7 +102,7 @@ def batch_order(key: Array, epoch: int | Int[Array, ""], n: int) -> Int[Array, "
     # the random bits are three times those of a position, and ties (kept in order) hardly occur.
     position_bits = max((n - 1).bit_length(), 1)
     low = np.uint32((1 << position_bits) - 1)
-    key = jax.random.fold_in(key, epoch)
+    key = jax.random.fold_in(as_key(key), epoch)
     order = positions = jnp.arange(n, dtype=jnp.uint32)
     for round_ in range(-(-3 * position_bits // (32 - position_bits))):
         bits = jax.random.bits(key if round_ == 0 else jax.random.fold_in(key, round_), (n,), jnp.uint32)
@@ -109,7 +111,7 @@ def batch_order(key: Array, epoch: int | Int[Array, ""], n: int) -> Int[Array, "
     return order.astype(jnp.int32)
 
 
-def bootstrap_rows(key: Array, n: int, members: int) -> tuple[Int[np.ndarray, "members n"], np.ndarray]:
+def bootstrap_rows(key: Array | int, n: int, members: int) -> tuple[Int[np.ndarray, "members n"], np.ndarray]:
     """Rows drawn with replacement for each member of an ensemble, and those that it was not given.
 
     Breiman 1996, "Bagging predictors". Member i's rows depend on `jax.random.split(key, members)[i]` alone.
@@ -128,7 +130,7 @@ def bootstrap_rows(key: Array, n: int, members: int) -> tuple[Int[np.ndarray, "m
     >>> [sorted({*drawn.tolist(), *rest.tolist()} - {-1}) for drawn, rest in zip(rows, left_out)]
     [[0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5]]
     """
-    rows = np.asarray(_draw_rows(jax.random.split(key, members), n))
+    rows = np.asarray(_draw_rows(jax.random.split(as_key(key), members), n))
     absent = [np.setdiff1d(np.arange(n, dtype=np.int32), drawn) for drawn in rows]
     left_out = np.full((members, max(map(len, absent))), -1, np.int32)
     for line, rest in zip(left_out, absent, strict=True):
@@ -144,7 +146,7 @@ def _draw_rows(keys: Array, n: int) -> Array:
 
 
 def fold_rows(
-    key: Array, n: int, members: int, folds: int
+    key: Array | int, n: int, members: int, folds: int
 ) -> tuple[Int[np.ndarray, "members kept"], Int[np.ndarray, "members left"]]:
     """Rows for each member of an ensemble that leave one of several folds out, and that fold.
 
@@ -172,7 +174,7 @@ def fold_rows(
     """
     if not 2 <= folds <= n:
         raise ValueError(f"folds must be from 2 to the {n} rows, got {folds}")
-    seed, size = np.asarray(jax.random.key_data(key)).ravel(), n // folds
+    seed, size = np.asarray(jax.random.key_data(as_key(key))).ravel(), n // folds
     held_out = np.empty((members, size), np.int32)
     for i in range(members):
         turn, fold = divmod(i, folds)
@@ -604,6 +606,8 @@ def _numbers(values: TableLike, what: str) -> np.ndarray:
                 f"{what} holds {type(odd).__name__} values such as {odd!r}, numbers are needed: "
                 "encode or drop it"
             )
+    if jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.kind != "f":  # bfloat16 and the like
+        array = array.astype(np.float32)
     if array.dtype.kind not in "biuf":
         example = f" such as {array.flat[0]!r}" if array.size else ""
         raise ValueError(

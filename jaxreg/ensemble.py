@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
-import flax.linen as nn
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,9 +29,9 @@ from jaxreg.data import (
     key_words,
     row_folds,
 )
-from jaxreg.gaussian import GaussianMixture
+from jaxreg.gaussian import GaussianMixture, as_key
 from jaxreg.layout import AXIS, CALL_SECONDS, ROWS, Place, cores, dealt, find_place, lay_out, map_members, put
-from jaxreg.models import PREDICTION_BLOCK, join_blocks, row_blocks
+from jaxreg.models import PREDICTION_BLOCK, Model, check_params, join_blocks, misfit, row_blocks
 from jaxreg.training import (
     CHUNK_SECONDS,
     MOST,
@@ -45,8 +45,10 @@ from jaxreg.training import (
     TrainState,
     blocks_in_turn,
     check_alike,
+    check_hooks,
     check_on_host,
     check_settings,
+    check_state,
     check_whole,
     checked_batch_size,
     describe_job,
@@ -77,7 +79,7 @@ ENSEMBLE_PREDICTION_BLOCK = 2048
     "fewer members at once (side_by_side), smaller layers, smaller batches or fewer rows need less"
 )
 def fit_ensemble(
-    key: Array,
+    key: Array | int,
     trainer: Trainer,
     data: Batch | Source,
     *,
@@ -93,6 +95,7 @@ def fit_ensemble(
     weights: TableLike | None = None,
     numbers: Mapping[str, TableLike] | None = None,
     states: TrainState | None = None,
+    first_epoch: int = 0,
     hooks: Sequence[Hook] = (),
     mesh: Mesh | None = None,
     side_by_side: int | None = None,
@@ -126,6 +129,7 @@ def fit_ensemble(
             `{"learning_rate": [1e-3, 1e-2]}`. Those of `sgd` and of `optax.inject_hyperparams` are
             known. Other values need no other program.
         states: where to begin, with a leading axis of members; they aren't consumed.
+        first_epoch: number of the first epoch, for a run that goes on, as in `fit`.
         hooks: called between chunks of epochs. The arrays of the `Run` have a leading axis of members.
         mesh: the devices to use, with an axis "members", over which members are dealt, and maybe one "rows",
             over which each batch of a source is split; by default all of this process. The devices of several
@@ -155,19 +159,22 @@ def fit_ensemble(
     (4, 3)
     """
     check_on_host("fit_ensemble", (key, trainer, data, validation, rows, weights, numbers, states))
+    key = as_key(key)
     check_whole("members", members, 1)
+    check_hooks(hooks)
     validated = validation is not None or validation_rows is not None or folds is not None
-    check_settings(epochs, batch_size, patience, validated=validated)
+    check_settings(epochs, batch_size, patience, first_epoch, validated=validated)
     place = find_place(mesh, members)
     given = _given_source if isinstance(data, Source) else _given_arrays
     given = given(
         key, data, members, batch_size, place, validation=validation, rows=rows,
         validation_rows=validation_rows, bootstrap=bootstrap, folds=folds, weights=weights,
+        first_epoch=first_epoch,
     )  # fmt: skip
     keys = jax.random.split(key, members)
     state = jax.eval_shape(trainer.init, keys[0], jnp.asarray(given.example))
     numbers = _check_numbers(numbers or {}, state.opt_state, members)
-    _check_states(states, state, members)
+    check_state("states", states, state, (members,))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
     given = given.astype(jnp.result_type(*jax.tree.leaves(state.params)))
@@ -183,6 +190,7 @@ def fit_ensemble(
     }
     patience = np.asarray(MOST if patience is None else patience, np.int32)
     settings = {"batch_size": batch_size, "epochs": epochs, "patience": int(patience)}
+    settings["first_epoch"], first = first_epoch, np.asarray(first_epoch, np.int32)
     if place.processes > 1:
         settings |= {"first member here": place.first, "mesh": str(dict(mesh.shape))}
     calls = math.ceil(place.count / (layout.call * layout.workers))
@@ -192,14 +200,14 @@ def fit_ensemble(
         begin, start = (own, states, numbers), (common[0], put(given.example, layout.everywhere))
         lower = partial(_start.lower, **static, validated=validated, streamed=given.feed is not None)
         # Popped, so that the run before the first epoch isn't held until the last.
-        first = [deal(lower, each=begin, shared=start)(begin, start)]
+        begun = [deal(lower, each=begin, shared=start)(begin, start)]
         if given.feed is None:
             lower = partial(_chunk.lower, batch_size=batch_size, **static)
-            limits = np.zeros((), np.int32), patience
-            program = deal(lower, each=(own, first[0]), shared=(*common, *limits))
+            limits = np.zeros((), np.int32), patience, first
+            program = deal(lower, each=(own, begun[0]), shared=(*common, *limits))
 
             def chunk(run: Run, stop: int) -> tuple[Run, ArrayLike, ArrayLike | None]:
-                limits = np.asarray(stop, np.int32), patience
+                limits = np.asarray(stop, np.int32), patience, first
                 # A hook may keep a run that it was shown, so only without hooks is it written over.
                 return program((own, run), (*common, *limits), None if hooks else run)
 
@@ -213,7 +221,7 @@ def fit_ensemble(
             limits = np.zeros((), np.int32), np.zeros((), bool), patience
             shared = trainer, place.put_block(_for_members(block, key, given, bootstrap), layout), validation
             lower = partial(_block.lower, bootstrap=bootstrap, **static)
-            program = deal(lower, each=(own, first[0]), shared=(*shared, *limits))
+            program = deal(lower, each=(own, begun[0]), shared=(*shared, *limits))
 
             def advance(run: Run, block: Block, count: int, last: bool) -> tuple:
                 rows = place.put_block(_for_members(block, key, given, bootstrap), layout)
@@ -228,7 +236,7 @@ def fit_ensemble(
                 together=place.together, **settings,
             )  # fmt: skip
         seconds = max(CHUNK_SECONDS, calls * CALL_SECONDS)
-        run, history = drive(chunk, first.pop(), epochs, hooks, job, given.feed, seconds)
+        run, history = drive(chunk, begun.pop(), epochs, hooks, job, given.feed, seconds)
     final, history = place.all_members((final_state(run), history))
     _report_failed(history)
     return jax.device_put(final), history
@@ -266,7 +274,7 @@ class _Given(NamedTuple):
 def _given_arrays(
     key: Array, data: Batch, members: int, batch_size: int | None, place: Place, *,
     validation: Batch | None, rows: TableLike | None, validation_rows: TableLike | None, bootstrap: bool,
-    folds: int | None, weights: TableLike | None,
+    folds: int | None, weights: TableLike | None, first_epoch: int,
 ) -> _Given:  # fmt: skip
     """What members train on, from rows in memory; with weights where some rows are none."""
     if place.split is not None:
@@ -293,7 +301,7 @@ def _given_arrays(
 def _given_source(
     key: Array, source: Source, members: int, batch_size: int | None, place: Place, *,
     validation: Batch | None, rows: TableLike | None, validation_rows: TableLike | None, bootstrap: bool,
-    folds: int | None, weights: TableLike | None,
+    folds: int | None, weights: TableLike | None, first_epoch: int,
 ) -> _Given:  # fmt: skip
     """What members train on, from rows that are read as they are needed."""
     for name, value in (("rows", rows), ("weights", weights)):
@@ -310,7 +318,8 @@ def _given_source(
         raise ValueError(
             f"a batch of {batch_size} rows can't be split over {devices} devices: use a multiple"
         )
-    feed = Feed(source, key_words(key), checked_batch_size(batch_size), place.shares, place.share)
+    shares = place.shares, place.share
+    feed = Feed(source, key_words(key), checked_batch_size(batch_size), *shares, first_epoch=first_epoch)
     first, *_ = feed.block(0, 0)
     example = first.x[0], first.y[0]
     validation, validation_rows = _checked_validation(example, validation, validation_rows, members)
@@ -366,7 +375,7 @@ def without_failed(states: TrainState, history: History) -> TrainState:
     return jax.tree.map(lambda leaf: leaf[kept], states)
 
 
-def predict_ensemble(model: nn.Module, params: PyTree, x: TableLike) -> GaussianMixture:
+def predict_ensemble(model: Model, params: PyTree, x: TableLike) -> GaussianMixture:
     """Predict the mixture of an ensemble's members for each row of x, on every core of a CPU.
 
     Rows are padded and go block by block, as in `predict`. Under `jax.jit` and the like x is taken as it is.
@@ -392,6 +401,7 @@ def predict_ensemble(model: nn.Module, params: PyTree, x: TableLike) -> Gaussian
     >>> dist.means.shape, dist.mean.shape
     ((3, 2), (2,))
     """
+    check_params(params)
     leaves = jax.tree.leaves(params)
     counts = sorted({np.shape(leaf)[0] if np.ndim(leaf) else 0 for leaf in leaves})
     if len(counts) != 1 or counts[0] == 0:
@@ -403,9 +413,14 @@ def predict_ensemble(model: nn.Module, params: PyTree, x: TableLike) -> Gaussian
     params = jax.device_put(params)
     wide = jax.config.jax_enable_x64
     # Compiled here, because the context managers of JAX don't reach other threads.
-    programs = {
-        len(block): _apply_members.lower(model, params, block, in_turn=on_cpu).compile() for block in blocks
-    }
+    try:
+        programs = {
+            len(block): _apply_members.lower(model, params, block, in_turn=on_cpu).compile()
+            for block in blocks
+        }
+    except (flax.errors.FlaxError, TypeError, ValueError) as error:
+        one_member = jax.tree.map(lambda leaf: leaf[0], params)
+        raise ValueError(misfit(model, one_member, blocks[0]) or str(error)) from error
 
     def one(block: np.ndarray) -> GaussianMixture:
         with jax.enable_x64(wide):
@@ -416,7 +431,7 @@ def predict_ensemble(model: nn.Module, params: PyTree, x: TableLike) -> Gaussian
 
 
 @partial(jax.jit, static_argnames=("model", "in_turn"))
-def _apply_members(model: nn.Module, params: PyTree, x: Array, *, in_turn: bool) -> GaussianMixture:
+def _apply_members(model: Model, params: PyTree, x: Array, *, in_turn: bool) -> GaussianMixture:
     if in_turn:
         return GaussianMixture(*jax.lax.map(lambda own: tuple(model.apply(own, x)), params))
     return GaussianMixture(*jax.vmap(model.apply, (0, None))(params, x))
@@ -453,7 +468,7 @@ def _start(
 @partial(jax.jit, static_argnames=("batch_size", "key_impl", "side_by_side", "mesh", "split"))
 def _chunk(
     each: PyTree, real: Array, trainer: Trainer, data: Batch, validation: Batch | None,
-    stop: Array, patience: Array,
+    stop: Array, patience: Array, first_epoch: Array,
     *, batch_size: int | None, key_impl: str | None, side_by_side: int, mesh: Mesh | None,
     split: Mesh | None,
 ) -> tuple[Run, Array, Array | None]:  # fmt: skip
@@ -472,7 +487,7 @@ def _chunk(
             *limits, batch_size=batch_size, rows=own.rows, validation_rows=own.validation_rows,
         )  # fmt: skip
 
-    shared = trainer, data, validation, stop, patience
+    shared = trainer, data, validation, stop, patience, first_epoch
     return map_members(member, (each, real), shared, side_by_side, mesh, split)
 
 
@@ -596,7 +611,10 @@ def _check_numbers(
     for name, values in numbers.items():
         if name not in known:
             found = (
-                f"its numbers are {', '.join(known)}" if known else "it has none that can be swept: use sgd"
+                f"its numbers are {', '.join(known)}"
+                if known
+                else "it has none that can be swept: use jaxreg.sgd, jaxreg.adamw, or "
+                "optax.inject_hyperparams, as in optax.inject_hyperparams(optax.adam)(1e-3)"
             )
             raise ValueError(f"numbers: the optimizer has no {name!r}; {found}")
         array = np.asarray(values)
@@ -608,19 +626,6 @@ def _check_numbers(
             raise ValueError(f"numbers[{name!r}] must be finite and not negative, got {array.min():g}")
         checked[name] = array.astype(float)
     return checked
-
-
-def _check_states(states: TrainState | None, expected: TrainState, members: int) -> None:
-    """Raise unless given states are those of so many members of this trainer."""
-    if states is None:
-        return
-    if jax.tree.structure(states) != jax.tree.structure(expected):
-        raise ValueError("states are not those of this trainer's model and optimizer")
-    for path, leaf in jax.tree.leaves_with_path(states):
-        want = (members, *dict(jax.tree.leaves_with_path(expected))[path].shape)
-        if np.shape(leaf) != want:
-            name = jax.tree_util.keystr(path)
-            raise ValueError(f"states{name} has shape {np.shape(leaf)}, expected {want}")
 
 
 def _report_failed(history: History) -> None:

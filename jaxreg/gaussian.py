@@ -62,6 +62,30 @@ def check_std(**stds: ArrayLike) -> None:
             )
 
 
+def as_key(key: Array | int) -> Array:
+    """A JAX random key; a whole number is taken for its seed.
+
+    Raises:
+        TypeError: for anything else.
+
+    >>> from jaxreg.gaussian import as_key
+    >>> print(as_key(7))
+    Array((), dtype=key<fry>) overlaying:
+    [0 7]
+    """
+    if isinstance(key, int | np.integer) and not isinstance(key, bool):
+        return jax.random.key(int(key))
+    if isinstance(key, jax.Array) or isinstance(key, np.ndarray) and key.dtype == np.uint32:
+        return key
+    raise TypeError(
+        f"key must be a JAX random key, as jax.random.key(0) makes one, got a {type(key).__name__}"
+    )
+
+
+def _as_shape(shape: tuple[int, ...] | int) -> tuple[int, ...]:
+    return (int(shape),) if isinstance(shape, int | np.integer) else tuple(shape)
+
+
 def _dtype(*arrays: ArrayLike) -> np.dtype:
     """What arrays are computed in together: whole numbers as floats."""
     return jnp.result_type(*arrays, 0.0)
@@ -223,9 +247,9 @@ class Gaussian(NamedTuple):
         """
         return _pair(_gaussian_quantile(self, *_both_tails(level, self.mean)))
 
-    def sample(self, key: Array, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
-        """Independent draws, of shape `shape + mean.shape`."""
-        return _gaussian_sample(self, key, tuple(shape))
+    def sample(self, key: Array | int, shape: tuple[int, ...] | int = ()) -> Float[Array, "..."]:
+        """Independent draws, of shape `shape + mean.shape`; `shape` may be a number of draws."""
+        return _gaussian_sample(self, as_key(key), _as_shape(shape))
 
     @_at
     def crps(self, y: Values) -> Float[Array, "..."]:
@@ -408,9 +432,9 @@ class GaussianMixture(NamedTuple):
         """
         return _pair(_mixture_quantile(_checked(self), *_both_tails(level, self.means)))
 
-    def sample(self, key: Array, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
-        """Independent draws, of shape `shape + mean.shape`."""
-        return _mixture_sample(_checked(self), key, tuple(shape))
+    def sample(self, key: Array | int, shape: tuple[int, ...] | int = ()) -> Float[Array, "..."]:
+        """Independent draws, of shape `shape + mean.shape`; `shape` may be a number of draws."""
+        return _mixture_sample(_checked(self), as_key(key), _as_shape(shape))
 
     @_at
     def crps(self, y: Values) -> Float[Array, "..."]:
@@ -708,8 +732,8 @@ class Affine(NamedTuple):
         lo, hi = self._of_rows(lambda dist: dist.interval(level), axis=np.ndim(level))
         return self._out(lo), self._out(hi)
 
-    def sample(self, key: Array, shape: tuple[int, ...] = ()) -> np.ndarray:
-        """Independent draws, of shape `shape + mean.shape`, in units of y."""
+    def sample(self, key: Array | int, shape: tuple[int, ...] | int = ()) -> np.ndarray:
+        """Independent draws, of shape `shape + mean.shape`, in units of y; `shape` may be a number."""
         return self._out(np.asarray(self.dist.sample(key, shape), np.float64))
 
     def crps(self, y: ArrayLike) -> np.ndarray:

@@ -6,7 +6,7 @@ trained with them by `gaussian_nll` or by the CRPS.
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -100,10 +100,11 @@ def beta_nll(beta: float | int = 0.5) -> Callable[[Array, Array, Array], Array]:
 
 @lru_cache
 def _beta_nll(beta: float) -> Callable[[Array, Array, Array], Array]:
-    def loss(y: ArrayLike, mean: ArrayLike, log_var: ArrayLike) -> Array:
-        return jnp.exp(beta * jax.lax.stop_gradient(jnp.asarray(log_var))) * gaussian_nll(y, mean, log_var)
+    return partial(_loss_of_beta, beta)  # which can be pickled
 
-    return loss
+
+def _loss_of_beta(beta: float, y: ArrayLike, mean: ArrayLike, log_var: ArrayLike) -> Array:
+    return jnp.exp(beta * jax.lax.stop_gradient(jnp.asarray(log_var))) * gaussian_nll(y, mean, log_var)
 
 
 def faithful_nll(

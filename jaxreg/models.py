@@ -3,7 +3,9 @@
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -28,6 +30,9 @@ ACTIVATIONS = {
 VARIANCE_BIAS = -1.0
 SMALLEST_VARIANCE = 1e-6
 SMALLEST_PRECISION = 1e-6
+
+# A Linen module, or anything with `init(key, x)` and `apply(variables, x)`.
+Model = Any
 
 # Fields of a module that say where it stands in another, not what it is.
 UNSAVED = ("parent", "name")
@@ -248,11 +253,11 @@ def start_variance(model: nn.Module, params: PyTree, variance: ArrayLike) -> PyT
 
 
 @partial(jax.jit, static_argnums=0)
-def _apply(model: nn.Module, params: PyTree, x: Array) -> Gaussian:
+def _apply(model: Model, params: PyTree, x: Array) -> Gaussian:
     return Gaussian(*model.apply(params, x))
 
 
-def predict(model: nn.Module, params: PyTree, x: TableLike) -> Gaussian:
+def predict(model: Model, params: PyTree, x: TableLike) -> Gaussian:
     """Predict a Gaussian for each row of x.
 
     Rows are padded to a power of two up to 8,192 and go block by block, so that any number of rows is
@@ -267,7 +272,8 @@ def predict(model: nn.Module, params: PyTree, x: TableLike) -> Gaussian:
         A Gaussian over `(n,)` or `(n, d)`, in the units that the model was trained in.
 
     Raises:
-        ValueError: if x isn't two-dimensional, has no rows, or holds missing or infinite values.
+        ValueError: if x isn't two-dimensional, has no rows, or holds missing or infinite values; if params
+            are a TrainState, an ensemble's, another model's, or for another number of features.
 
     >>> import jax
     >>> from jaxreg import MeanVarRegressor, predict
@@ -277,11 +283,41 @@ def predict(model: nn.Module, params: PyTree, x: TableLike) -> Gaussian:
     >>> dist.mean.shape
     (2,)
     """
+    check_params(params)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((params, x))):
         return Gaussian(*model.apply(params, x))
     x = check_features(x)
-    parts = [jax.device_get(_apply(model, params, block)) for block in row_blocks(x, PREDICTION_BLOCK)]
+    try:
+        parts = [jax.device_get(_apply(model, params, block)) for block in row_blocks(x, PREDICTION_BLOCK)]
+    except (flax.errors.FlaxError, TypeError, ValueError) as error:
+        raise ValueError(misfit(model, params, x) or str(error)) from error
     return join_blocks(parts, len(x))
+
+
+def check_params(params: PyTree) -> None:
+    """Raise if a whole state is given for its parameters."""
+    if hasattr(params, "opt_state"):
+        raise ValueError("params must be a model's parameters, got a TrainState: pass state.params")
+
+
+def misfit(model: Model, params: PyTree, x: np.ndarray) -> str | None:
+    """Why parameters don't fit a model and features; None if they do."""
+
+    def shapes(features: int) -> PyTree:
+        return jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, features), x.dtype))
+
+    expected = shapes(x.shape[1])
+    if jax.tree.structure(params) != jax.tree.structure(expected):
+        return f"params aren't those of this {type(model).__name__}: they have other names"
+    pairs = [*zip(map(np.shape, jax.tree.leaves(params)), jax.tree.leaves(expected), strict=True)]
+    if all(ours == like.shape for ours, like in pairs):
+        return None
+    if all(ours[1:] == like.shape for ours, like in pairs):
+        return f"params have a leading axis of {pairs[0][0][0]} members: use predict_ensemble"
+    for features in {ours[0] for ours, like in pairs if ours[1:] == like.shape[1:] and ours != like.shape}:
+        if [ours for ours, _ in pairs] == [leaf.shape for leaf in jax.tree.leaves(shapes(features))]:
+            return f"x has {x.shape[1]} features, the params are for {features}"
+    return f"params aren't those of this {type(model).__name__}: they have other shapes"
 
 
 def row_blocks(x: np.ndarray, size: int) -> list[np.ndarray]:

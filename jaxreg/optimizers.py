@@ -69,8 +69,14 @@ def _adamw_init(
     return _numbered(*numbers).init(params)
 
 
-# One function whatever the numbers, which it takes from the state: trainers share a program by it.
-_adamw_update = _numbered(1.0, 0.0, 1.0).update
+_any_adamw = _numbered(1.0, 0.0, 1.0)
+
+
+def _adamw_update(
+    grads: PyTree, state: optax.OptState, params: PyTree | None = None
+) -> tuple[PyTree, optax.OptState]:
+    """One function whatever the numbers, which it takes from the state: trainers share a program by it."""
+    return _any_adamw.update(grads, state, params)
 
 
 def by_head(

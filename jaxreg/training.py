@@ -1,5 +1,6 @@
 """Training: SGD with momentum, one step, a whole run as one compiled program, and the host's door to it."""
 
+import inspect
 import math
 import operator
 import time
@@ -7,11 +8,10 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache, partial, wraps
 from typing import Any, NamedTuple
 
 import flax
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,8 +30,9 @@ from jaxreg.data import (
     check_trainable,
     key_words,
 )
-from jaxreg.gaussian import check_same_shape
+from jaxreg.gaussian import as_key, check_same_shape
 from jaxreg.losses import gaussian_nll, mean_nll
+from jaxreg.models import Model
 
 Loss = Callable[[Array, Array, Array], Array]
 Score = Callable[[Array, Array, Array, Array | None], Array]
@@ -57,7 +58,7 @@ class SGDState(NamedTuple):
 
 
 def sgd(
-    learning_rate: ArrayLike, momentum: ArrayLike = 0.9, weight_decay: ArrayLike = 0.0
+    learning_rate: ArrayLike | optax.Schedule, momentum: ArrayLike = 0.9, weight_decay: ArrayLike = 0.0
 ) -> optax.GradientTransformation:
     """SGD with momentum and coupled weight decay, update for update that of `torch.optim.SGD`.
 
@@ -65,14 +66,16 @@ def sgd(
     "On the importance of initialization and momentum in deep learning", in PyTorch's form.
 
     The numbers live in the optimizer's state, so another learning rate needs no other program. Clipping
-    and schedules come from Optax: `optax.chain(optax.clip_by_global_norm(1.0), sgd(1e-2))`.
+    comes from Optax: `optax.chain(optax.clip_by_global_norm(1.0), sgd(1e-2))`.
 
     Args:
-        learning_rate: step size, not negative.
+        learning_rate: step size, not negative; or a schedule of Optax's, a function of the number of steps,
+            with which each optimizer is a program of its own.
         momentum: share of the velocity that is kept, not negative.
         weight_decay: added to every gradient, times its parameter; not negative.
 
     Raises:
+        TypeError: if a number is something else.
         ValueError: if a number is negative or not finite.
 
     >>> import jax.numpy as jnp
@@ -83,17 +86,30 @@ def sgd(
     >>> print(updates)
     -0.1
     """
-    numbers = {"learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
-    for name, number in numbers.items():
-        if not isinstance(number, jax.core.Tracer) and not np.all(
-            (np.asarray(number) >= 0) & np.isfinite(number)
-        ):
-            raise ValueError(f"{name} must be finite and not negative, got {number}")
+    if callable(learning_rate):
+        return optax.chain(sgd(1.0, momentum, weight_decay), optax.scale_by_schedule(learning_rate))
+    for name, number in (
+        ("learning_rate", learning_rate),
+        ("momentum", momentum),
+        ("weight_decay", weight_decay),
+    ):
+        check_number(name, number)
     # A Partial is a pytree whose leaves are the numbers: a trainer made of it passes through jit and
     # vmap as an argument, and two of them that differ in numbers alone share one program.
     return optax.GradientTransformation(
         Partial(_sgd_init, learning_rate, momentum, weight_decay), _sgd_update
     )
+
+
+def check_number(name: str, number: Any, *, positive: bool = False) -> None:
+    """Raise unless a number, or each of an array, is finite and not negative; traced ones pass unchecked."""
+    if isinstance(number, jax.core.Tracer):
+        return
+    array, bound = np.asarray(number), "positive" if positive else "not negative"
+    if array.dtype.kind not in "iuf" and array.dtype != jnp.bfloat16:
+        raise TypeError(f"{name} must be a number, finite and {bound}, got {number!r}")
+    if not np.all((array > 0 if positive else array >= 0) & np.isfinite(array)):
+        raise ValueError(f"{name} must be finite and {bound}, got {number}")
 
 
 def _sgd_init(
@@ -136,14 +152,18 @@ class Trainer:
         score: `(params, batch) -> score`, one number for all held-out rows, by which `fit` picks the epoch.
     """
 
-    init: Callable[[Array, TableLike], TrainState]
+    init: Callable[[Array | int, TableLike], TrainState]
     step: Callable[[TrainState, Batch], tuple[TrainState, Array]] = field(metadata={"static": True})
     nll: Callable[[PyTree, Batch], Array] = field(metadata={"static": True})
     score: Callable[[PyTree, Batch], Array] = field(metadata={"static": True})
 
+    def __reduce__(self) -> tuple:
+        # Its functions can't be pickled; what they were made of can, if the optimizer is one of ours.
+        return _remade, (self.init.args[0], *self.init.func.made_of)
+
 
 def make_trainer(
-    model: nn.Module,
+    model: Model,
     optimizer: optax.GradientTransformation,
     loss: Loss = gaussian_nll,
     score: Score = mean_nll,
@@ -154,12 +174,20 @@ def make_trainer(
     same loss. `sgd` keeps one update whatever its numbers; `optax.adam(1e-3)` and its like make a new one
     at each call, so build such an optimizer once and keep it.
 
+    A trainer can be pickled where its optimizer, loss and score can, as all of `jaxreg` can.
+
     Args:
-        model: a Linen module with only `params` that returns `(mean, log_var)`.
-        optimizer: `sgd(...)` or any Optax transformation.
-        loss: elementwise, `(y, mean, log_var) -> loss`.
+        model: a Linen module with only `params` that returns `(mean, log_var)`, or anything with
+            `init(key, x) -> variables` and `apply(variables, x) -> (mean, log_var)`.
+        optimizer: `sgd(...)` or any Optax transformation; those that ask for the loss, such as `optax.lbfgs`
+            and `optax.contrib.reduce_on_plateau`, are given it.
+        loss: elementwise, `(y, mean, log_var) -> loss`. Whatever it is, what the model returns is read as a
+            Gaussian afterwards: with a Student-t or Laplace loss intervals are still a Gaussian's.
         score: of held-out rows, `(y, mean, log_var, weight) -> score`, lower is better; or `scaled_nll`,
             where the variance will be scaled afterwards.
+
+    Raises:
+        TypeError: for a model without `init` and `apply`, and for a loss of other arguments.
 
     >>> import jax
     >>> from jaxreg import MeanVarRegressor, data, make_trainer, sgd
@@ -170,19 +198,51 @@ def make_trainer(
     >>> int(state.step), loss.shape
     (1, ())
     """
+    check_parts(model, loss)
+    told = isinstance(optimizer, optax.GradientTransformationExtraArgs)
     try:
-        init, step, nll, score = _functions(model, optimizer.update, loss, score)
+        init, step, nll, score = _functions(model, optimizer.update, told, loss, score)
     except TypeError as error:
         if "unhashable" not in str(error):
             raise
-        init, step, nll, score = _functions.__wrapped__(model, optimizer.update, loss, score)
+        init, step, nll, score = _functions.__wrapped__(model, optimizer.update, told, loss, score)
     start = optimizer.init if isinstance(optimizer.init, Partial) else Partial(optimizer.init)
     return Trainer(Partial(init, start), step, nll, score)
 
 
+def check_parts(model: Model, loss: Loss) -> None:
+    """Raise unless a model and a loss have the functions that a trainer calls."""
+    name = type(model).__name__
+    parts = [getattr(model, part, None) for part in ("init", "apply")]
+    if isinstance(model, type) or not all(map(callable, parts)):
+        raise TypeError(
+            f"model must have init(key, x) and apply(variables, x), as a Linen module has, got a {name}: "
+            "make a class into an object first; a Flax NNX module becomes Linen by nnx.bridge.to_linen, "
+            "an Equinox module needs an object with these two functions (docs/guide.md)"
+        )
+    try:
+        inspect.signature(loss).bind(None, None, None)
+    except TypeError:
+        called = getattr(loss, "__name__", repr(loss))
+        raise TypeError(
+            f"loss must take (y, mean, log_var), {called} takes {inspect.signature(loss)}: where it makes a "
+            f"loss, call it first, as {called}(0.5)"
+        ) from None
+    except ValueError:  # one that doesn't say what it takes
+        return
+
+
+def _remade(start: Callable, model: Model, update: Callable, told: bool, loss: Loss, score: Score) -> Trainer:
+    kind = optax.GradientTransformationExtraArgs if told else optax.GradientTransformation
+    return make_trainer(model, kind(start, update), loss, score)
+
+
 @lru_cache(maxsize=256)
-def _functions(model: nn.Module, update: Callable, loss: Loss, score: Score) -> tuple[Callable, ...]:
-    """The functions of a trainer: one set for equal arguments, so that one compiled program serves."""
+def _functions(model: Model, update: Callable, told: bool, loss: Loss, score: Score) -> tuple[Callable, ...]:
+    """The functions of a trainer: one set for equal arguments, so that one compiled program serves.
+
+    `told` says that the optimizer is told the loss, too.
+    """
 
     @jax.jit
     def start(optimizer_init: Callable, key: Array, x: Array) -> TrainState:
@@ -190,9 +250,12 @@ def _functions(model: nn.Module, update: Callable, loss: Loss, score: Score) -> 
         _check_model(model, params, x)
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer_init(params))
 
-    def init(optimizer_init: Callable, key: Array, x: TableLike) -> TrainState:
+    def init(optimizer_init: Callable, key: Array | int, x: TableLike) -> TrainState:
+        key = as_key(key)
         x = x if isinstance(x, jax.core.Tracer) else jnp.asarray(check_features(x))
         return start(optimizer_init, key, x)
+
+    init.made_of = model, update, told, loss, score
 
     def batch_loss(params: PyTree, batch: Batch) -> tuple[Array, Array | None]:
         x, y, weight = _present(batch)
@@ -203,10 +266,14 @@ def _functions(model: nn.Module, update: Callable, loss: Loss, score: Score) -> 
             raise ValueError(f"the loss must be elementwise: for y {y.shape} it returned {jnp.shape(losses)}")
         return _weighted_mean(losses, weight)
 
+    @_arrays_only
     @jax.jit
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Array]:
         (value, total), grads = jax.value_and_grad(batch_loss, has_aux=True)(state.params, batch)
-        updates, opt_state = update(_all_at_once(grads), state.opt_state, state.params)
+        grads, more = _all_at_once(grads), {}
+        if told:
+            more = {"value": value, "grad": grads, "value_fn": lambda params: batch_loss(params, batch)[0]}
+        updates, opt_state = update(grads, state.opt_state, state.params, **more)
         new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
         return (new if total is None else _where(total > 0, new, state)), value
 
@@ -224,6 +291,25 @@ def _functions(model: nn.Module, update: Callable, loss: Loss, score: Score) -> 
         return score(y.astype(mean.dtype), mean, log_var, weight)
 
     return init, step, nll, score_all
+
+
+def _arrays_only(step: Callable) -> Callable:
+    """A jitted step whose error for anything but arrays says what to pass."""
+
+    @wraps(step)
+    def checked(state: TrainState, batch: Batch) -> tuple[TrainState, Array]:
+        try:
+            return step(state, batch)
+        except TypeError as error:
+            odd = [type(part) for part in batch if type(part).__module__.partition(".")[0] == "torch"]
+            if not odd:
+                raise
+            raise TypeError(
+                f"a step takes arrays of NumPy or JAX, got a {odd[0].__module__}.{odd[0].__name__}: pass "
+                "tensor.numpy()"
+            ) from error
+
+    return checked
 
 
 def _all_at_once(grads: PyTree) -> PyTree:
@@ -261,7 +347,7 @@ def _where(condition: Array, new: PyTree, old: PyTree) -> PyTree:
     return jax.tree.map(partial(jnp.where, condition), new, old)
 
 
-def _check_model(model: nn.Module, variables: PyTree, x: Array) -> None:
+def _check_model(model: Model, variables: PyTree, x: Array) -> None:
     """Raise unless the model holds only `params`, needs no random numbers, and returns (mean, log_var)."""
     name = type(model).__name__
     extra = sorted(set(variables) - {"params"})
@@ -317,13 +403,14 @@ def _epoch(
 
 
 def run_epochs(
-    key: Array,
+    key: Array | int,
     trainer: Trainer,
     state: TrainState,
     data: Batch,
     *,
     epochs: int,
     batch_size: int | None = None,
+    first_epoch: int | Array = 0,
 ) -> tuple[TrainState, Float[Array, " epochs"]]:
     """Train for a number of epochs: one pure function, which jit, vmap and grad go through.
 
@@ -337,6 +424,8 @@ def run_epochs(
         data: `(x, y)` or `(x, y, weight)`, of shapes `(n, features)`, `(n,)` or `(n, d)`, and y's or `(n,)`.
         epochs: number of passes; static.
         batch_size: rows per step; None takes all rows in one step, in their own order. Static.
+        first_epoch: number of the first epoch, which its order of the rows comes from: 10 epochs, and then 10
+            from the state they led to with `first_epoch=10`, are 20 epochs.
 
     Returns:
         The last state, and each epoch's loss: the mean over rows of the loss of the batch each was in.
@@ -351,9 +440,11 @@ def run_epochs(
     >>> losses.shape
     (3,)
     """
-    data = tuple(jnp.asarray(a) for a in data)
+    key, data = as_key(key), tuple(jnp.asarray(a) for a in data)
     return jax.lax.scan(
-        lambda state, epoch: _epoch(trainer, key, epoch, state, data, batch_size), state, jnp.arange(epochs)
+        lambda state, epoch: _epoch(trainer, key, epoch, state, data, batch_size),
+        state,
+        first_epoch + jnp.arange(epochs),
     )
 
 
@@ -417,8 +508,24 @@ class Job(NamedTuple):
 class Hook:
     """What `fit` calls between chunks of epochs; override any method.
 
-    The chunks' lengths follow the clock, and the result doesn't depend on them. A hook with an attribute
-    `every` is called at each multiple of so many epochs, whatever the clock says.
+    The chunks' lengths follow the clock, and the result doesn't depend on them, unless a hook without `every`
+    stops the run: it then stops at whatever epoch the clock came to, up to 512 after the one it waited for. A
+    hook with an attribute `every` is called at each multiple of so many epochs, whatever the clock says; one
+    that stops wants `every = 1`.
+
+    >>> import jax
+    >>> from jaxreg import Hook, MeanVarRegressor, data, fit, make_trainer, sgd
+    >>> class StopAt(Hook):
+    ...     every = 1
+    ...
+    ...     def after_chunk(self, run, history):
+    ...         return history.loss[int(run.cursor[0]) - 1] < 0.9
+    ...
+    >>> trainer = make_trainer(MeanVarRegressor(hidden=(8,)), sgd(5e-3))
+    >>> rows = data.sinusoid(jax.random.key(0))
+    >>> state, history = fit(jax.random.key(1), trainer, rows, epochs=100, batch_size=64, hooks=[StopAt()])
+    >>> int(state.step) < 400
+    True
     """
 
     every: int | None = None
@@ -461,12 +568,13 @@ def start_run(state: TrainState, *, validated: bool, streamed: bool = False) -> 
 
 def run_chunk(
     key: Array, trainer: Trainer, run: Run, data: Batch, validation: Batch | None,
-    stop: Array, patience: Array, *, batch_size: int | None,
+    stop: Array, patience: Array, first_epoch: Array, *, batch_size: int | None,
     rows: Array | None = None, validation_rows: Array | None = None,
 ) -> tuple[Run, Array, Array | None]:  # fmt: skip
     """Epochs from the run's cursor up to `stop` (traced; at most CHUNK_EPOCHS of them), or until it is over.
 
-    `rows` and `validation_rows` name the rows of `data` and `validation` that this run sees, -1 for none.
+    `rows` and `validation_rows` name the rows of `data` and `validation` that this run sees, -1 for none;
+    `first_epoch` is added to the numbers of epochs that orders of the rows come from.
     Returns the run and the chunk's losses and validation NLLs, NaN from where it ended.
     """
     first = run.cursor[0]
@@ -477,7 +585,7 @@ def run_chunk(
     def one_epoch(carry: tuple) -> tuple:
         run, losses, nlls = carry
         epoch = run.cursor[0]
-        state, loss = _epoch(trainer, key, epoch, run.state, data, batch_size, rows)
+        state, loss = _epoch(trainer, key, first_epoch + epoch, run.state, data, batch_size, rows)
         finite = jnp.isfinite(loss) & _all_finite(state.params)
         run = run._replace(
             state=state,
@@ -600,6 +708,7 @@ class Feed(Hook):
         batch_size: rows per step, of all shares together.
         shares: parts of the rows that each batch is put together from.
         share: the only one to be read; all where it is None.
+        first_epoch: is added to the number of the epoch in the seed.
 
     Attributes:
         per_epoch: batches of an epoch.
@@ -613,7 +722,9 @@ class Feed(Hook):
         batch_size: int,
         shares: int = 1,
         share: int | None = None,
+        first_epoch: int = 0,
     ):
+        self._first = first_epoch
         self._open = partial(source.stream, batch_size=batch_size, shares=shares, share=share)
         self._seed = list(seed)
         self.per_epoch = source.batches(batch_size, shares)
@@ -627,7 +738,7 @@ class Feed(Hook):
         if here != self._at:
             if here != self._next:
                 self.close()
-                self._blocks = self._open([*self._seed, epoch], batches=self.length)
+                self._blocks = self._open([*self._seed, self._first + epoch], batches=self.length)
                 for _ in range(batch // self.length):
                     next(self._blocks)
             self._block, self._at = next(self._blocks), here
@@ -698,7 +809,7 @@ def memory_errors(remedy: str) -> Iterator[None]:
 
 @memory_errors("smaller layers, smaller batches or fewer rows need less")
 def fit(
-    key: Array,
+    key: Array | int,
     trainer: Trainer,
     data: Batch | Source,
     *,
@@ -707,6 +818,7 @@ def fit(
     validation: Batch | None = None,
     patience: int | None = None,
     state: TrainState | None = None,
+    first_epoch: int = 0,
     hooks: Sequence[Hook] = (),
 ) -> tuple[TrainState, History]:
     """Train a network: check the data, run compiled chunks of epochs, report.
@@ -727,6 +839,10 @@ def fit(
             validation NLL are returned; the optimizer's state and the step count are the last epoch's.
         patience: stop after so many epochs without a better validation NLL.
         state: where to begin; it isn't consumed.
+        first_epoch: number of the first epoch, for a run that goes on: `fit(epochs=10)`, and then
+            `fit(epochs=10, state=..., first_epoch=10)` with the same key, are `fit(epochs=20)`. With
+            validation they aren't, since the state that is returned has the parameters of the best epoch: use
+            `checkpoints.Checkpoint`, whose run may be resumed with more epochs.
         hooks: called between chunks of epochs.
 
     Returns:
@@ -750,11 +866,15 @@ def fit(
     (5,)
     """
     check_on_host("fit", (key, trainer, data, validation, state))
-    check_settings(epochs, batch_size, patience, validated=validation is not None)
+    key = as_key(key)
+    check_settings(epochs, batch_size, patience, first_epoch, validated=validation is not None)
+    check_hooks(hooks)
     begin = _from_source if isinstance(data, Source) else _from_arrays
     # One of the two is always there, so that an epoch more or less never changes the program.
     patience = np.asarray(MOST if patience is None else patience, np.int32)
-    run, chunk, *more = begin(key, trainer, data, validation, state, epochs, batch_size, patience)
+    run, chunk, *more = begin(
+        key, trainer, data, validation, state, epochs, batch_size, patience, first_epoch
+    )
     run, history = drive(chunk, run, epochs, hooks, *more)
     if history.failed_epoch >= 0:
         warnings.warn(failure_message("the run", history.loss, int(history.failed_epoch)), RuntimeWarning, 2)
@@ -763,7 +883,7 @@ def fit(
 
 def _from_arrays(
     key: Array, trainer: Trainer, data: Batch, validation: Batch | None, state: TrainState | None,
-    epochs: int, batch_size: int | None, patience: np.ndarray,
+    epochs: int, batch_size: int | None, patience: np.ndarray, first_epoch: int,
 ) -> tuple[Run, Callable, Callable]:  # fmt: skip
     """What `drive` needs for rows in memory."""
     data = check_data(data)
@@ -771,29 +891,33 @@ def _from_arrays(
     if validation is not None:
         validation = check_data(validation, "validation")
         check_alike(data, validation)
+    if state is not None:
+        check_state("state", state, jax.eval_shape(trainer.init, key, jnp.asarray(data[0][:1])))
     # Waited for: a program that is given what there was no memory for never ends.
     state = jax.block_until_ready(trainer.init(key, data[0])) if state is None else state
     dtype = jnp.result_type(*jax.tree.leaves(state.params))
     data, validation = jax.tree.map(lambda a: jnp.asarray(a, dtype), (data, validation))
     run = start_run(state, validated=validation is not None)
     # Compiled before the first chunk, whose time tells how long the others may be.
+    first = np.asarray(first_epoch, np.int32)
     program = _run_chunk.lower(
-        key, trainer, run, data, validation, np.zeros((), np.int32), patience, batch_size=batch_size
+        key, trainer, run, data, validation, np.zeros((), np.int32), patience, first, batch_size=batch_size
     ).compile()
 
     def chunk(run: Run, stop: int) -> tuple[Run, Array, Array | None]:
-        return program(key, trainer, run, data, validation, np.asarray(stop, np.int32), patience)
+        return program(key, trainer, run, data, validation, np.asarray(stop, np.int32), patience, first)
 
     settings = {"batch_size": batch_size, "epochs": epochs, "patience": int(patience)}
+    settings["first_epoch"] = first_epoch
     return run, chunk, partial(describe_job, key, trainer, data, validation, **settings)
 
 
 def _from_source(
     key: Array, trainer: Trainer, source: Source, validation: Batch | None, state: TrainState | None,
-    epochs: int, batch_size: int | None, patience: np.ndarray,
+    epochs: int, batch_size: int | None, patience: np.ndarray, first_epoch: int,
 ) -> tuple[Run, Callable, Callable, Feed]:  # fmt: skip
     """What `drive` needs for rows that are read as they are needed."""
-    feed = Feed(source, key_words(key), checked_batch_size(batch_size))
+    feed = Feed(source, key_words(key), checked_batch_size(batch_size), first_epoch=first_epoch)
     first, *_ = feed.block(0, 0)
     if validation is not None:
         validation = check_data(validation, "validation")
@@ -814,6 +938,7 @@ def _from_source(
         return program(trainer, run, batches(block), *limits, validation, patience)
 
     settings = {"batch_size": batch_size, "epochs": epochs, "patience": int(patience)}
+    settings["first_epoch"] = first_epoch
     job = partial(describe_stream, key, trainer, source, feed, validation, **settings)
     return run, blocks_in_turn(feed, advance), job, feed
 
@@ -854,7 +979,7 @@ def describe_job(
         held_out = data if validation is None and validation_rows is not None else validation
         stop = np.zeros((), np.int32)
         return _run_chunk.lower(
-            jax.random.key(0), trainer, run, data, held_out, stop, stop,
+            jax.random.key(0), trainer, run, data, held_out, stop, stop, stop,
             batch_size=batch_size, rows=own[1], validation_rows=own[2],
         ).as_text()  # fmt: skip
 
@@ -1017,14 +1142,46 @@ def check_whole(name: str, value: Any, least: int) -> None:
         raise ValueError(f"{name} must be at most {MOST:,}, got {value:,}")
 
 
-def check_settings(epochs: int, batch_size: int | None, patience: int | None, *, validated: bool) -> None:
+def check_hooks(hooks: Any) -> None:
+    """Raise unless hooks are a list of `Hook`s."""
+    if isinstance(hooks, Hook) or callable(hooks):
+        raise TypeError(
+            f"hooks must be a list of Hook objects, got a {type(hooks).__name__} alone: pass [hook]"
+        )
+    for hook in hooks:
+        if not isinstance(hook, Hook):
+            raise TypeError(
+                f"hooks must be Hook objects, got a {type(hook).__name__}: make a class of jaxreg.Hook with "
+                "after_chunk(self, run, history)"
+            )
+
+
+def check_settings(
+    epochs: int, batch_size: int | None, patience: int | None, first_epoch: int, *, validated: bool
+) -> None:
     """Raise for numbers that no run can have."""
     check_whole("epochs", epochs, 0)
+    check_whole("first_epoch", first_epoch, 0)
+    check_whole("first_epoch + epochs", first_epoch + epochs, 0)
     for name, value in (("batch_size", batch_size), ("patience", patience)):
         if value is not None:
             check_whole(name, value, 1)
     if patience is not None and not validated:
         raise ValueError("patience counts epochs without a better validation NLL: pass validation=(x, y) too")
+
+
+def check_state(name: str, state: Any, expected: TrainState, members: tuple[int, ...] = ()) -> None:
+    """Raise unless a given state, None for none, is one of this trainer, or of so many members."""
+    if state is None:
+        return
+    if jax.tree.structure(state) != jax.tree.structure(expected):
+        raise ValueError(f"{name} must be those of this trainer's model and optimizer, a TrainState")
+    shapes = {path: leaf.shape for path, leaf in jax.tree.leaves_with_path(expected)}
+    for path, leaf in jax.tree.leaves_with_path(state):
+        want = (*members, *shapes[path])
+        if np.shape(leaf) != want:
+            where = jax.tree_util.keystr(path)
+            raise ValueError(f"{name}{where} has shape {np.shape(leaf)}, expected {want}")
 
 
 def check_alike(data: Batch, validation: Batch) -> None:

@@ -382,7 +382,7 @@ def rows_mesh():
         ({"weights": -np.ones((2, 256))}, "weights has 512 negative values"),
         ({"weights": np.eye(2, 256) * [[0], [1]]}, "weights is zero everywhere for member 0"),
         ({"data": (np.zeros((4, 1)), np.arange(5.0))}, "x has 4 rows and y has 5"),
-        ({"states": "other"}, "states are not those of this trainer"),
+        ({"states": "other"}, "states must be those of this trainer"),
         ({"states": "three"}, r"states.step has shape \(3,\), expected \(2,\)"),
     ],
 )

@@ -354,3 +354,12 @@ def test_affine_works_in_float64_on_float32_models():
     assert dist.mean.dtype == np.float64
     np.testing.assert_allclose(dist.interval(0.95)[1] - 1.7e9, 1.959964, atol=1e-5)
     np.testing.assert_allclose(dist.cdf(np.array([1.7e9 + 1])), scipy.stats.norm.cdf(1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("members", [None, 3])
+def test_a_number_of_draws_and_a_seed(members):
+    mean = jnp.zeros((2,) if members is None else (members, 2))
+    dist = Gaussian(mean, mean) if members is None else GaussianMixture(mean, mean)
+    for one in (dist, Affine(dist, 1.0, 2.0)):
+        draws = one.sample(jax.random.key(3), (5,))
+        np.testing.assert_array_equal(one.sample(3, 5), draws)

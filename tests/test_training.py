@@ -1,3 +1,5 @@
+import inspect
+import pickle
 import warnings
 
 import flax.linen as nn
@@ -6,18 +8,27 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import torch
+from optax.contrib import reduce_on_plateau
 
 from jaxreg import (
     Hook,
     MeanVarRegressor,
+    adamw,
+    beta_nll,
     data,
     fit,
+    fit_ensemble,
     gaussian_nll,
     make_trainer,
+    predict,
+    predict_ensemble,
     run_epochs,
+    scaled_nll,
     sgd,
 )
-from jaxreg.training import CHUNK_EPOCHS, position
+from jaxreg.gaussian import as_key
+from jaxreg.training import CHUNK_EPOCHS, check_hooks, position
 
 MODEL = MeanVarRegressor(hidden=(16,))
 KEY = jax.random.key(1)
@@ -416,3 +427,142 @@ def test_a_streamed_run_that_fails_keeps_the_state_before_the_block(sinusoid, as
 def test_a_source_needs_a_batch_size(sinusoid, as_source):
     with pytest.raises(ValueError, match="need a batch_size"):
         fit(KEY, make_trainer(MODEL, sgd(5e-3)), as_source(*sinusoid), epochs=1)
+
+
+@pytest.mark.parametrize("members", [None, 3])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_run_in_two_halves_is_the_whole_run(sinusoid, as_source, members, streamed):
+    trainer, rows = make_trainer(MODEL, sgd(5e-3, 0.9)), as_source(*sinusoid) if streamed else sinusoid
+    train, given, begin = fit, {"batch_size": 60}, "state"
+    if members:
+        train, given, begin = fit_ensemble, given | {"members": members}, "states"
+    whole, history = train(KEY, trainer, rows, epochs=6, **given)
+    half, first = train(KEY, trainer, rows, epochs=4, **given)
+    more, second = train(KEY, trainer, rows, epochs=2, first_epoch=4, **{begin: half}, **given)
+    same(more, whole)
+    np.testing.assert_array_equal(np.concatenate([first.loss, second.loss], axis=-1), history.loss)
+    again, _ = train(KEY, trainer, rows, epochs=2, **{begin: half}, **given)  # the first two orders again
+    assert not np.array_equal(jax.tree.leaves(again.params)[0], jax.tree.leaves(whole.params)[0])
+
+
+def test_run_epochs_goes_on(sinusoid, x64):
+    rows, trainer = tuple(a.astype(float) for a in sinusoid), make_trainer(MODEL, sgd(5e-3, 0.9))
+    start = trainer.init(KEY, rows[0])
+    whole, losses = run_jitted(KEY, trainer, start, rows, epochs=5, batch_size=60)
+    half, first = run_jitted(KEY, trainer, start, rows, epochs=3, batch_size=60)
+    more, second = run_jitted(KEY, trainer, half, rows, epochs=2, batch_size=60, first_epoch=3)
+    close((more, np.r_[first, second]), (whole, losses))
+
+
+OURS = {
+    "sgd": lambda: make_trainer(MODEL, sgd(5e-3, 0.9)),
+    "adamw": lambda: make_trainer(MODEL, adamw(1e-3, steps=20), beta_nll(0.5), scaled_nll),
+}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_trainer_can_be_pickled(sinusoid, name):
+    trainer = OURS[name]()
+    again = pickle.loads(pickle.dumps(trainer))
+    same(fit(KEY, again, sinusoid, epochs=3)[0], fit(KEY, trainer, sinusoid, epochs=3)[0])
+    assert make_trainer(MODEL, sgd(1e-3)).step is pickle.loads(pickle.dumps(OURS["sgd"]())).step
+
+
+@pytest.mark.parametrize(
+    "build", [optax.lbfgs, lambda: optax.chain(sgd(1e-2), reduce_on_plateau(patience=2))]
+)
+def test_optimizers_that_are_told_the_loss(sinusoid, build):
+    trainer = make_trainer(MODEL, build())
+    _, history = fit(KEY, trainer, sinusoid, epochs=15)
+    assert history.loss[-1] < history.loss[0]
+    states, both = fit_ensemble(KEY, trainer, sinusoid, members=2, epochs=3)
+    assert (both.loss[:, -1] < both.loss[:, 0]).all()
+
+
+def test_a_schedule_is_a_learning_rate(x64):
+    """PyTorch's update with another learning rate in each step: v <- 0.9 v + g, p <- p - rate v."""
+    schedule = optax.exponential_decay(0.1, 1, 0.5)
+    optimizer, params = sgd(schedule, 0.9), jnp.ones(())
+    state, velocity, expected = optimizer.init(params), 0.0, 1.0
+    for step in range(4):
+        grad = jnp.asarray(step + 1.0)
+        updates, state = optimizer.update(grad, state, params)
+        params = optax.apply_updates(params, updates)
+        velocity = 0.9 * velocity + (step + 1)
+        expected -= 0.1 * 0.5**step * velocity
+    np.testing.assert_allclose(params, expected, rtol=1e-6)  # the schedule is in float32
+
+
+def test_a_whole_number_is_a_seed(sinusoid):
+    trainer = make_trainer(MODEL, sgd(5e-3))
+    same(fit(7, trainer, sinusoid, epochs=2)[0], fit(jax.random.key(7), trainer, sinusoid, epochs=2)[0])
+    few = {"members": 2, "epochs": 1}
+    same(fit_ensemble(7, trainer, sinusoid, **few), fit_ensemble(jax.random.key(7), trainer, sinusoid, **few))
+    same(data.batch_order(7, 0, 9), data.batch_order(jax.random.key(7), 0, 9))
+    for wrong in (True, 0.5, "0", None):
+        with pytest.raises(TypeError, match=f"key must be a JAX random key, .* got a {type(wrong).__name__}"):
+            inspect.unwrap(as_key)(wrong)
+
+
+def test_features_of_16_bits_are_taken(sinusoid):
+    x, y = jnp.asarray(sinusoid[0], jnp.bfloat16), sinusoid[1]
+    state, _ = fit(KEY, make_trainer(MODEL, sgd(5e-3)), (x, y), epochs=1)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(state.params)} == {"float32"}
+    assert predict(MODEL, state.params, x).mean.shape == (256,)
+
+
+class Module:
+    """Neither init nor apply, as those of NNX and Equinox."""
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda: make_trainer(Module(), sgd(1e-3)), TypeError, "model must have .* got a Module: .*to_linen"),
+        (lambda: make_trainer(MeanVarRegressor, sgd(1e-3)), TypeError, "make a class into an object first"),
+        (lambda: make_trainer(MODEL, sgd(1e-3), beta_nll), TypeError, r"call it first, as beta_nll\(0.5\)"),
+        (
+            lambda: inspect.unwrap(sgd)("1e-3"),
+            TypeError,
+            "learning_rate must be a number, finite and not negative, got '1e-3'",
+        ),
+        (lambda: inspect.unwrap(sgd)(None), TypeError, "learning_rate must be a number, .* got None"),
+        (lambda: inspect.unwrap(sgd)(1e-3, "high"), TypeError, "momentum must be a number, .* got 'high'"),
+        (lambda: check_hooks(Hook()), TypeError, r"hooks must be a list .* got a Hook alone: pass \[hook\]"),
+        (lambda: check_hooks(print), TypeError, "hooks must be a list of Hook objects, got a builtin"),
+        (lambda: check_hooks([print]), TypeError, "got a builtin.*make a class of jaxreg.Hook"),
+    ],
+)
+def test_what_cannot_be_trained_with_is_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_what_a_step_or_a_prediction_cannot_take(sinusoid):
+    trainer = make_trainer(MODEL, sgd(1e-3))
+    state = trainer.init(KEY, sinusoid[0])
+    tensors = tuple(map(torch.tensor, sinusoid))
+    with pytest.raises(TypeError, match="arrays of NumPy or JAX, got a torch.Tensor: pass tensor.numpy()"):
+        trainer.step(state, tensors)
+    states, _ = fit_ensemble(KEY, trainer, sinusoid, members=2, epochs=0)
+    other = make_trainer(MeanVarRegressor(hidden=(3,)), sgd(1e-3)).init(KEY, sinusoid[0])
+    x = sinusoid[0]
+    for params, features, message in [
+        (state, x, "got a TrainState: pass state.params"),
+        (states.params, x, "params have a leading axis of 2 members: use predict_ensemble"),
+        (state.params, np.ones((4, 3)), "x has 3 features, the params are for 1"),
+        (other.params, x, "params aren't those of this MeanVarRegressor: they have other shapes"),
+        ({"params": {}}, x, "params aren't those of this MeanVarRegressor: they have other names"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            predict(MODEL, params, features)
+    for params, features, message in [
+        (states, x, "got a TrainState: pass state.params"),
+        (states.params, np.ones((4, 3)), "x has 3 features, the params are for 1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            predict_ensemble(MODEL, params, features)
+    with pytest.raises(ValueError, match=r"state.params.*'bias'. has shape .3,., expected .16,."):
+        fit(KEY, trainer, sinusoid, epochs=1, state=other)
+    with pytest.raises(ValueError, match="first_epoch must be at least 0, got -1"):
+        fit(KEY, trainer, sinusoid, epochs=1, first_epoch=-1)
