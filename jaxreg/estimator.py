@@ -51,6 +51,7 @@ from jaxreg.recipe import (
     PRIOR_ROWS,
     SCALE_OF_FEW,
     TRIAL_ROWS,
+    TRIAL_SECONDS,
     TRIAL_SHARE,
     Recipe,
     TimeLimit,
@@ -61,7 +62,7 @@ from jaxreg.recipe import (
     stream_epochs,
     try_scales,
 )
-from jaxreg.training import History, Hook, TrainState, check_whole
+from jaxreg.training import History, Hook, TrainState, check_hooks, check_number, check_whole
 
 FEWEST_ROWS = 4
 FOLD_ROWS = 2
@@ -99,7 +100,7 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
 
     Args:
         members: number of networks.
-        hidden: widths of the hidden layers.
+        hidden: widths of the hidden layers; 128 is one layer of 128.
         activation: after each hidden layer: relu, silu, gelu, elu, softplus, tanh or sigmoid.
         frequencies: waves of each feature, fewer where there are more than 32 features; 0 for none.
         frequency_scale: multiplies the frequencies that training starts from: 1 for targets that change fast
@@ -114,8 +115,9 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
         validation_fraction: share of the rows that each member holds out; 0 holds none out, trains for all
             epochs, and scales no noise.
         patience: share of the epochs without a better score of the held-out rows after which a member stops.
-        time_limit: seconds after which training stops, and the best epochs until then are kept; None for no
-            limit.
+        time_limit: seconds after which training stops, and the best epochs until then are kept, which a
+            warning says; None for no limit. Compiling and an epoch under way aren't cut short; with less than 30
+            s no scale of the frequencies is tried out.
         random_state: seed of the weights, the folds and the order of rows: None, an integer or a RandomState.
         hooks: called while the members train, as those of `fit`.
 
@@ -195,8 +197,8 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
             UserWarning: where there are too few rows for the folds; there are then fewer folds.
             RuntimeWarning: names members whose loss stopped being finite; they are left out.
         """
-        deadline = math.inf if self.time_limit is None else time.monotonic() + self.time_limit
         self._check_settings()
+        clock = _Clock(self.time_limit)
         target_names, dtypes = _target_names(y), (column_dtypes(X), column_dtypes(y))
         x, y, weight = self._check_rows(X, y, sample_weight)
         self._warn_of_far(x, y, target_names)
@@ -208,8 +210,9 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
         recipe = self._recipe(data, len(x), len(x) if rows is None else rows.shape[1])
         self.frequency_scale_ = self._choose_scale(key, recipe, data, rows)
         scales = np.full(self.members, self.frequency_scale_)
-        hooks = [*self.hooks, *_clock(deadline)]
+        hooks = [*self.hooks, *clock.hooks]
         states, self.history_ = recipe.fit_rows(key, data, rows, held_out, scales, recipe.epochs, hooks)
+        clock.warn_if_stopped(self.history_)
         names = getattr(self, "feature_names_in_", None)
         names = None if names is None else tuple(map(str, names))
         return self._keep(
@@ -238,8 +241,8 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
             UserWarning: names constant features.
             RuntimeWarning: names members whose loss stopped being finite; they are left out.
         """
-        deadline = math.inf if self.time_limit is None else time.monotonic() + self.time_limit
         self._check_settings()
+        clock = _Clock(self.time_limit)
         if files.rows < FEWEST_ROWS:
             raise ValueError(f"the files have {files.rows} rows, {FEWEST_ROWS} are needed")
         if self.batch_size is None:
@@ -265,7 +268,7 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
         mesh = None
         if jax.process_count() > 1:
             mesh = hosts.make_mesh(self.members, recipe.batch_size, split_rows)
-            if deadline < math.inf and mesh.shape[ROWS] > 1:
+            if self.time_limit is not None and mesh.shape[ROWS] > 1:
                 raise ValueError("processes that share batches have no common clock: leave time_limit out")
         steps = files.batches(recipe.batch_size, find_place(mesh, self.members).shares)
         if self.epochs == "auto":
@@ -277,10 +280,11 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
         scale = self._choose_scale(key, trial, few, rows)
         # Processors of different kinds might choose otherwise.
         self.frequency_scale_ = float(hosts.gather({"scale": np.array(scale)})[0]["scale"])
-        scales, hooks = np.full(self.members, self.frequency_scale_), [*self.hooks, *_clock(deadline)]
+        scales, hooks = np.full(self.members, self.frequency_scale_), [*self.hooks, *clock.hooks]
         states, self.history_ = recipe.fit(
             key, files, few[0][:1], scales, recipe.epochs, steps, hooks, mesh, **held_out
         )
+        clock.warn_if_stopped(self.history_)
         return self._keep(
             states, recipe, held_out.get("validation"), held_out.get("validation_rows"), None, files.units,
             files.rows, seed, files.features, (files.target,), files.types[:-1], files.types[-1:],
@@ -368,6 +372,13 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
         """Mean negative log-likelihood in nats, lower is better; it depends on the target's unit."""
         return -neg_nll(self, X, y, sample_weight)
 
+    @property
+    def _widths(self) -> tuple[int, ...]:
+        """Widths of the hidden layers; a single number is one layer."""
+        if isinstance(self.hidden, str) or self.hidden is None:
+            raise ValueError(f"hidden must be widths of layers, for example (128, 128), got {self.hidden!r}")
+        return (self.hidden,) if np.ndim(self.hidden) == 0 else tuple(self.hidden)
+
     def _check_settings(self) -> None:
         """Raise for settings that no fit can have."""
         for name, table in (("loss", LOSSES), ("activation", ACTIVATIONS)):
@@ -377,8 +388,15 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
         for name, least, *words in WHOLE_NUMBERS:
             if getattr(self, name) not in words:
                 check_whole(name, getattr(self, name), least)
-        for width in self.hidden:
+        for width in self._widths:
             check_whole("hidden", width, 1)
+        check_number("learning_rate", self.learning_rate)
+        check_number("weight_decay", self.weight_decay)
+        for name in ("validation_fraction", "patience", "time_limit"):
+            value = getattr(self, name)
+            if not isinstance(value, Real) and not (name == "time_limit" and value is None):
+                raise ValueError(f"{name} must be a number, got {value!r}")
+        check_hooks(self.hooks)
         scale = self.frequency_scale
         if scale != "auto" and not (isinstance(scale, Real) and 0 <= scale < math.inf):
             raise ValueError(f"frequency_scale must be a number not below 0 or 'auto', got {scale!r}")
@@ -476,7 +494,7 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
         x, y, *_ = data
         frequencies = min(self.frequencies, max(MOST_WAVES // x.shape[1], 1))
         model = MeanVarRegressor(
-            hidden=tuple(self.hidden),
+            hidden=self._widths,
             outputs=None if y.ndim == 1 else y.shape[1],
             activation=ACTIVATIONS[self.activation],
             embedding=PeriodicEmbedding(frequencies) if frequencies else None,
@@ -499,6 +517,13 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
             return float(self.frequency_scale)
         if recipe.model.embedding is None or rows is None or len(data[0]) < TRIAL_ROWS:
             return SCALE_OF_FEW
+        if self.time_limit is not None and self.time_limit < TRIAL_SECONDS:
+            warnings.warn(
+                f"time_limit={self.time_limit:g} leaves no time to try out scales of the frequencies: "
+                f"{SCALE_OF_FEW} is taken",
+                stacklevel=3,
+            )
+            return SCALE_OF_FEW
         limit = math.inf if self.time_limit is None else TRIAL_SHARE * self.time_limit
         key = jax.random.fold_in(key, int(self.members))
         hooks = [hook.for_trial() for hook in self.hooks]
@@ -508,7 +533,7 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
     def _described(self) -> dict:
         """The settings as a model file can hold them."""
         settings = {name: value for name, value in self.get_params().items() if name != "hooks"}
-        settings["hidden"] = list(map(int, self.hidden))
+        settings["hidden"] = list(map(int, self._widths))
         for name, value in settings.items():
             settings[name] = value.item() if isinstance(value, np.generic) else value
         if not isinstance(settings["random_state"], int | None):
@@ -521,8 +546,25 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
         return tags
 
 
-def _clock(deadline: float) -> list[Hook]:
-    return [] if deadline == math.inf else [TimeLimit(deadline)]
+class _Clock:
+    """A time limit, None for none, from now on."""
+
+    def __init__(self, seconds: float | None):
+        self.seconds, self.began = seconds, time.monotonic()
+        self.hooks = [] if seconds is None else [TimeLimit(self.began + seconds)]
+
+    def warn_if_stopped(self, history: History) -> None:
+        """Say what was kept where the time was over before the epochs were."""
+        if any(hook.stopped for hook in self.hooks):
+            done = int(np.isfinite(history.loss).sum(axis=-1).max())
+            if done < history.loss.shape[-1]:
+                warnings.warn(
+                    f"time_limit={self.seconds:g}: training stopped after {done:,} of "
+                    f"{history.loss.shape[-1]:,} epochs, {time.monotonic() - self.began:.0f} s after it "
+                    "began, and the best of these epochs are kept; compiling and an epoch under way aren't cut "
+                    "short",
+                    stacklevel=3,
+                )
 
 
 def _final_scores(history: History) -> dict[str, float]:

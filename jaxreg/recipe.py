@@ -42,6 +42,8 @@ TRIAL_ROWS = 50
 TRIAL_MEMBERS = 3
 TRIAL_UNSEEN = 0.3
 TRIAL_SHARE = 0.25
+# With less time than this, which compiling alone may take, nothing is tried out.
+TRIAL_SECONDS = 30
 
 # More waves than this, of all features together, cost more than they tell.
 MOST_WAVES = 512
@@ -88,14 +90,19 @@ def standardised(
 
 
 class TimeLimit(Hook):
-    """Stops a run at a time of the clock `time.monotonic`."""
+    """Stops a run at a time of the clock `time.monotonic`.
+
+    Attributes:
+        stopped: whether it did.
+    """
 
     def __init__(self, deadline: float):
-        self.deadline = deadline
+        self.deadline, self.stopped = deadline, False
 
     def after_chunk(self, run: Run, history: History) -> bool:
         """Whether the time is over."""
-        return time.monotonic() >= self.deadline
+        self.stopped = time.monotonic() >= self.deadline
+        return self.stopped
 
 
 class Recipe(NamedTuple):

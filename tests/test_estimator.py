@@ -263,8 +263,18 @@ def test_few_rows():
 
 def test_the_clock_stops_a_run():
     x, y = rows()
-    model = DeepEnsembleRegressor(**SMALL | {"epochs": 10**6, "patience": 1.0, "time_limit": 1e-3}).fit(x, y)
+    limited = {"epochs": 10**6, "patience": 1.0, "time_limit": 1e-3}
+    model = DeepEnsembleRegressor(**SMALL | limited)
+    with pytest.warns(
+        UserWarning, match=r"time_limit=0.001: training stopped after \d+ of 1,000,000 epochs, \d"
+    ):
+        model.fit(x, y)
     assert model.n_iter_ < 10**6 and np.isfinite(model.predict(x)).all()
+    model.set_params(frequency_scale="auto", epochs=1)
+    with pytest.warns(
+        UserWarning, match="time_limit=0.001 leaves no time to try out scales .*: 0.25 is taken"
+    ):
+        assert model.fit(x, y).frequency_scale_ == 0.25
 
 
 def test_hooks_see_the_run():
@@ -302,11 +312,25 @@ X, Y = rows(30)
         ({"frequency_scale": -1.0}, "frequency_scale must be a number not below 0"),
         ({"time_limit": 0}, "time_limit must be positive seconds or None, got 0"),
         ({"hidden": (8, 0)}, "hidden must be at least 1, got 0"),
+        ({"hidden": None}, "hidden must be widths of layers, .* got None"),
+        ({"hidden": "128"}, "hidden must be widths of layers, .* got '128'"),
+        ({"weight_decay": -1}, "weight_decay must be finite and not negative, got -1$"),
+        ({"learning_rate": None}, "learning_rate must be a number, .* got None"),
+        ({"learning_rate": "1e-3"}, "learning_rate must be a number, .* got '1e-3'"),
+        ({"validation_fraction": None}, "validation_fraction must be a number, got None"),
+        ({"patience": "0.3"}, "patience must be a number, got '0.3'"),
+        ({"epochs": None}, "epochs must be a whole number, got None"),
+        ({"hooks": Hook()}, r"hooks must be a list .* pass \[hook\]"),
     ],
 )
 def test_settings_that_cannot_be(settings, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         DeepEnsembleRegressor(**SMALL).set_params(**settings).fit(X, Y)
+
+
+def test_one_width_is_one_layer():
+    model = DeepEnsembleRegressor(**SMALL | {"hidden": 8, "epochs": 1}).fit(X, Y)
+    assert model.fitted_.model.hidden == (8,) and model.fitted_.settings["hidden"] == [8]
 
 
 @pytest.mark.parametrize(
