@@ -75,6 +75,7 @@ OPTION_TYPES = {
     "patience": float,
     "time_limit": float | None,
 }
+PREDICTED = "mean", "std", "lower", "upper"
 # Rows of files that aren't held in memory are kept from training by a seed of their own, at most so many.
 MOST_TEST_ROWS = 2**16
 TEST_TAG = 1
@@ -439,15 +440,18 @@ def rows_in_memory(paths: list[Path], target: str, drop: list[str], test_fractio
     """All rows of some files, a share of them to score the model on."""
     parts, features, dtypes = [], None, None
     for path in paths:
-        table = tables.read(path)
-        for name in [target, *drop, *(features or ())]:
-            tables.check_column(table, name, path)
+        table = tables.read(path, empty=len(paths) > 1)
+        tables.check_columns(table, [target, *drop, *(features or ())], path)
         if features is None:
-            features = [name for name in table.columns if name not in {target, *drop}]
+            left_out = {target, *drop, *sources.without_index(path, (target, *drop))}
+            features = [name for name in table.columns if name not in left_out]
             if not features:
                 raise ValueError(f"no column of {path} is left to predict {target!r} from")
             dtypes = tuple(str(table[name].dtype) for name in [*features, target])
-        parts.append(tables.numeric(table, [*features, target], path, droppable=features))
+        if len(table):
+            parts.append(tables.numeric(table, [*features, target], path, droppable=features))
+    if not parts:
+        raise ValueError(f"{paths[0]} and {len(paths) - 1:,} more files have no rows")
     known = pl.concat(parts, how="vertical_relaxed")
     x, y = trainable(known, features, target)
 
@@ -520,10 +524,17 @@ def predict_command(
         Path | None, typer.Option("--out", help="CSV or Parquet file to write; by default standard output.")
     ] = None,
     level: Annotated[float, typer.Option(help="Share of the probability between lower and upper.")] = 0.95,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of the file to copy into the predictions; may be given several times."),
+    ] = None,
     read: Read = "auto",
     no_cache: NoCache = False,
 ) -> None:
     """Predict each row of a file, or of many: mean, std, lower and upper, in the target's units."""
+    keep = list(dict.fromkeys(keep or []))
+    if taken := [name for name in keep if name in PREDICTED]:
+        raise ValueError(f"--keep {taken[0]}: predictions have a column of that name, rename it in the file")
     use_cache(off=no_cache)
     check_probability("--level", level)
     paths = found(file)
@@ -539,8 +550,9 @@ def predict_command(
         )
     with sources.Writer(out_file) as writer:
         parts = rows_in_turn if is_streamed(paths, read) else whole_tables
-        for rows in as_inputs_fault(parts(paths, file, fitted)):
-            writer.write(prediction_table(fitted.predict(rows), level))
+        for rows, kept in as_inputs_fault(parts(paths, file, fitted, keep)):
+            predicted = prediction_table(fitted.predict(rows), level)
+            writer.write(pl.DataFrame([*kept.get_columns(), *predicted.get_columns()]))
 
 
 def as_inputs_fault(parts: Iterator[Any]) -> Iterator[Any]:
@@ -551,20 +563,40 @@ def as_inputs_fault(parts: Iterator[Any]) -> Iterator[Any]:
         raise ValueError(f"the rows can't be read: {error}") from error
 
 
-def whole_tables(paths: list[Path], file: Path, fitted: Fitted) -> Iterator[pl.DataFrame]:
-    """The tables of some files with numbers in what a model needs."""
+def whole_tables(
+    paths: list[Path], file: Path, fitted: Fitted, keep: list[str]
+) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    """The tables of some files with numbers in what a model needs, and the columns to keep."""
+    tables_read = 0
     for path in paths:
-        table = tables.read(path)
-        needed = table.columns if fitted.feature_names is None else fitted.feature_names
-        # Columns the model doesn't know may hold anything; one it needs and lacks is named by predict.
-        yield tables.numeric(table, needed, path) if set(needed) <= set(table.columns) else table
+        text = set(keep) - set(fitted.feature_names or ())
+        table = tables.read(path, text=text, empty=len(paths) > 1)
+        tables.check_columns(table, keep, path)
+        kept = table[keep] if keep else pl.DataFrame()
+        if fitted.feature_names is None:
+            dropped = {*keep, *sources.without_index(path, keep)}
+            needed = [name for name in table.columns if name not in dropped]
+        else:
+            needed = fitted.feature_names
+        if len(table):
+            tables_read += 1
+            # Columns the model doesn't know may hold anything; one it needs and lacks is named by predict.
+            known = set(needed) <= set(table.columns)
+            yield tables.numeric(table, needed, path) if known else table, kept
+    if not tables_read:
+        raise ValueError(f"{paths[0]} and {len(paths) - 1:,} more files have no rows")
 
 
-def rows_in_turn(paths: list[Path], file: Path, fitted: Fitted) -> Iterator[np.ndarray]:
-    """Some rows at a time of what a model needs, in the order of the files."""
-    files = sources.from_files(file, target=None, features=fitted.feature_names)
-    for x, _ in sources.ahead(map(files.read, files.pieces)):
-        yield from (x[i : i + sources.GROUP_ROWS] for i in range(0, len(x), sources.GROUP_ROWS))
+def rows_in_turn(
+    paths: list[Path], file: Path, fitted: Fitted, keep: list[str]
+) -> Iterator[tuple[np.ndarray, pl.DataFrame]]:
+    """Some rows at a time of what a model needs, and of the columns to keep, in the order of the files."""
+    drop = keep if fitted.feature_names is None else ()
+    files = sources.from_files(file, target=None, features=fitted.feature_names, drop=drop, keep=keep)
+    for piece, (x, _) in zip(files.pieces, sources.ahead(map(files.read, files.pieces)), strict=True):
+        kept = files.kept(piece) if keep else pl.DataFrame()
+        for i in range(0, len(x), sources.GROUP_ROWS):
+            yield x[i : i + sources.GROUP_ROWS], kept.slice(i, sources.GROUP_ROWS)
 
 
 @app.command("evaluate")
@@ -591,13 +623,12 @@ def evaluate_command(
             f"{model} doesn't say what its columns are called: use jaxreg.metrics.evaluate in Python"
         )
     table = tables.read(file)
-    for name in fitted.target_names:
-        tables.check_column(table, name, file)
+    tables.check_columns(table, fitted.target_names, file)
     known = set(fitted.feature_names) <= set(table.columns)
     names = [*fitted.feature_names, *fitted.target_names]
     numbers = tables.numeric(table, names, file) if known else table
     prediction = fitted.predict(numbers)
-    y = check_features(numbers.select(fitted.target_names), "the target", dtype=np.float64)
+    y = check_features(numbers[[*fitted.target_names]], "the target", dtype=np.float64)
 
     about = f"{len(y):,} rows of {file.name}, predicted by {model.name}"
     x = numbers[fitted.feature_names[0]].to_numpy() if len(fitted.feature_names) == 1 else None
@@ -666,8 +697,8 @@ def one_feature(path: Path, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
 
 def trainable(table: pl.DataFrame, features: list[str], target: str) -> tuple[np.ndarray, np.ndarray]:
     """Checked features and target of a table of numbers, or an error that names the column."""
-    x = check_features(table.select(features), dtype=np.float64)
-    y = check_features(table.select(target), "the target", dtype=np.float64)[:, 0]
+    x = check_features(table[features], dtype=np.float64)
+    y = check_features(table[[target]], "the target", dtype=np.float64)[:, 0]
     if len(y) > 1 and np.ptp(y) == 0:
         raise ValueError(
             f"the target {target!r} has one value, {y[0]:g}, in all {len(y)} rows: "
@@ -680,7 +711,7 @@ def trainable(table: pl.DataFrame, features: list[str], target: str) -> tuple[np
 def prediction_table(prediction: Affine | Gaussian, level: float) -> pl.DataFrame:
     """Mean, standard deviation and interval as columns."""
     lower, upper = prediction.interval(level)
-    return pl.DataFrame({"mean": prediction.mean, "std": prediction.std, "lower": lower, "upper": upper})
+    return pl.DataFrame(dict(zip(PREDICTED, (prediction.mean, prediction.std, lower, upper), strict=True)))
 
 
 def trivial(scaler: Scaler, i: int) -> tuple[float, float]:

@@ -116,8 +116,8 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
             epochs, and scales no noise.
         patience: share of the epochs without a better score of the held-out rows after which a member stops.
         time_limit: seconds after which training stops, and the best epochs until then are kept, which a
-            warning says; None for no limit. Compiling and an epoch under way aren't cut short; with less than 30
-            s no scale of the frequencies is tried out.
+            warning says; None for no limit. Compiling and an epoch under way aren't cut short; with less than
+            30 s no scale of the frequencies is tried out.
         random_state: seed of the weights, the folds and the order of rows: None, an integer or a RandomState.
         hooks: called while the members train, as those of `fit`.
 
@@ -561,8 +561,8 @@ class _Clock:
                 warnings.warn(
                     f"time_limit={self.seconds:g}: training stopped after {done:,} of "
                     f"{history.loss.shape[-1]:,} epochs, {time.monotonic() - self.began:.0f} s after it "
-                    "began, and the best of these epochs are kept; compiling and an epoch under way aren't cut "
-                    "short",
+                    "began, and the best of these epochs are kept; compiling and an epoch under way aren't "
+                    "cut short",
                     stacklevel=3,
                 )
 

@@ -70,14 +70,15 @@ class Fitted(NamedTuple):
         """
         names = column_names(x)
         if names is not None and self.feature_names is not None:
-            missing = [name for name in self.feature_names if name not in names]
+            at = {name: i for i, name in enumerate(names)}
+            missing = [name for name in self.feature_names if name not in at]
             if missing:
                 raise ValueError(
                     f"the data lack {listed(missing)}, which the model was trained on; "
                     f"they have {listed(names)}"
                 )
             columns = list(x.columns)
-            x = x[[columns[names.index(name)] for name in self.feature_names]]
+            x = x[[columns[at[name]] for name in self.feature_names]]
         x = check_features(x, dtype=np.float64)
         features = np.shape(self.x_scaler.loc)[0]
         if x.shape[1] != features:

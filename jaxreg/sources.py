@@ -47,12 +47,21 @@ class Piece(NamedTuple):
         group: which of its row groups.
         rows: how many rows it has.
         first: the number of its first row among those of all files.
+        file: the user's file, of which `path` may be a copy as Parquet.
+        within: the number of its first row in that file.
     """
 
     path: Path
     group: int
     rows: int
     first: int
+    file: Path
+    within: int
+
+    def __str__(self) -> str:
+        if self.path == self.file:
+            return f"{self.file}, row group {self.group},"
+        return f"{self.file}, rows {self.within + 1:,} to {self.within + self.rows:,},"
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,7 @@ class Files:
             many, or a multiple, processes that share batches change nothing in them.
         process: number of this process and of all that read these files; `scalers` and `take` are then called
             by all of them, of which each reads its part.
+        keep: columns that are copied into predictions as they are.
 
     >>> import tempfile, numpy as np, polars as pl
     >>> from jaxreg import sources
@@ -91,6 +101,7 @@ class Files:
     buffer: int = BUFFER_ROWS
     parts: int = 1
     process: tuple[int, int] = (0, 1)
+    keep: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -134,8 +145,8 @@ class Files:
             }
             if shown := [f"column {name!r}: {n:,}" for name, n in wrong.items() if n]:
                 raise ValueError(
-                    f"missing or infinite values in {piece.path}, row group {piece.group}, "
-                    f"{', '.join(shown[:MOST_NAMED])}; drop these rows or fill them in"
+                    f"missing or infinite values in {piece} {', '.join(shown[:MOST_NAMED])}; drop these rows "
+                    "or fill them in"
                 )
         return x, y
 
@@ -150,15 +161,24 @@ class Files:
                 table = file.read_row_group(piece.group, columns=names)
         except (pa.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"{piece.path}, row group {piece.group}, can't be read: {reason}") from None
+            raise ValueError(f"{piece} can't be read: {reason}") from None
         if len(table) != piece.rows:
-            raise ValueError(f"{piece.path} was changed: row group {piece.group} had {piece.rows:,} rows")
+            raise ValueError(f"{piece.file} was changed: row group {piece.group} had {piece.rows:,} rows")
         values = np.empty((len(names), len(table)))
         for i, name in enumerate(names):
             # Nulls of any type become NaN; whole numbers beyond 2**53 are rounded, as NumPy does it.
             values[i] = table.column(name).cast(pa.float64(), safe=False).to_numpy()
         width = len(self.features)
         return values[:width].T, values[width] if self.target is not None else np.zeros(len(table))
+
+    def kept(self, piece: Piece) -> pl.DataFrame:
+        """The columns of a row group that are copied into predictions."""
+        stored = self.keep if piece.path == piece.file else tuple(tables.KEPT + name for name in self.keep)
+        with pq.ParquetFile(piece.path, memory_map=False) as file:
+            table = file.read_row_group(piece.group, columns=list(stored))
+        return pl.DataFrame(
+            {name: pl.from_arrow(table.column(own)) for name, own in zip(self.keep, stored, strict=True)}
+        )
 
     def scalers(self) -> tuple[Scaler, Scaler]:
         """Means and standard deviations of features and target, from one pass over all files in float64.
@@ -226,7 +246,7 @@ class Files:
             if not np.isfinite(squares.sum()):
                 for i, n in enumerate((~np.isfinite(values)).sum(axis=1)):
                     if n:
-                        at = names[i], piece.path
+                        at = names[i], piece.file
                         faults[at] = faults.get(at, 0) + int(n)
         if faults:
             shown = [
@@ -447,13 +467,22 @@ def find(pattern: str | Path) -> list[Path]:
     text = str(pattern)
     if Path(text).is_file():
         return [Path(text)]
-    tried = [text]
-    if Path(text).is_dir():
-        tried = [f"{glob.escape(text)}/*{suffix}" for suffix in (".parquet", *TEXT_SUFFIXES)]
-    for where in tried:
-        if paths := sorted(path for path in map(Path, glob.glob(where, recursive=True)) if path.is_file()):
+    if not Path(text).is_dir():
+        if paths := sorted(path for path in map(Path, glob.glob(text, recursive=True)) if path.is_file()):
             return paths
-    raise ValueError(f"no file matches {' or '.join(tried)}")
+        raise ValueError(f"no file matches {text}")
+    tables_in = [path for path in sorted(Path(text).iterdir()) if path.suffix.lower() in tables.SUFFIXES]
+    for suffix in (".parquet", *TEXT_SUFFIXES):
+        paths = [path for path in tables_in if path.is_file() and path.suffix.lower() == suffix]
+        if paths:
+            if others := [path.name for path in tables_in if path not in set(paths)]:
+                warnings.warn(
+                    f"of {text} only the {suffix} files are read; left out: {', '.join(others[:MOST_NAMED])}"
+                    + (f" and {len(others) - MOST_NAMED:,} more" if len(others) > MOST_NAMED else ""),
+                    stacklevel=2,
+                )
+            return paths
+    raise ValueError(f"no file matches {text}/*{{{','.join((*tables.SUFFIXES,))}}}")
 
 
 def size(paths: Sequence[Path]) -> int:
@@ -485,6 +514,7 @@ def from_files(
     target: str | None,
     features: Sequence[str] | None = None,
     drop: Sequence[str] = (),
+    keep: Sequence[str] = (),
     scratch: str | Path | None = None,
 ) -> Files:
     """Files as one table that is read by parts, in place of one in memory.
@@ -494,46 +524,71 @@ def from_files(
     Args:
         pattern: of paths, `folder/*.parquet`; or a folder, or a file.
         target: column to predict; None where there is none, and only `pieces` and `read` serve.
-        features: columns to predict from; by default all others, which must be numeric.
+        features: columns to predict from; by default all others, which must be numeric, but for the index of
+            a pandas frame.
         drop: columns to leave out.
+        keep: columns to copy into predictions, of any type.
         scratch: folder for CSV files as Parquet, which needs about their space; by default a temporary one
             that is deleted when the process ends.
 
     Raises:
         ValueError: if no file matches, or files differ in columns or types, by name; if a column is absent or
             isn't numeric, or a file can't be read. All that metadata can show is found before a row is read.
+
+    Warns:
+        UserWarning: names files and columns that are left out.
     """
     paths = find(pattern)
     suffixes = {tables.check_suffix(path) for path in paths}
     if ".parquet" in suffixes and len(suffixes) > 1:
         raise ValueError(f"{pattern} matches Parquet and other files: name those of one kind")
+    if suffixes == {".parquet"}:  # one without rows may have columns of no type
+        paths = [path for path in paths if _row_groups([path], [path])] or paths
     kind = _parquet_columns if suffixes == {".parquet"} else _text_columns
     columns = {path: kind(path) for path in paths}
     first, schema = paths[0], columns[paths[0]]
-    absent = [name for name in (*(features or ()), target, *drop) if name not in schema and name is not None]
+    absent = [
+        name for name in (*(features or ()), target, *drop, *keep) if name not in schema and name is not None
+    ]
     if absent:
         raise ValueError(f"{first} lacks {listed(absent)}; it has {listed(list(schema))}")
     if features is None:
-        features = [name for name in schema if name not in {target, *drop}]
+        left_out = {target, *drop, *without_index(first, (target, *drop))}
+        features = [name for name in schema if name not in left_out]
     if not features:
         raise ValueError(f"no column of {first} is left to predict {target!r} from")
     names = [*features, *([] if target is None else [target])]
     for path, own in columns.items():
-        for name in names:
-            if own.get(name) != schema[name]:
-                found = f"is {own[name]}" if name in own else "is absent"
-                raise ValueError(f"column {name!r} {found} in {path} and is {schema[name]} in {first}")
-            if not _is_number(own[name]):
-                raise ValueError(
-                    f"column {name!r} of {path} is {own[name]}, numbers are needed: leave it out or encode it"
-                )
-    if kind is _text_columns:
-        paths = _as_parquet(paths, names, scratch)
-    types = tuple(np.dtype(schema[name].to_pandas_dtype()).name for name in names)
-    pieces = _row_groups(paths)
+        faults = [
+            f"column {name!r} is absent in {path} and is {schema[name]} in {first}"
+            if name not in own
+            else f"column {name!r} of {path} is {own[name]}, numbers are needed: leave it out or encode it"
+            for name in (*names, *keep)
+            if name not in own or (name not in keep and not _is_number(own[name]))
+        ]
+        if faults:
+            more = f"; and {len(faults) - MOST_NAMED:,} more" if len(faults) > MOST_NAMED else ""
+            raise ValueError("; ".join(faults[:MOST_NAMED]) + more)
+    stored = _as_parquet(paths, names, keep, scratch) if kind is _text_columns else paths
+    types = tuple(_type_name({own[name] for own in columns.values()}) for name in names)
+    pieces = _row_groups(stored, paths)
     if not pieces:
         raise ValueError(f"{pattern} has no rows")
-    return Files(tuple(features), target, tuple(pieces), types)
+    return Files(tuple(features), target, tuple(pieces), types, keep=tuple(keep))
+
+
+def without_index(path: Path, asked: Sequence[str | None] = ()) -> list[str]:
+    """The columns of a file that are a data frame's index and weren't asked for; a warning names them."""
+    found = [name for name in tables.index_columns(path) if name not in asked]
+    if found:
+        warnings.warn(f"{listed(found)} of {path} is the index of a data frame: left out", stacklevel=3)
+    return found
+
+
+def _type_name(kinds: set[pa.DataType]) -> str:
+    """What several files' types of one column are together."""
+    known = [np.dtype(kind.to_pandas_dtype()) for kind in kinds if not pa.types.is_decimal(kind)]
+    return np.result_type(*known).name if len(known) == len(kinds) else "decimal"
 
 
 def _parquet_columns(path: Path) -> dict[str, pa.DataType]:
@@ -548,15 +603,18 @@ def _text_columns(path: Path) -> dict[str, pa.DataType]:
     return dict.fromkeys(tables.header(path), pa.float64())
 
 
-def _row_groups(paths: Sequence[Path]) -> list[Piece]:
+def _row_groups(paths: Sequence[Path], files: Sequence[Path]) -> list[Piece]:
+    """The row groups of Parquet files, which may be copies of others."""
     pieces, first = [], 0
-    for path in paths:
+    for path, own in zip(paths, files, strict=True):
         with _opened(path) as file:
             metadata = file.metadata
+        within = 0
         for group in range(metadata.num_row_groups):
             if rows := metadata.row_group(group).num_rows:
-                pieces.append(Piece(path, group, rows, first))
-            first += rows
+                pieces.append(Piece(path, group, rows, first + within, own, within))
+            within += rows
+        first += within
     return pieces
 
 
@@ -600,15 +658,18 @@ class Writer:
         self._written += len(table)
 
 
-def _as_parquet(paths: Sequence[Path], names: Sequence[str], scratch: str | Path | None) -> list[Path]:
+def _as_parquet(
+    paths: Sequence[Path], names: Sequence[str], keep: Sequence[str], scratch: str | Path | None
+) -> list[Path]:
     """Text files rewritten as Parquet, whose row groups are what was read at once."""
     folder = scratch_folder(scratch)
-    schema, written = pa.schema([(name, pa.float64()) for name in names]), []
+    fields = [(name, pa.float64()) for name in names] + [(tables.KEPT + name, pa.string()) for name in keep]
+    schema, written = pa.schema(fields), []
     for i, path in enumerate(paths):
         written.append(Path(folder) / f"{i:06d}-{path.stem}.parquet")
         try:
             with pq.ParquetWriter(written[-1], schema, compression="zstd") as writer:
-                for block in tables.blocks(path, names):
+                for block in tables.blocks(path, names, keep):
                     writer.write_table(block.to_arrow().cast(schema), row_group_size=GROUP_ROWS)
         except OSError as error:
             raise OSError(
@@ -618,4 +679,5 @@ def _as_parquet(paths: Sequence[Path], names: Sequence[str], scratch: str | Path
 
 
 def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    kinds = pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal
+    return any(is_one(kind) for is_one in kinds)

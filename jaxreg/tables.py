@@ -4,10 +4,12 @@ import contextlib
 import csv
 import io
 import itertools
+import json
 import math
 import os
 import re
 import shlex
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -16,6 +18,10 @@ import polars as pl
 from jaxreg.data import listed
 from jaxreg.files import replacing
 
+# How pandas calls the column of an index that a CSV file was written with, when it reads it.
+CSV_INDEX = "Unnamed: 0"
+# Before the names of columns that are kept as text: a letter that no alphabet has.
+KEPT = "\ue000"
 MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 SEPARATORS = ",;\t|"
@@ -34,17 +40,18 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MOST_COLUMNS = 100_000
 BYTES_PER_VALUE = 8
 LONGEST_SHOWN = 40
+MOST_NAMED = 20
 
 # How much of a CSV file is read at once where it needn't be read whole.
 BLOCK_BYTES = 2**25
 BLOCK_LINES = 2**17
 
 
-def read(path: Path) -> pl.DataFrame:
-    """A CSV or Parquet file with at least one row.
+def read(path: Path, *, text: Collection[str] = (), empty: bool = False) -> pl.DataFrame:
+    """A CSV or Parquet file with at least one row, or with `empty` any number.
 
     In a CSV file blank lines are skipped, values may be in quotes, and the separator is a comma or, where the
-    first line has none, a semicolon, a tab or a bar.
+    first line has none, a semicolon, a tab or a bar. The columns in `text` are left as they are written.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -53,8 +60,8 @@ def read(path: Path) -> pl.DataFrame:
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    table = _read_parquet(path) if check_suffix(path) == ".parquet" else _read_csv(path)
-    if table.height == 0:
+    table = _read_parquet(path) if check_suffix(path) == ".parquet" else _read_csv(path, text)
+    if table.height == 0 and not empty:
         raise ValueError(f"{path} has no rows: only the {listed(table.columns)}")
     return table
 
@@ -69,7 +76,7 @@ def _read_parquet(path: Path) -> pl.DataFrame:
         raise ValueError(f"{path} can't be read: {str(error).splitlines()[0]}") from None
 
 
-def _read_csv(path: Path) -> pl.DataFrame:
+def _read_csv(path: Path, text: Collection[str]) -> pl.DataFrame:
     _check_memory(path, path.stat().st_size)
     content = path.read_bytes()
     _check_text(path, content)
@@ -81,7 +88,7 @@ def _read_csv(path: Path) -> pl.DataFrame:
     labels = [name or f"\0{i}" for i, name in enumerate(names, 1)]
     content = _without_blank_lines(content)
     try:
-        table = _parse(content, separator, labels)
+        table = _parse(content, separator, labels, text)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         fault = _more_values(path, separator, len(names)) or f"can't be read: {str(error).splitlines()[0]}"
         raise ValueError(f"{path} {fault}") from None
@@ -93,6 +100,17 @@ def _read_csv(path: Path) -> pl.DataFrame:
         numbers = " and ".join(name[1:] for name in nameless[:2])
         raise ValueError(f"the columns {numbers} of {path} have no names: name them")
     return table.rename({name: "" for name in nameless})
+
+
+def index_columns(path: Path) -> list[str]:
+    """Columns that hold the index of the pandas frame that a file was written from, not data."""
+    if check_suffix(path) != ".parquet":
+        return [CSV_INDEX] if CSV_INDEX in header(path) else []
+    try:
+        stored = json.loads(pl.read_parquet_metadata(path).get("pandas", "{}"))["index_columns"]
+    except (pl.exceptions.PolarsError, OSError, KeyError, TypeError, ValueError):
+        return []
+    return [name for name in stored if isinstance(name, str)]
 
 
 def header(path: Path) -> list[str]:
@@ -109,8 +127,10 @@ def header(path: Path) -> list[str]:
     return _first_line(path, start.removeprefix(BYTE_ORDER_MARK))[1]
 
 
-def blocks(path: Path, names: Sequence[str]) -> Iterator[pl.DataFrame]:
+def blocks(path: Path, names: Sequence[str], kept: Sequence[str] = ()) -> Iterator[pl.DataFrame]:
     """Some columns of a CSV file of any size, some rows at a time, as float64; missing values are null.
+
+    The columns in `kept` come as text, each by its name after `KEPT`.
 
     Raises:
         ValueError: names the line that has too many values or a quote out of place, or the line and column
@@ -121,7 +141,7 @@ def blocks(path: Path, names: Sequence[str]) -> Iterator[pl.DataFrame]:
         separator, _ = _first_line(path, file.read(BLOCK_BYTES).removeprefix(BYTE_ORDER_MARK))
     # What quotes mean is Python's to say, slowly.
     parts = _split_by_row if _holds_quotes(path) else _split_by_bytes
-    line = 1
+    line, rows = 1, 0
     for part, lines in parts(path, separator, labels):
         _check_text(path, part, line)
         try:
@@ -130,33 +150,62 @@ def blocks(path: Path, names: Sequence[str]) -> Iterator[pl.DataFrame]:
                 null_values=MISSING, quote_char='"' if parts is _split_by_row else None,
             ) if part.strip() else pl.DataFrame(schema=dict.fromkeys(labels, pl.String))  # fmt: skip
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-            rows = enumerate(part.split(b"\n"), line)
-            wide = next((at for at, row in rows if row.count(separator.encode()) >= len(labels)), None)
             fault = (
-                f"can't be read: {str(error).splitlines()[0]}"
-                if wide is None
-                else _too_many(wide, len(labels))
+                _more_values(path, separator, len(labels)) or f"can't be read: {str(error).splitlines()[0]}"
             )
             raise ValueError(f"{path} {fault}") from None
-        yield _floats(path, found, names, line)
-        line += lines
+        texts = [found[name].alias(KEPT + name) for name in kept]
+        yield pl.DataFrame([*_floats(path, found, names, separator, rows), *texts])
+        line, rows = line + lines, rows + len(found)
 
 
-def _floats(path: Path, table: pl.DataFrame, names: Sequence[str], line: int) -> pl.DataFrame:
-    """Columns of text as numbers."""
-    columns = []
+def _floats(
+    path: Path, table: pl.DataFrame, names: Sequence[str], separator: str, rows: int
+) -> list[pl.Series]:
+    """Columns of text as numbers, or an error that names all that aren't; so many rows stand before these."""
+    columns, faults = [], []
     for name in names:
-        column = table[name].str.strip_chars()
-        numbers = column.cast(pl.Float64, strict=False)
-        odd = numbers.is_null() & column.is_not_null() & (column != "")
+        numbers, texts = as_numbers(table[name]), table[name].alias("")
+        odd = numbers.alias("").is_null() & texts.is_not_null() & (texts.str.strip_chars() != "")
         if odd.any():
             at = odd.arg_max()
-            raise ValueError(
-                f"column {name!r} of {path} holds text such as {_shown(column[at])} about line {line + at}, "
-                "numbers such as 1234.5 are needed: leave it out, or encode it first"
-            )
+            where = f" in line {_line_of_row(path, separator, rows + at)}"
+            faults.append(_text_fault(name, path, table[name][at], where))
         columns.append(numbers)
-    return pl.DataFrame(columns)
+    _raise_faults(faults)
+    return columns
+
+
+def as_numbers(column: pl.Series) -> pl.Series:
+    """Text as float64: numbers, and true and false in any letters as 1 and 0; null where it is neither."""
+    bare = column.alias("").str.strip_chars()  # without its name, which polars may take for a pattern
+    numbers, words = bare.cast(pl.Float64, strict=False), bare.str.to_lowercase()
+    is_word = numbers.is_null() & words.is_in(["true", "false"])
+    if is_word.any():
+        numbers = numbers.zip_with(~is_word.fill_null(False), (words == "true").cast(pl.Float64))
+    return numbers.alias(column.name)
+
+
+def _text_fault(name: str, path: Path, value: object, where: str) -> str:
+    return (
+        f"column {name!r} of {path} holds text such as {_shown(value)}{where}, numbers such as 1234.5 are "
+        f"needed: leave it out, or encode it first"
+    )
+
+
+def _raise_faults(faults: Sequence[str]) -> None:
+    """Raise all that is wrong with columns at once."""
+    if faults:
+        more = f"; and {len(faults) - MOST_NAMED:,} more columns" if len(faults) > MOST_NAMED else ""
+        raise ValueError("; ".join(faults[:MOST_NAMED]) + more)
+
+
+def _line_of_row(path: Path, separator: str, row: int) -> int:
+    """The line of a row, counted from 0 after the names."""
+    with path.open(encoding="utf-8-sig", newline=None) as file:
+        reader = csv.reader(file, delimiter=separator)
+        next(itertools.islice(filter(_written, reader), row + 1, None))
+        return reader.line_num
 
 
 def _holds_quotes(path: Path) -> bool:
@@ -211,9 +260,11 @@ def _checked_rows(path: Path, reader: "csv._reader", width: int) -> Iterator[lis
         ) from None
 
 
-def _parse(content: bytes, separator: str, names: list[str]) -> pl.DataFrame:
+def _parse(content: bytes, separator: str, names: list[str], text: Collection[str]) -> pl.DataFrame:
     """A table with types, or of text where a number fits no type of polars'."""
     settings = {"separator": separator, "new_columns": names, "null_values": MISSING}
+    if wanted := [name for name in names if name in set(text)]:
+        settings["schema_overrides"] = dict.fromkeys(wanted, pl.String)
     try:
         return pl.read_csv(content, **settings, infer_schema_length=None)
     except pl.exceptions.ComputeError:
@@ -255,7 +306,7 @@ def _first_line(path: Path, content: bytes) -> tuple[str, list[str]]:
         raise ValueError(f"{path} begins with no line of column names")
     if len(names) > MOST_COLUMNS:
         raise ValueError(f"{path} has {len(names):,} columns, at most {MOST_COLUMNS:,} can be read")
-    repeated = next((name for name in names if name and names.count(name) > 1), None)
+    repeated = next((name for name, count in Counter(names).items() if name and count > 1), None)
     if repeated is not None:
         raise ValueError(f"{path} has more than one column named {repeated!r}: rename or remove one")
     return separator, names
@@ -299,8 +350,8 @@ def _rewritten(path: Path, content: bytes, separator: str, names: list[str]) -> 
 
 def _more_values(path: Path, separator: str, width: int) -> str | None:
     """What is wrong with a file of which a line has more values than there are names."""
-    reader = _rows(path.read_bytes(), separator)
-    with contextlib.suppress(csv.Error, StopIteration):
+    with path.open(encoding="utf-8-sig", newline=None) as file, contextlib.suppress(csv.Error, StopIteration):
+        reader = csv.reader(file, delimiter=separator)
         return _too_many(next(reader.line_num for row in reader if len(row) > width), width)
     return None
 
@@ -340,53 +391,57 @@ def check_suffix(path: Path) -> str:
     return suffix
 
 
-def check_column(table: pl.DataFrame, name: str, path: Path) -> None:
-    """Raise, with the list of columns, unless a table has a column."""
-    if name not in table.columns:
-        raise ValueError(f"{path} has no column {name!r}: it has {listed(table.columns)}")
+def check_columns(table: pl.DataFrame, names: Sequence[str], path: Path) -> None:
+    """Raise, with the list of columns, unless a table has all these columns."""
+    columns = set(table.columns)
+    for name in names:
+        if name not in columns:
+            raise ValueError(f"{path} has no column {name!r}: it has {listed(table.columns)}")
 
 
 def columns(path: Path, names: list[str]) -> pl.DataFrame:
     """Some columns of a file, all of them numeric."""
     table = read(path)
-    for name in names:
-        check_column(table, name, path)
+    check_columns(table, names, path)
     return numeric(table, names, path)
 
 
 def numeric(
     table: pl.DataFrame, names: Collection[str], path: Path, droppable: Collection[str] = ()
 ) -> pl.DataFrame:
-    """Some columns of a table, or an error that names the first that is of text, of dates or of nothing.
+    """Some columns of a table, or an error that names all that are of text, of dates or of nothing.
 
-    Text in which every value is a number (`+1`, ` 2`, `inf`) is one of numbers.
+    Text in which every value is a number (`+1`, ` 2`, `inf`) or true or false is one of numbers.
     """
-    found = []
+    found, faults, droppable = [], [], set(droppable)
     for name in names:
         column = table[name]
         drop = f"leave it out with --drop {shlex.quote(name)}, or " if name in droppable else ""
         called = f"column {name!r} of {path}"
         if name == "":
-            raise ValueError(f"column {table.columns.index(name) + 1} of {path} has no name: {drop}name it")
-        if column.null_count() == len(column):
-            raise ValueError(f"{called} holds no values: {drop}fill it in")
-        if column.dtype == pl.String:
-            numbers = column.str.strip_chars().cast(pl.Float64, strict=False)
-            odd = (numbers.is_null() & column.is_not_null()).arg_max()
+            faults.append(f"column {table.columns.index(name) + 1} of {path} has no name: {drop}name it")
+        elif column.null_count() == len(column):
+            faults.append(f"{called} holds no values: {drop}fill it in")
+        elif column.dtype == pl.String:
+            numbers = as_numbers(column)
             if numbers.null_count() > column.null_count():
-                raise ValueError(
+                odd = (numbers.alias("").is_null() & column.alias("").is_not_null()).arg_max()
+                faults.append(
                     f"{called} holds text such as {_shown(column[odd])}{_where(path, table, name, odd)}, "
                     f"numbers such as 1234.5 are needed: {drop}encode it first"
                 )
-            column = numbers
-        if not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
+            found.append(numbers)
+        elif not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
             value = column.drop_nulls().first()
-            raise ValueError(
+            faults.append(
                 f"{called} holds {column.dtype} values such as {_shown(value)}, numbers are needed: "
                 f"{drop}encode it first"
             )
-        wide = column.dtype in (pl.Int128, pl.UInt128)  # which NumPy lacks
-        found.append(column.cast(pl.Float64) if wide else column)
+        else:
+            # Of these NumPy has no type of its own.
+            odd = column.dtype in (pl.Int128, pl.UInt128) or column.dtype.is_decimal()
+            found.append(column.cast(pl.Float64) if odd else column)
+    _raise_faults(faults)
     return pl.DataFrame(found)
 
 

@@ -674,10 +674,114 @@ def test_a_signal_while_nothing_trains_leaves_nothing(run, parts, tmp_path, mode
 def test_rows_that_cannot_be_read_are_not_the_fault_of_what_is_written(
     run, parts, tmp_path, model, monkeypatch
 ):
-    def unreadable(path):
+    def unreadable(path, **_):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(cli.tables, "read", unreadable)
     code, _, err = run("predict", model, parts, "--read", "whole", "--out", tmp_path / "p.parquet")
     assert code == 2 and err.startswith("error: the rows can't be read: ") and "0.parquet" in err
     assert not (tmp_path / "p.parquet").exists()
+
+
+ODD_NAMES = ["*", "^y.*$", "^.*$", "y1", "a.b", "a", "(x)", "['y']"]
+
+
+@pytest.mark.parametrize("read", ["whole", "stream"])
+@pytest.mark.parametrize("target", ["*", "^y.*$", "a"])
+@pytest.mark.filterwarnings("default")
+def test_columns_are_taken_by_name_never_by_pattern(run, tmp_path, read, target):
+    rng = np.random.default_rng(0)
+    rows = pl.DataFrame({name: i + rng.normal(size=200) for i, name in enumerate(ODD_NAMES)})
+    rows = rows.with_columns(pl.Series(target, 1e3 + 1e-3 * rng.normal(size=200)))
+    rows.write_parquet(tmp_path / "rows.parquet")
+    rows.write_csv(tmp_path / "rows.csv")
+    for suffix in ("parquet", "csv"):
+        file = tmp_path / f"rows.{suffix}"
+        given = ["--target", target, "--out", tmp_path / "m", "--read", read, "--frequency-scale", 1, *SMALL]
+        code, _, err = run("fit", file, *given, "--batch-size", 32)
+        assert code == 0, err
+        fitted = model_file.load(tmp_path / "m")
+        assert fitted.feature_names == tuple(name for name in ODD_NAMES if name != target)
+        assert abs(fitted.y_scaler.loc - 1e3) < 1 and fitted.scores["test_rmse"] < 1
+        code, out, err = run("predict", tmp_path / "m", file, "--read", read)
+        found = pl.read_csv(out.encode())
+        assert code == 0 and err == "" and np.abs(found["mean"].to_numpy() - 1e3).max() < 1
+        code, out, err = run("evaluate", tmp_path / "m", file)
+        assert code == 0 and err == "" and f"{target}: 200 rows" in out
+
+
+@pytest.mark.parametrize("read", ["whole", "stream"])
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_columns_that_are_kept_stand_before_the_predictions(
+    run, refused, model, tmp_path, monkeypatch, read, kind
+):
+    monkeypatch.setattr(sources, "GROUP_ROWS", 7)
+    rows = table(20).with_columns(id=pl.format("00{}", pl.int_range(20)), note=pl.lit('a, "b"\nc'))
+    (tmp_path / "in").mkdir()
+    for i, part in enumerate((rows[:12], rows[12:], rows[:0])):
+        getattr(part, f"write_{kind}")(tmp_path / "in" / f"{i}.{kind}")
+    out = tmp_path / "out.csv"
+    given = [
+        "predict",
+        model,
+        tmp_path / "in",
+        "--read",
+        read,
+        "--keep",
+        "id",
+        "--keep",
+        "note",
+        "--keep",
+        "id",
+    ]
+    assert run(*given, "--out", out) == (0, "", "")
+    found = pl.read_csv(out, infer_schema=False)
+    assert found.columns == ["id", "note", "mean", "std", "lower", "upper"]
+    assert found["id"].to_list() == rows["id"].to_list() and set(found["note"]) == {'a, "b"\nc'}
+    bare = pl.read_csv(run(*given[:5])[1].encode())
+    np.testing.assert_allclose(found["mean"].cast(pl.Float64), bare["mean"], rtol=1e-6)
+    refused([*given, "--keep", "street"], "street")
+    refused([*given, "--keep", "mean"], "--keep mean: predictions have a column of that name")
+
+
+@pytest.mark.filterwarnings("default:.*the index of a data frame")
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_the_index_of_a_frame_is_no_feature(run, tmp_path, kind):
+    frame = table().to_pandas().query("rooms > 1")
+    if kind == "parquet":
+        frame.to_parquet(tmp_path / "rows.parquet")
+    else:
+        frame.reset_index(names="Unnamed: 0").to_csv(tmp_path / "rows.csv", index=False)
+    code, _, err = run(*train(tmp_path / f"rows.{kind}", tmp_path / "m"))
+    name = "__index_level_0__" if kind == "parquet" else "Unnamed: 0"
+    assert code == 0 and f"warning: column {name!r} of" in err and "left out" in err
+    assert model_file.load(tmp_path / "m").feature_names == ("area", "rooms")
+
+
+def test_all_columns_that_are_no_numbers_are_named_at_once(refused, tmp_path):
+    rows = table().with_columns(
+        city=pl.lit("Rome"), sold=pl.lit("2020-01-01").str.to_date(), empty=pl.lit(None), zone=pl.lit("x")
+    )
+    rows.write_parquet(tmp_path / "rows.parquet")
+    words = "'city'", "--drop city", "'sold'", "Date values", "--drop sold", "'empty'", "no values", "'zone'"
+    refused(train(tmp_path / "rows.parquet", tmp_path / "m"), *words)
+    refused(
+        train(tmp_path / "rows.parquet", tmp_path / "m", "--read", "stream"), "'city'", "'sold'", "'zone'"
+    )
+    rows.write_csv(tmp_path / "rows.csv")
+    for read in ("whole", "stream"):  # the same line in both
+        given = train(tmp_path / "rows.csv", tmp_path / "m", "--read", read)
+        refused(given, "'city'", "'Rome' in line 2", "'zone' of", "'x' in line 2")
+
+
+def test_words_for_true_and_false_are_numbers(run, tmp_path):
+    rows = table().with_columns(old=pl.Series(["True", "False", "true"] * 20))
+    rows.write_csv(tmp_path / "rows.csv")
+    found = []
+    for read in ("whole", "stream"):
+        given = ["--read", read, "--frequency-scale", 1, "--batch-size", 16, "--test-fraction", 0]
+        code, _, err = run(*train(tmp_path / "rows.csv", tmp_path / "m", *given))
+        assert code == 0 and err == "", err
+        found.append(model_file.load(tmp_path / "m").x_scaler.loc)
+    np.testing.assert_allclose(*found, rtol=1e-12)
+    assert found[0][2] == pytest.approx(2 / 3)

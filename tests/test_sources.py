@@ -1,3 +1,4 @@
+import decimal
 import re
 import shutil
 import threading
@@ -5,6 +6,7 @@ from dataclasses import replace
 
 import jax
 import numpy as np
+import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -159,10 +161,10 @@ def test_text_is_read_as_a_table_in_memory_is(tmp_path, monkeypatch, what):
 @pytest.mark.parametrize(
     "last, words",
     [
-        ("x,2", "column 'a' of .*csv holds text such as 'x' about line 502"),
+        ("x,2", "column 'a' of .*csv holds text such as 'x' in line 502"),
         ("1,2,3", "has more values in line 502 than the 2 names"),
         ('1,"2', "csv has a quote out of place in the row that begins in line 502"),
-        (",2", "missing or infinite values in .*parquet, row group [0-9], column 'a': 1"),
+        (",2", "missing or infinite values in .*/0.csv, rows [0-9]+ to 501, column 'a': 1"),
         ("\0,2", "line 502 has a zero byte"),
     ],
 )
@@ -225,8 +227,8 @@ WRONG = {
     "no target": (lambda d: write(d / "0.parquet", a=[1.0]), "lacks column 'y'; it has column 'a'"),
     "text": (lambda d: write(d / "0.parquet", a=["x"], y=[1.0]), "column 'a' of .* is .*string"),
     "another type": (
-        lambda d: (write(d / "0.parquet", a=[1.0], y=[1.0]), write(d / "1.parquet", a=[1], y=[1.0])),
-        "column 'a' is int64 in .*1.parquet and is double in .*0.parquet",
+        lambda d: (write(d / "0.parquet", a=[1.0], y=[1.0]), write(d / "1.parquet", a=["1"], y=["1"])),
+        "column 'a' of .*1.parquet is .*string, numbers are needed.*; column 'y' of .*1.parquet is .*string",
     ),
     "another column": (
         lambda d: (write(d / "0.parquet", a=[1.0], y=[1.0]), write(d / "1.parquet", y=[1.0])),
@@ -288,3 +290,43 @@ def test_text_that_was_rewritten_goes_with_the_process(tmp_path):
     assert len(list((tmp_path / "scratch").glob("*/*.parquet"))) == 1
     remove_scratch()
     assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_tables_of_other_kinds_in_a_folder_are_named(tmp_path):
+    for name in ("a.csv", "B.CSV", "c.tsv"):
+        (tmp_path / name).write_text("a,y\n1,2\n3,4\n" if name != "c.tsv" else "a\ty\n1\t2\n")
+    with pytest.warns(UserWarning, match="only the .csv files are read; left out: c.tsv"):
+        assert [path.name for path in sources.find(tmp_path)] == ["B.CSV", "a.csv"]
+    write(tmp_path / "d.PARQUET", a=[1.0], y=[2.0])
+    with pytest.warns(UserWarning, match="only the .parquet files are read; left out: B.CSV, a.csv, c.tsv"):
+        assert [path.name for path in sources.find(tmp_path)] == ["d.PARQUET"]
+    with pytest.raises(ValueError, match="no file matches"):
+        sources.find(tmp_path / "none*")
+
+
+def test_parts_may_differ_in_their_kind_of_number(tmp_path):
+    decimals = [decimal.Decimal("0.5"), decimal.Decimal("1.5")]
+    write(tmp_path / "0.parquet", a=[1, 2], t=[True, False], y=[1.0, 2.0])
+    write(tmp_path / "1.parquet", a=[0.5, 2.5], t=[1, 0], y=decimals)
+    write(
+        tmp_path / "2.parquet",
+        a=pl.Series([], dtype=pl.Int64),
+        t=pl.Series([], dtype=pl.Int64),
+        y=decimals[:0],
+    )
+    files = sources.from_files(tmp_path, target="y")
+    x, y = (np.concatenate(part) for part in zip(*map(files.read, files.pieces), strict=True))
+    np.testing.assert_array_equal(x, [[1, 1], [2, 0], [0.5, 1], [2.5, 0]])
+    np.testing.assert_array_equal(y, [1, 2, 0.5, 1.5])
+    assert files.types == ("float64", "int64", "decimal")
+
+
+def test_the_index_of_a_frame_is_left_out(tmp_path):
+    frame = pd.DataFrame({"a": [1.0, 2.0, 3.0], "y": [1.0, 2.0, 4.0]}).iloc[[2, 0, 1]]
+    frame.to_parquet(tmp_path / "0.parquet")
+    with pytest.warns(
+        UserWarning, match="column '__index_level_0__' of .* is the index of a data frame: left out"
+    ):
+        assert sources.from_files(tmp_path, target="y").features == ("a",)
+    asked = sources.from_files(tmp_path, target="y", features=["__index_level_0__"])
+    assert asked.features == ("__index_level_0__",)
