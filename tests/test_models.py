@@ -1,10 +1,23 @@
+import copy
+import pickle
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxreg import Gaussian, MeanOnlyRegressor, MeanVarRegressor, NaturalRegressor, predict, torch_weights
+from jaxreg import (
+    Gaussian,
+    MeanOnlyRegressor,
+    MeanVarRegressor,
+    NaturalRegressor,
+    make_trainer,
+    models,
+    predict,
+    sgd,
+    torch_weights,
+)
 from jaxreg.models import PREDICTION_BLOCK, _apply
 
 MODELS = {m.__name__: m for m in (MeanVarRegressor, MeanOnlyRegressor, NaturalRegressor)}
@@ -44,6 +57,43 @@ def test_activation_initialisers_and_embedding_can_be_given():
     assert (params["hidden_0"]["kernel"] == 1).all() and (params["mean_head"]["bias"] == 2).all()
     assert (params["log_var_head"]["bias"] == -1).all()
     assert hash(model) == hash(model.clone())
+
+
+@pytest.mark.parametrize("kind", MODELS.values())
+def test_other_spellings_of_one_model(kind):
+    model = kind(hidden=(128,), outputs=2, activation=nn.gelu)
+    for other in (
+        kind(hidden=128, outputs=2, activation="gelu"),
+        kind(hidden=[128], outputs=2, activation="gelu"),
+    ):
+        assert other == model and hash(other) == hash(model) and repr(other) == repr(model)
+        assert pickle.loads(pickle.dumps(other)) == copy.deepcopy(other) == other.clone() == model
+        assert make_trainer(other, sgd(0.1)).step is make_trainer(model, sgd(0.1)).step
+    assert kind(hidden=()).hidden == () and kind(activation="relu") == kind()
+    assert models._checked_widths(np.array([3, 4])) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"hidden": 0}, "hidden must be made of positive whole numbers, got 0"),
+        ({"hidden": (8, -1)}, "hidden .* got -1"),
+        ({"outputs": 0}, "outputs .* got 0"),
+        ({"activation": "swish"}, "activation must be a function or one of relu, silu, .* got 'swish'"),
+    ],
+)
+@pytest.mark.parametrize("kind", MODELS.values())
+def test_fields_that_no_model_has(kind, fields, message):
+    with pytest.raises(ValueError, match=message):
+        kind(**fields)
+
+
+@pytest.mark.parametrize("hidden", ["64", None, True, 8.0, (8, 4.0), ("8",), [[8], 4]])
+def test_what_is_no_width(hidden):  # asked of the check itself: the tests' type hook would be first
+    with pytest.raises(ValueError, match="hidden must be made of positive whole numbers, got"):
+        models._checked_widths(hidden)
+    with pytest.raises(ValueError, match="activation must be a function or one of relu"):
+        models._checked_activation(None)
 
 
 @pytest.mark.parametrize(
