@@ -27,7 +27,7 @@ def adamw(
         steps: after so many the learning rate is 0; positive.
 
     Raises:
-        ValueError: if a number is negative or not finite, or `steps` is not positive.
+        ValueError: if a number is none, is negative or not finite, or `steps` is not positive.
 
     >>> import jax.numpy as jnp
     >>> from jaxreg import adamw
@@ -41,6 +41,8 @@ def adamw(
     for name, number in numbers.items():
         if isinstance(number, jax.core.Tracer):
             continue
+        if not jnp.issubdtype(np.asarray(number).dtype, jnp.number):
+            raise ValueError(f"{name} must be a number, got {number!r}")
         least = np.asarray(number) > 0 if name == "steps" else np.asarray(number) >= 0
         if not np.all(least & np.isfinite(number)):
             bound = "positive" if name == "steps" else "not negative"

@@ -10,6 +10,7 @@ import pytest
 from jaxreg import (
     Hook,
     MeanVarRegressor,
+    adamw,
     data,
     fit,
     gaussian_nll,
@@ -319,6 +320,15 @@ def test_bad_input_is_named(sinusoid, change, message):
 def test_sgd_refuses_impossible_numbers(number, value):
     with pytest.raises(ValueError, match=f"{number} must be finite and not negative"):
         sgd(**({"learning_rate": 1e-3} | {number: value}))
+
+
+@pytest.mark.parametrize("number", ["learning_rate", "weight_decay", "steps"])
+@pytest.mark.parametrize(
+    "value, message", [(-1e-3, "finite and"), (np.nan, "finite and"), ("1e-3", "a number, got '1")]
+)
+def test_adamw_refuses_impossible_numbers(number, value, message):
+    with pytest.raises(ValueError, match=f"{number} must be {message}"):
+        adamw.__wrapped__(**({"steps": 9} | {number: value}))
 
 
 def test_fit_inside_a_transform_names_run_epochs(sinusoid):
