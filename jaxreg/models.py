@@ -211,7 +211,7 @@ def _checked_width(name: str, width: Any) -> int:
     except TypeError:
         whole = 0
     if whole < 1:
-        raise ValueError(f"{name} must be made of positive whole numbers, got {width!r}")
+        raise ValueError(f"{name} takes positive whole numbers, got {width!r}")
     return whole
 
 

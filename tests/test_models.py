@@ -76,7 +76,7 @@ def test_other_spellings_of_one_model(kind):
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"hidden": 0}, "hidden must be made of positive whole numbers, got 0"),
+        ({"hidden": 0}, "hidden takes positive whole numbers, got 0"),
         ({"hidden": (8, -1)}, "hidden .* got -1"),
         ({"outputs": 0}, "outputs .* got 0"),
         ({"activation": "swish"}, "activation must be a function or one of relu, silu, .* got 'swish'"),
@@ -90,7 +90,7 @@ def test_fields_that_no_model_has(kind, fields, message):
 
 @pytest.mark.parametrize("hidden", ["64", None, True, 8.0, (8, 4.0), ("8",), [[8], 4]])
 def test_what_is_no_width(hidden):  # asked of the check itself: the tests' type hook would be first
-    with pytest.raises(ValueError, match="hidden must be made of positive whole numbers, got"):
+    with pytest.raises(ValueError, match="hidden takes positive whole numbers, got"):
         models._checked_widths(hidden)
     with pytest.raises(ValueError, match="activation must be a function or one of relu"):
         models._checked_activation(None)
