@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path, PurePath
 from types import FrameType
 from typing import Any
@@ -35,6 +36,7 @@ TOLERATED = ("cores",)
 FORMAT = 1
 # Folders of checkpoints are called epoch_12 or batch_345, so that nobody else's are taken for one.
 PREFIXES = "epoch", "batch"
+CHECKPOINT = re.compile(rf"({'|'.join(PREFIXES)})_\d+")
 RUNNING = ("_manager", "_lock", "_latest", "_job")
 MOST_SHOWN = 6
 
@@ -59,7 +61,7 @@ class Checkpoint(Hook):
 
     Raises:
         ValueError: when the run begins, if the folder can't be used, holds checkpoints of another run, only
-            damaged ones, or is in use.
+            damaged ones, or something else of a checkpoint's name, or is in use.
 
     Warns:
         UserWarning: names a damaged checkpoint, in whose place the one before is used; and says so where
@@ -114,7 +116,7 @@ class Checkpoint(Hook):
         check_folder(self.folder)
         if self._own_folder != self.folder:
             check_folder(self._own_folder)
-        if not self.resume and self._kept(trial=trial):
+        if self._kept(trial=trial) and not self.resume:
             raise ValueError(
                 f"{self.folder} holds checkpoints of an earlier run: resume it, or choose another folder"
             )
@@ -137,12 +139,18 @@ class Checkpoint(Hook):
         )
 
     def _kept(self, *, trial: bool) -> bool:
-        """Whether there are checkpoints, of the run or of one that prepares it."""
+        """Whether there are checkpoints, of the run or of one that prepares it; raise for what isn't one."""
         within = [self._own_folder]
         if trial:
             within.append(self.folder / "trial" / self._own_folder.relative_to(self.folder))
-        names = [path.name for folder in within if folder.is_dir() for path in folder.iterdir()]
-        return any(re.fullmatch(rf"({'|'.join(PREFIXES)})_\d+", name) for name in names)
+        paths = [path for folder in within if folder.is_dir() for path in folder.iterdir()]
+        for path in paths:
+            if _is_foreign(path):
+                raise ValueError(
+                    f"{path} has the name of a checkpoint, but no run wrote it: rename it, "
+                    "or choose another folder"
+                )
+        return any(CHECKPOINT.fullmatch(path.name) for path in paths)
 
     def begin(self, job: Job) -> None:
         """Take the folder."""
@@ -216,8 +224,7 @@ class Checkpoint(Hook):
                 stacklevel=5,
             )
             # Put aside and not deleted: the reason may lie elsewhere.
-            shutil.rmtree(path.with_suffix(".damaged"), ignore_errors=True)
-            path.rename(path.with_suffix(".damaged"))
+            path.rename(_unused(f"{path}.damaged"))
             self._manager.reload()
             return None
 
@@ -413,6 +420,22 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         log.setLevel(level)
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether something that no run wrote has the name of a checkpoint."""
+    if not CHECKPOINT.fullmatch(path.name):
+        return False
+    # A checkpoint whose deletion was cut off may have folders alone.
+    holds_files = path.is_file() or any(inner.is_file() for inner in path.rglob("*"))
+    written = ("_CHECKPOINT_METADATA", "commit_success.txt", f"default/{_OneFile.NAME}")
+    return holds_files and not any((path / name).exists() for name in written)
+
+
+def _unused(name: str) -> Path:
+    """The name, or with a number the first that nothing has."""
+    names = (Path(name if i == 1 else f"{name}_{i}") for i in count(1))
+    return next(path for path in names if not path.exists())
 
 
 def _one_line(error: Exception) -> str:

@@ -197,6 +197,33 @@ def test_what_is_no_checkpoint_is_left_alone(tmp_path):
     assert len(list(tmp_path.glob("*/data.txt"))) == 5
 
 
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", ["epoch_10", "batch_7", "epoch_007", "epoch_10/default", "trial/epoch_3"])
+def test_what_only_has_the_name_of_a_checkpoint_is_refused_and_left_alone(tmp_path, name, resume):
+    precious = tmp_path / name / "data.txt"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("precious")
+    folder = str(tmp_path / name).removesuffix("/default")
+    with pytest.raises(ValueError, match=f"{folder} has the name of a checkpoint, but no run wrote it"):
+        Checkpoint(tmp_path, resume=resume).check()
+    hook = Checkpoint(tmp_path, every=2, keep=1, resume=resume)
+    with pytest.raises(ValueError, match=f"{folder} has the name"):
+        run(hook) if "trial" not in name else run(hook.for_trial())
+    assert precious.read_text() == "precious"
+
+
+def test_a_damaged_checkpoint_takes_no_name_that_is_used(tmp_path):
+    for name in ("epoch_12.damaged", "epoch_12.damaged_2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data.txt").write_text("precious")
+    stopped(tmp_path, at=12)
+    (tmp_path / "epoch_12" / "default" / "run.npz").unlink()
+    with pytest.warns(UserWarning, match="is damaged"):
+        same(run(Checkpoint(tmp_path, every=5, resume=True)), run())
+    assert len(list(tmp_path.glob("epoch_12.damaged*/data.txt"))) == 2
+    assert (tmp_path / "epoch_12.damaged_3" / "default").is_dir()
+
+
 def test_a_hook_that_has_been_used(tmp_path):
     hook = Checkpoint(tmp_path)
     run(hook)
