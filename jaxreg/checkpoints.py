@@ -45,10 +45,11 @@ class Checkpoint(Hook):
     """Keeps a run in a folder, and goes on from there.
 
     A run that goes on is, bit for bit, the one that was never stopped: parameters, history and early
-    stopping. That holds on the same kind of device, number of cores, dtype and versions, which a checkpoint
-    records; one of other data, settings or versions is refused by name of what differs. Each process of a
-    run over many keeps its own part, in a folder `process_3` within; those that share batches go on from the
-    last checkpoint that all of them have.
+    stopping. It may go on for more epochs than it began with, unless patience ended it. That holds on the
+    same kind of device, number of cores, dtype and versions, which a checkpoint records; one of other data,
+    settings or versions is refused by name of what differs. Each process of a run over many keeps its own
+    part, in a folder `process_3` within; those that share batches go on from the last checkpoint that all of
+    them have.
 
     Args:
         folder: where checkpoints are kept; made if its parent is there. One run has it for itself.
@@ -308,20 +309,27 @@ class Checkpoint(Hook):
 
     def _check_same(self, theirs: dict) -> None:
         """Raise unless the checkpoint is one of this run."""
-        names = [name for name in {**self._job, **theirs} if self._job.get(name) != theirs.get(name)]
-        shown = [_difference(name, theirs.get(name), self._job.get(name)) for name in names[:MOST_SHOWN]]
-        shown += [f"and {len(names) - MOST_SHOWN} more"] if len(names) > MOST_SHOWN else []
-        if set(names) - set(TOLERATED):
+        names = {name for name in {**self._job, **theirs} if self._job.get(name) != theirs.get(name)}
+        # The program is the same for any number of epochs.
+        longer = {"epochs"} if theirs.get("epochs", math.inf) < self._job["epochs"] else set()
+        if names - longer - set(TOLERATED):
             raise ValueError(
-                f"the checkpoints in {self.folder} are of another run: {'; '.join(shown)}: resume with what "
-                "it had, or choose another folder"
+                f"the checkpoints in {self.folder} are of another run: {self._differences(theirs, names)}: "
+                "resume with what it had, or choose another folder"
             )
-        if names:
+        if names - longer:
             warnings.warn(
-                f"the run goes on on another machine than it began on ({'; '.join(shown)}): its last bits "
-                "may differ",
+                f"the run goes on on another machine than it began on "
+                f"({self._differences(theirs, names - longer)}): its last bits may differ",
                 stacklevel=5,
             )
+
+    def _differences(self, theirs: dict, names: set[str]) -> str:
+        """Some of what differs, in the order in which it was described."""
+        ordered = [name for name in {**self._job, **theirs} if name in names]
+        shown = [_difference(name, theirs.get(name), self._job.get(name)) for name in ordered[:MOST_SHOWN]]
+        more = [f"and {len(names) - MOST_SHOWN} more"] if len(names) > MOST_SHOWN else []
+        return "; ".join(shown + more)
 
 
 class _OneFile(ocp.CheckpointHandler):

@@ -85,6 +85,28 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, kind):
     assert after_the_end.resumed_epoch == int(np.isfinite(whole[1].loss).sum(axis=-1).max())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_goes_on_for_more_epochs(tmp_path, kind):
+    given = KINDS[kind] | ({"patience": 20} if "patience" in KINDS[kind] else {})
+    whole, (_, first) = run(epochs=20, **given), run(Checkpoint(tmp_path), epochs=10, **given)
+    hook = Checkpoint(tmp_path, resume=True)
+    same(again := run(hook, epochs=20, **given), whole)
+    same(again[1].loss[..., :10], first.loss)
+    assert hook.resumed_epoch == 10 and np.isfinite(again[1].loss).all()
+    with pytest.raises(ValueError, match="epochs 20 there and 10 here"):
+        run(Checkpoint(tmp_path, resume=True), epochs=10, **given)
+
+
+def test_a_run_that_patience_ended_stays_ended(tmp_path):
+    lasting = {"validation": HELD_OUT, "patience": 2, "trainer": make_trainer(MODEL, sgd(0.2))}
+    ended = run(Checkpoint(tmp_path), epochs=50, **lasting)
+    epochs = np.isfinite(ended[1].loss).sum()
+    assert epochs < 50
+    state, history = run(Checkpoint(tmp_path, resume=True), epochs=80, **lasting)
+    same((state, history.best_epoch), (ended[0], ended[1].best_epoch))
+    assert np.isfinite(history.loss).sum() == epochs and history.loss.shape == (80,)
+
+
 def test_in_float64(tmp_path, x64):
     rows = tuple(a.astype(np.float64) for a in ROWS)
     whole = run(table=rows)
@@ -105,7 +127,8 @@ def test_from_an_empty_folder_it_begins_at_the_start(tmp_path):
 
 
 OTHERS = {
-    "epochs": ({"epochs": 21}, "epochs 20 there and 21 here"),
+    "fewer epochs": ({"epochs": 19}, "epochs 20 there and 19 here"),
+    "epochs and more": ({"epochs": 21, "batch_size": 32}, "batch_size 64 .*epochs 20 there and 21 here"),
     "batch_size": ({"batch_size": 32}, "batch_size 64 there and 32 here"),
     "patience": (
         {"validation": HELD_OUT, "patience": 2},
@@ -362,6 +385,9 @@ def test_a_run_on_a_source_goes_on_within_an_epoch(tmp_path, as_source, monkeypa
     hook = Checkpoint(tmp_path, 0.5, resume=True)
     same(run(hook, **given), whole)
     assert hook.resumed_epoch == 1
+    longer = {**given, "epochs": 6}
+    same(run(Checkpoint(tmp_path, 0.5, resume=True), **longer), run(**longer))
+    given = longer
     with pytest.raises(ValueError, match="other x"):
         other = as_source(ROWS[0] + 1, ROWS[1])
         run(Checkpoint(tmp_path, 0.5, resume=True), **{**given, "table": other})
