@@ -127,7 +127,7 @@ def save(path: str | Path, fitted: Fitted) -> None:
     if fitted.calibration is not None:
         arrays["calibration/factor"] = np.asarray(fitted.calibration.factor, np.float64)
     arrays = {name: np.array(array, order="C") for name, array in arrays.items()}
-    _check("the model can't be saved", fitted.model, header, arrays)
+    _check("the model can't be saved", _faults(fitted.model, header, arrays))
     text = msgspec.json.encode(header).decode()
     text = text.replace(NO_DIGEST, _digest(text, arrays), 1)
     with replacing(path) as temporary:
@@ -148,7 +148,7 @@ def load(path: str | Path) -> Fitted:
     path = Path(path)
     header, arrays = _read(path)
     model = _build(path, header, arrays)
-    _check(f"{path} is damaged", model, header, arrays)
+    _check(f"{path} is damaged", _faults(model, header, arrays))
     tree = unflatten_dict(arrays, sep="/")
     kind = header.calibration
     return Fitted(
@@ -189,6 +189,7 @@ def _read(path: Path) -> tuple[Header, dict[str, np.ndarray]]:
         raise ValueError(f"{path} is damaged: its digest is missing")
     if header.sha256 and header.sha256 != _digest(text.replace(header.sha256, NO_DIGEST, 1), arrays):
         raise ValueError(f"{path} is damaged: its content isn't what was written (SHA-256)")
+    _check(f"{path} is damaged", _header_faults(header))
     return header, arrays
 
 
@@ -257,7 +258,7 @@ def _build(path: Path, header: Header, arrays: dict[str, np.ndarray]) -> nn.Modu
         )
     sizes = [*own.hidden, own.outputs, header.members, own.embedding and own.embedding.frequencies]
     most = sum(array.size for array in arrays.values())
-    if len(own.hidden) > len(arrays) or max(filter(None, sizes), default=0) > most:
+    if max(filter(None, sizes), default=0) > most:
         raise ValueError(f"{path} is damaged: its header asks for more than the {most:,} numbers it holds")
     settings = {"detach_variance": True} if own.detach_variance else {}
     try:
@@ -270,18 +271,23 @@ def _build(path: Path, header: Header, arrays: dict[str, np.ndarray]) -> nn.Modu
         raise ValueError(f"{path} is damaged: {error}") from None
 
 
-def _check(what: str, model: nn.Module, header: Header, arrays: dict[str, np.ndarray]) -> None:
-    """Raise, with the first fault, for content that no model has."""
-    for fault in _faults(model, header, arrays):
+def _check(what: str, faults: Iterator[str]) -> None:
+    """Raise with the first fault, if there is one."""
+    for fault in faults:
         raise ValueError(f"{what}: {fault}")
+
+
+def _header_faults(header: Header) -> Iterator[str]:
+    """What in a header is too large to be worked with."""
+    if len(header.model.hidden) > MOST_LAYERS:
+        yield f"its network has {len(header.model.hidden):,} hidden layers, a file may hold {MOST_LAYERS}"
+    if not _shallow(header.settings, DEEPEST_SETTINGS):
+        yield f"its settings are nested more than {DEEPEST_SETTINGS} deep"
 
 
 def _faults(model: nn.Module, header: Header, arrays: dict[str, np.ndarray]) -> Iterator[str]:
     """What is impossible; each is found only where the ones before are not."""
-    if len(model.hidden) > MOST_LAYERS:
-        yield f"its network has {len(model.hidden):,} hidden layers, a file may hold {MOST_LAYERS}"
-    if not _shallow(header.settings, DEEPEST_SETTINGS):
-        yield f"its settings are nested more than {DEEPEST_SETTINGS} deep"
+    yield from _header_faults(header)
     if misfits := _misfits(model, header, arrays):
         yield f"the arrays {', '.join(sorted(misfits))} don't fit its {type(model).__name__}"
     for kind, count in (("feature", len(arrays["x_scaler/loc"])), ("target", model.outputs or 1)):

@@ -115,7 +115,7 @@ def test_the_file_is_json_and_arrays(tmp_path, monkeypatch):
 
     for name in ("pickle.load", "pickle.loads", "pickle.Unpickler", "builtins.eval", "marshal.loads"):
         monkeypatch.setattr(name, forbid)
-    monkeypatch.setattr(model_file, "_faults", lambda *_: ())  # it traces, which may eval
+    monkeypatch.setattr(model_file, "_faults", lambda *_: iter(()))  # it traces, which may eval
     model_file.load(tmp_path / "m")
 
 
@@ -243,7 +243,7 @@ BIG = {"kind": "MeanVarRegressor", "activation": "relu", "hidden": [8, 4], "outp
         ({"shape": 3}, "damaged.*unknown field `shape`"),
         ({"members": -1}, "damaged.*>= 1"),
         ({"model": BIG | {"hidden": [10**12]}}, "asks for more than"),
-        ({"model": BIG | {"hidden": [8] * 10**5}}, "asks for more than"),
+        ({"model": BIG | {"hidden": [8] * 10**5}}, "damaged: its network has 100,000 hidden layers"),
         ({"model": BIG | {"outputs": 10**12}}, "asks for more than"),
         ({"model": BIG | {"embedding": {"frequencies": 10**9, "scales": [0.1, 1.0]}}}, "asks for more than"),
         ({"members": 10**12}, "asks for more than"),
@@ -328,6 +328,13 @@ def test_impossible_content_with_a_right_digest(tmp_path, header, arrays, match)
     damaged(path, header, **arrays)
     with pytest.raises(ValueError, match=f"^{path} is damaged: .*{match}"):
         model_file.load(path)
+
+
+def test_a_header_that_can_only_be_shown_is_refused_too(tmp_path):
+    for header, match in ({"settings": nested(480)}, "nested"), ({"model": BIG | {"hidden": DEEP}}, "257"):
+        damaged(tmp_path / "m", header)
+        with pytest.raises(ValueError, match=f"is damaged: .*{match}"):
+            model_file.read_header(tmp_path / "m")
 
 
 @pytest.mark.parametrize(
