@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path, PurePath
 from types import FrameType
 from typing import Any
@@ -35,6 +36,7 @@ TOLERATED = ("cores",)
 FORMAT = 1
 # Folders of checkpoints are called epoch_12 or batch_345, so that nobody else's are taken for one.
 PREFIXES = "epoch", "batch"
+CHECKPOINT = re.compile(rf"({'|'.join(PREFIXES)})_\d+")
 RUNNING = ("_manager", "_lock", "_latest", "_job")
 MOST_SHOWN = 6
 
@@ -43,10 +45,11 @@ class Checkpoint(Hook):
     """Keeps a run in a folder, and goes on from there.
 
     A run that goes on is, bit for bit, the one that was never stopped: parameters, history and early
-    stopping. That holds on the same kind of device, number of cores, dtype and versions, which a checkpoint
-    records; one of other data, settings or versions is refused by name of what differs. Each process of a
-    run over many keeps its own part, in a folder `process_3` within; those that share batches go on from the
-    last checkpoint that all of them have.
+    stopping. It may go on for more epochs than it began with, unless patience ended it. That holds on the
+    same kind of device, number of cores, dtype and versions, which a checkpoint records; one of other data,
+    settings or versions is refused by name of what differs. Each process of a run over many keeps its own
+    part, in a folder `process_3` within; those that share batches go on from the last checkpoint that all of
+    them have.
 
     Args:
         folder: where checkpoints are kept; made if its parent is there. One run has it for itself.
@@ -59,7 +62,7 @@ class Checkpoint(Hook):
 
     Raises:
         ValueError: when the run begins, if the folder can't be used, holds checkpoints of another run, only
-            damaged ones, or is in use.
+            damaged ones, or something else of a checkpoint's name, or is in use.
 
     Warns:
         UserWarning: names a damaged checkpoint, in whose place the one before is used; and says so where
@@ -114,7 +117,7 @@ class Checkpoint(Hook):
         check_folder(self.folder)
         if self._own_folder != self.folder:
             check_folder(self._own_folder)
-        if not self.resume and self._kept(trial=trial):
+        if self._kept(trial=trial) and not self.resume:
             raise ValueError(
                 f"{self.folder} holds checkpoints of an earlier run: resume it, or choose another folder"
             )
@@ -137,12 +140,18 @@ class Checkpoint(Hook):
         )
 
     def _kept(self, *, trial: bool) -> bool:
-        """Whether there are checkpoints, of the run or of one that prepares it."""
+        """Whether there are checkpoints, of the run or of one that prepares it; raise for what isn't one."""
         within = [self._own_folder]
         if trial:
             within.append(self.folder / "trial" / self._own_folder.relative_to(self.folder))
-        names = [path.name for folder in within if folder.is_dir() for path in folder.iterdir()]
-        return any(re.fullmatch(rf"({'|'.join(PREFIXES)})_\d+", name) for name in names)
+        paths = [path for folder in within if folder.is_dir() for path in folder.iterdir()]
+        for path in paths:
+            if _is_foreign(path):
+                raise ValueError(
+                    f"{path} has the name of a checkpoint, but no run wrote it: rename it, "
+                    "or choose another folder"
+                )
+        return any(CHECKPOINT.fullmatch(path.name) for path in paths)
 
     def begin(self, job: Job) -> None:
         """Take the folder."""
@@ -216,8 +225,7 @@ class Checkpoint(Hook):
                 stacklevel=5,
             )
             # Put aside and not deleted: the reason may lie elsewhere.
-            shutil.rmtree(path.with_suffix(".damaged"), ignore_errors=True)
-            path.rename(path.with_suffix(".damaged"))
+            path.rename(_unused(f"{path}.damaged"))
             self._manager.reload()
             return None
 
@@ -301,20 +309,27 @@ class Checkpoint(Hook):
 
     def _check_same(self, theirs: dict) -> None:
         """Raise unless the checkpoint is one of this run."""
-        names = [name for name in {**self._job, **theirs} if self._job.get(name) != theirs.get(name)]
-        shown = [_difference(name, theirs.get(name), self._job.get(name)) for name in names[:MOST_SHOWN]]
-        shown += [f"and {len(names) - MOST_SHOWN} more"] if len(names) > MOST_SHOWN else []
-        if set(names) - set(TOLERATED):
+        names = {name for name in {**self._job, **theirs} if self._job.get(name) != theirs.get(name)}
+        # The program is the same for any number of epochs.
+        longer = {"epochs"} if theirs.get("epochs", math.inf) < self._job["epochs"] else set()
+        if names - longer - set(TOLERATED):
             raise ValueError(
-                f"the checkpoints in {self.folder} are of another run: {'; '.join(shown)}: resume with what "
-                "it had, or choose another folder"
+                f"the checkpoints in {self.folder} are of another run: {self._differences(theirs, names)}: "
+                "resume with what it had, or choose another folder"
             )
-        if names:
+        if names - longer:
             warnings.warn(
-                f"the run goes on on another machine than it began on ({'; '.join(shown)}): its last bits "
-                "may differ",
+                f"the run goes on on another machine than it began on "
+                f"({self._differences(theirs, names - longer)}): its last bits may differ",
                 stacklevel=5,
             )
+
+    def _differences(self, theirs: dict, names: set[str]) -> str:
+        """Some of what differs, in the order in which it was described."""
+        ordered = [name for name in {**self._job, **theirs} if name in names]
+        shown = [_difference(name, theirs.get(name), self._job.get(name)) for name in ordered[:MOST_SHOWN]]
+        more = [f"and {len(names) - MOST_SHOWN} more"] if len(names) > MOST_SHOWN else []
+        return "; ".join(shown + more)
 
 
 class _OneFile(ocp.CheckpointHandler):
@@ -413,6 +428,22 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         log.setLevel(level)
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether something that no run wrote has the name of a checkpoint."""
+    if not CHECKPOINT.fullmatch(path.name):
+        return False
+    # A checkpoint whose deletion was cut off may have folders alone.
+    holds_files = path.is_file() or any(inner.is_file() for inner in path.rglob("*"))
+    written = ("_CHECKPOINT_METADATA", "commit_success.txt", f"default/{_OneFile.NAME}")
+    return holds_files and not any((path / name).exists() for name in written)
+
+
+def _unused(name: str) -> Path:
+    """The name, or with a number the first that nothing has."""
+    names = (Path(name if i == 1 else f"{name}_{i}") for i in count(1))
+    return next(path for path in names if not path.exists())
 
 
 def _one_line(error: Exception) -> str:

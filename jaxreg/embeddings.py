@@ -1,6 +1,7 @@
 """What stands before a first layer, so that a network can follow features that matter at several scales."""
 
 import math
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -26,6 +27,9 @@ class PeriodicEmbedding(nn.Module):
         frequencies: for each feature.
         scales: least and largest standard deviation of the frequencies at the start, in turns per unit.
 
+    Raises:
+        ValueError: if scales aren't two positive, finite numbers of which the second isn't the smaller one.
+
     >>> import jax
     >>> from jaxreg import MeanVarRegressor, PeriodicEmbedding
     >>> model = MeanVarRegressor(hidden=(32,), embedding=PeriodicEmbedding(frequencies=4))
@@ -35,7 +39,15 @@ class PeriodicEmbedding(nn.Module):
     """
 
     frequencies: int = 16
-    scales: tuple[float, float] = (0.05, 4.0)
+    scales: Sequence[float] = (0.05, 4.0)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scales", tuple(self.scales))
+        if len(self.scales) != 2 or not 0 < self.scales[0] <= self.scales[1] < math.inf:
+            raise ValueError(
+                f"scales must be two positive, finite numbers, the smaller one first, got {self.scales}"
+            )
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Float[ArrayLike, "... features"]) -> Float[Array, "... embedded"]:

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from jaxreg.calibration import NoiseScaling, VarianceScaling
-from jaxreg.data import Scaler
+from jaxreg.data import Scaler, listed
 from jaxreg.embeddings import PeriodicEmbedding
 from jaxreg.files import check_writable, replacing
 from jaxreg.fitted import Fitted
@@ -31,6 +33,15 @@ CALIBRATIONS = {kind.__name__: kind for kind in (NoiseScaling, VarianceScaling)}
 
 # What a header may take, in characters: names and types of 100,000 columns.
 LONGEST_HEADER = 16 * 2**20
+
+# Each layer takes its time to trace and compile: 256 take seconds, and some thousand would take minutes.
+MOST_LAYERS = 256
+
+# Settings are for the reader, and what goes through them calls itself once for each list within a list.
+DEEPEST_SETTINGS = 16
+
+# Arrays that no model has without a positive number in each place.
+POSITIVE = ("x_scaler/scale", "y_scaler/scale", "calibration/factor")
 
 NO_DIGEST = "0" * 64
 
@@ -95,7 +106,8 @@ def save(path: str | Path, fitted: Fitted) -> None:
     """Write a fitted model; the path holds the old file or the whole new one, never a part.
 
     Raises:
-        ValueError: if the path can't be written to, or the model is of a kind that a file can't describe.
+        ValueError: if the path can't be written to, the model is of a kind that a file can't describe, or
+            `load` would refuse the file.
         OSError: if the disk is full, for example.
     """
     path = Path(path)
@@ -108,7 +120,6 @@ def save(path: str | Path, fitted: Fitted) -> None:
         calibration=None if fitted.calibration is None else type(fitted.calibration).__name__,
         **{name: getattr(fitted, name) for name in COPIED},
     )
-    text = msgspec.json.encode(header).decode()
     arrays = flatten_dict({"params": fitted.params["params"]}, sep="/")
     for name in ("x_scaler", "y_scaler"):
         scaler = getattr(fitted, name)
@@ -116,6 +127,8 @@ def save(path: str | Path, fitted: Fitted) -> None:
     if fitted.calibration is not None:
         arrays["calibration/factor"] = np.asarray(fitted.calibration.factor, np.float64)
     arrays = {name: np.array(array, order="C") for name, array in arrays.items()}
+    _check("the model can't be saved", _faults(fitted.model, header, arrays))
+    text = msgspec.json.encode(header).decode()
     text = text.replace(NO_DIGEST, _digest(text, arrays), 1)
     with replacing(path) as temporary:
         try:
@@ -129,12 +142,13 @@ def load(path: str | Path) -> Fitted:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is truncated or changed, is something else, or is of a newer format.
+        ValueError: if the file is truncated or changed, is something else, is of a newer format, or holds
+            what no model has, such as a scale of 0.
     """
     path = Path(path)
     header, arrays = _read(path)
     model = _build(path, header, arrays)
-    _check_arrays(path, model, header, arrays)
+    _check(f"{path} is damaged", _faults(model, header, arrays))
     tree = unflatten_dict(arrays, sep="/")
     kind = header.calibration
     return Fitted(
@@ -175,6 +189,7 @@ def _read(path: Path) -> tuple[Header, dict[str, np.ndarray]]:
         raise ValueError(f"{path} is damaged: its digest is missing")
     if header.sha256 and header.sha256 != _digest(text.replace(header.sha256, NO_DIGEST, 1), arrays):
         raise ValueError(f"{path} is damaged: its content isn't what was written (SHA-256)")
+    _check(f"{path} is damaged", _header_faults(header))
     return header, arrays
 
 
@@ -243,23 +258,68 @@ def _build(path: Path, header: Header, arrays: dict[str, np.ndarray]) -> nn.Modu
         )
     sizes = [*own.hidden, own.outputs, header.members, own.embedding and own.embedding.frequencies]
     most = sum(array.size for array in arrays.values())
-    if len(own.hidden) > len(arrays) or max(filter(None, sizes), default=0) > most:
+    if max(filter(None, sizes), default=0) > most:
         raise ValueError(f"{path} is damaged: its header asks for more than the {most:,} numbers it holds")
     settings = {"detach_variance": True} if own.detach_variance else {}
-    if own.embedding is not None:
-        settings["embedding"] = PeriodicEmbedding(own.embedding.frequencies, own.embedding.scales)
     try:
+        if own.embedding is not None:
+            settings["embedding"] = PeriodicEmbedding(own.embedding.frequencies, own.embedding.scales)
         return MODELS[own.kind](
             hidden=own.hidden, outputs=own.outputs, activation=ACTIVATIONS[own.activation], **settings
         )
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
 
 
-def _check_arrays(path: Path, model: nn.Module, header: Header, arrays: dict[str, np.ndarray]) -> None:
-    """Raise unless the arrays are those of the model."""
+def _check(what: str, faults: Iterator[str]) -> None:
+    """Raise with the first fault, if there is one."""
+    for fault in faults:
+        raise ValueError(f"{what}: {fault}")
+
+
+def _header_faults(header: Header) -> Iterator[str]:
+    """What in a header is too large to be worked with."""
+    if len(header.model.hidden) > MOST_LAYERS:
+        yield f"its network has {len(header.model.hidden):,} hidden layers, a file may hold {MOST_LAYERS}"
+    if not _shallow(header.settings, DEEPEST_SETTINGS):
+        yield f"its settings are nested more than {DEEPEST_SETTINGS} deep"
+
+
+def _faults(model: nn.Module, header: Header, arrays: dict[str, np.ndarray]) -> Iterator[str]:
+    """What is impossible; each is found only where the ones before are not."""
+    yield from _header_faults(header)
+    if misfits := _misfits(model, header, arrays):
+        yield f"the arrays {', '.join(sorted(misfits))} don't fit its {type(model).__name__}"
+    for kind, count in (("feature", len(arrays["x_scaler/loc"])), ("target", model.outputs or 1)):
+        for name in (f"{kind}_names", f"{kind}_dtypes"):
+            columns = getattr(header, name)
+            if columns is not None and len(columns) != count:
+                yield f"its {name} are {len(columns):,} and its {kind}s {count:,}"
+        names = getattr(header, f"{kind}_names") or ()
+        if repeated := [name for name, times in Counter(names).items() if times > 1]:
+            yield f"its {kind}_names repeat {listed(repeated)}"
+    for name, array in arrays.items():
+        # A scale of infinity marks a feature that was constant.
+        if np.isnan(array).any() or (np.isinf(array).any() and name != "x_scaler/scale"):
+            yield f"{name} has numbers that are NaN or infinite"
+        if name in POSITIVE and not np.all(array > 0):
+            yield f"{name} has numbers that aren't positive"
+
+
+def _shallow(value: Any, most: int) -> bool:
+    """Whether lists and dictionaries stand within one another at most so many times."""
+    if not isinstance(value, dict | list | tuple):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return most > 0 and all(_shallow(each, most - 1) for each in inner)
+
+
+def _misfits(model: nn.Module, header: Header, arrays: dict[str, np.ndarray]) -> set[str]:
+    """Names of the arrays that are missing, too many, or of a shape or type that the model hasn't."""
     shapes = {name: array.shape for name, array in arrays.items()}
     features = shapes.get("x_scaler/loc", ())
+    if len(features) != 1 or features == (0,):
+        return {"x_scaler/loc"} | ({"x_scaler/scale"} - set(shapes))
     inputs = jax.ShapeDtypeStruct((1, *features), np.float32)
     outputs = () if model.outputs is None else (model.outputs,)
     expected = {"x_scaler/loc": features, "x_scaler/scale": features}
@@ -267,14 +327,8 @@ def _check_arrays(path: Path, model: nn.Module, header: Header, arrays: dict[str
     if header.calibration:
         factor = shapes.get("calibration/factor", ())
         expected["calibration/factor"] = factor if factor == () else outputs
-    wrong = {name for name in ("x_scaler/loc",) if len(features) != 1}
-    if not wrong:
-        axis = () if header.members is None else (header.members,)
-        params = {"params": jax.eval_shape(model.init, jax.random.key(0), inputs)["params"]}
-        expected |= {name: (*axis, *leaf.shape) for name, leaf in flatten_dict(params, sep="/").items()}
-    wrong |= {name for name in set(expected) | set(shapes) if expected.get(name) != shapes.get(name)}
-    wrong |= {name for name, array in arrays.items() if array.dtype not in (np.float32, np.float64)}
-    if wrong:
-        raise ValueError(
-            f"{path} is damaged: the arrays {', '.join(sorted(wrong))} don't fit its {type(model).__name__}"
-        )
+    axis = () if header.members is None else (header.members,)
+    params = {"params": jax.eval_shape(model.init, jax.random.key(0), inputs)["params"]}
+    expected |= {name: (*axis, *leaf.shape) for name, leaf in flatten_dict(params, sep="/").items()}
+    wrong = {name for name in set(expected) | set(shapes) if expected.get(name) != shapes.get(name)}
+    return wrong | {name for name, array in arrays.items() if array.dtype not in (np.float32, np.float64)}

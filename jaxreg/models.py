@@ -1,7 +1,8 @@
 """Flax Linen modules that map x to a Gaussian, and how a prediction is made with any such module."""
 
 import dataclasses
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -54,12 +55,23 @@ def torch_bias_init(fan_in: int) -> Callable[..., Array]:
 class _Regressor(nn.Module):
     """What the regressors share: their fields, the trunk and the linear layers."""
 
-    hidden: tuple[int, ...] = (128, 128)
+    hidden: Sequence[int] | int = (128, 128)
     outputs: int | None = None
-    activation: Callable[[Array], Array] = nn.relu
+    activation: Callable[[Array], Array] | str = nn.relu
     embedding: nn.Module | None = None
     kernel_init: Callable[..., Array] = torch_kernel_init
     bias_init: Callable[..., Array] | None = None
+
+    def __post_init__(self) -> None:
+        # One spelling of each field, so that models that compute the same are equal and share programs.
+        fields = {
+            "hidden": _checked_widths(self.hidden),
+            "outputs": None if self.outputs is None else _checked_width("outputs", self.outputs),
+            "activation": _checked_activation(self.activation),
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+        super().__post_init__()
 
     def __reduce__(self) -> tuple:
         # JAX's own activations are functions that can't be pickled; they go by their name.
@@ -69,7 +81,7 @@ class _Regressor(nn.Module):
             field.name: values[field.name] for field in kept if values[field.name] is not field.default
         }
         name = next((name for name, known in ACTIVATIONS.items() if known is self.activation), None)
-        return _unpickled, (type(self), changed if name is None else changed | {"activation": name})
+        return partial(type(self), **(changed if name is None else changed | {"activation": name})), ()
 
     def _linear(
         self, x: Array, features: int, name: str, bias_init: Callable[..., Array] | None = None
@@ -105,14 +117,17 @@ class MeanVarRegressor(_Regressor):
     at -1. Nix & Weigend 1994, "Estimating the mean and variance of the target probability distribution".
 
     Args:
-        hidden: widths of the hidden layers.
+        hidden: widths of the hidden layers; a single number is one layer.
         outputs: None for targets of shape `(n,)`, d for targets of shape `(n, d)`.
-        activation: applied after each hidden layer.
+        activation: applied after each hidden layer; a function, or a name among `ACTIVATIONS`.
         embedding: a Linen module put before the first layer, `(n, features) -> (n, any)`.
         kernel_init: initialiser of the weights; default that of `torch.nn.Linear`.
         bias_init: initialiser of the biases; None is that of `torch.nn.Linear`.
         detach_variance: the variance head reads the features as constants, so that it has no part in what
             they become; `faithful_nll` wants that.
+
+    Raises:
+        ValueError: if a width or `outputs` isn't a positive whole number, or the activation isn't known.
 
     >>> import jax
     >>> from jaxreg import MeanVarRegressor
@@ -189,9 +204,29 @@ class MeanOnlyRegressor(_Regressor):
         return Gaussian(mean, jnp.broadcast_to(log_var, mean.shape))
 
 
-def _unpickled(kind: type, fields: dict) -> nn.Module:
-    activation = fields.pop("activation")
-    return kind(activation=ACTIVATIONS[activation] if isinstance(activation, str) else activation, **fields)
+def _checked_widths(hidden: Any) -> tuple[int, ...]:
+    several = isinstance(hidden, Iterable) and not isinstance(hidden, str)
+    return tuple(_checked_width("hidden", width) for width in (hidden if several else [hidden]))
+
+
+def _checked_width(name: str, width: Any) -> int:
+    try:
+        whole = 0 if isinstance(width, bool) else operator.index(width)
+    except TypeError:
+        whole = 0
+    if whole < 1:
+        raise ValueError(f"{name} takes positive whole numbers, got {width!r}")
+    return whole
+
+
+def _checked_activation(activation: Any) -> Callable[[Array], Array]:
+    if isinstance(activation, str) and activation in ACTIVATIONS:
+        return ACTIVATIONS[activation]
+    if not callable(activation):
+        raise ValueError(
+            f"activation must be a function or one of {', '.join(ACTIVATIONS)}, got {activation!r}"
+        )
+    return activation
 
 
 def head_labels(params: PyTree) -> PyTree:

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
 from jaxreg.models import head_labels
-from jaxreg.training import check_whole
+from jaxreg.training import check_number, check_whole
 
 
 def adamw(
@@ -27,7 +27,7 @@ def adamw(
         steps: after so many the learning rate is 0; positive.
 
     Raises:
-        ValueError: if a number is negative or not finite, or `steps` is not positive.
+        ValueError: if a number is none, is negative or not finite, or `steps` is not positive.
 
     >>> import jax.numpy as jnp
     >>> from jaxreg import adamw
@@ -37,14 +37,8 @@ def adamw(
     >>> print(f"{updates:.3f}")
     -0.010
     """
-    numbers = {"learning_rate": learning_rate, "weight_decay": weight_decay, "steps": steps}
-    for name, number in numbers.items():
-        if isinstance(number, jax.core.Tracer):
-            continue
-        least = np.asarray(number) > 0 if name == "steps" else np.asarray(number) >= 0
-        if not np.all(least & np.isfinite(number)):
-            bound = "positive" if name == "steps" else "not negative"
-            raise ValueError(f"{name} must be finite and {bound}, got {number}")
+    for name, number in (("learning_rate", learning_rate), ("weight_decay", weight_decay), ("steps", steps)):
+        check_number(name, number, positive=name == "steps")
     return optax.GradientTransformation(
         Partial(_adamw_init, learning_rate, weight_decay, steps), _adamw_update
     )

@@ -29,6 +29,9 @@ MOST_ERROR_BARS = 60
 # Dark enough to be seen over points and band in black and white.
 DARK = "#a33c00"
 
+# Both dark enough for the text of their axes.
+LOSS_COLOR, SCORE_COLOR = "C0", DARK
+
 # Beyond so many, points are small and pale.
 MANY_POINTS = 500
 
@@ -257,7 +260,15 @@ def error_by_std(
     return _finished(ax, title)
 
 
-def history(report: History, *, title: str | None = None, ax: Axes | None = None) -> Axes:
+def history(
+    report: History,
+    *,
+    loss_label: str = "training loss",
+    score_label: str = "validation NLL",
+    same_scale: bool = True,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
     """Draw the loss and the validation NLL over the epochs, and mark the best epoch.
 
     Of an ensemble the members are thin lines and their median a bold one; each member's best epoch is a
@@ -265,38 +276,58 @@ def history(report: History, *, title: str | None = None, ax: Axes | None = None
 
     Args:
         report: of a fit, `(epochs,)`, or of an ensemble, `(members, epochs)`.
+        loss_label: name of what was trained on.
+        score_label: name of what the held-out rows were scored by.
+        same_scale: whether both are negative log-likelihoods in nats, as `gaussian_nll` and the validation
+            NLL are. For another loss, `beta_nll` or `squared_error` for example, pass False: the score then
+            has an axis of its own, on the right.
         title: of the axes.
         ax: axes to draw on.
+
+    Returns:
+        The axes of the loss.
 
     Raises:
         ValueError: if no epoch has a loss.
     """
-    ax = _axes(ax, (8, 5))
-    series = {
-        "training loss": ("C0", "-", report.loss),
-        "validation NLL": ("C1", "--", report.validation_nll),
-    }
     if not np.isfinite(report.loss).any():
         raise ValueError("the history has no finite loss")
-    for name, (color, style, values) in series.items():
-        if values is None:
-            continue
-        values = np.atleast_2d(values)
-        epochs = np.arange(1, values.shape[1] + 1)
-        alone = len(values) == 1
-        if not alone:
-            ax.plot(epochs, values.T, style, color=color, linewidth=0.6, alpha=0.5)
-        known = np.isfinite(values).any(axis=0)
-        median = np.nanmedian(values[:, known], axis=0)
-        label = name if alone else f"{name}, median of {len(values)}"
-        ax.plot(epochs[known], median, style, color=color, linewidth=1.5 if alone else 2.5, label=label)
+    ax = _axes(ax, (8, 5))
+    apart = not same_scale and report.validation_nll is not None
+    right = ax.twinx() if apart else ax
+    _draw_series(ax, report.loss, f"{loss_label} (left)" if apart else loss_label, LOSS_COLOR, "-")
+    if report.validation_nll is not None:
+        label = f"{score_label} (right)" if apart else score_label
+        _draw_series(right, report.validation_nll, label, SCORE_COLOR, "--")
+        _mark_best(right, report)
+    ax.set(xlabel="epoch", ylabel="mean over rows (nats)" if same_scale else f"{loss_label}, mean over rows")
+    if apart:
+        right.set_ylabel(f"{score_label}, mean over rows")
+        for side, color in ((ax, LOSS_COLOR), (right, SCORE_COLOR)):
+            side.yaxis.label.set_color(color)
+            side.tick_params(axis="y", labelcolor=color)
+    return _finished(ax, title, right)
+
+
+def _draw_series(ax: Axes, values: np.ndarray, name: str, color: str, style: str) -> None:
+    """One line over the epochs; of several members thin ones, and their median."""
+    values = np.atleast_2d(values)
+    epochs = np.arange(1, values.shape[1] + 1)
+    alone = len(values) == 1
+    if not alone:
+        ax.plot(epochs, values.T, style, color=color, linewidth=0.6, alpha=0.5)
+    known = np.isfinite(values).any(axis=0)
+    median = np.nanmedian(values[:, known], axis=0)
+    label = name if alone else f"{name}, median of {len(values)}"
+    ax.plot(epochs[known], median, style, color=color, linewidth=1.5 if alone else 2.5, label=label)
+
+
+def _mark_best(ax: Axes, report: History) -> None:
     best = np.atleast_1d(report.best_epoch)
-    if report.validation_nll is not None and (best >= 0).any():
+    if (best >= 0).any():
         at = np.atleast_2d(report.validation_nll)[np.flatnonzero(best >= 0), best[best >= 0]]
         label = f"best epoch ({best[0] + 1})" if len(best) == 1 else "best epoch of each member"
         ax.plot(best[best >= 0] + 1, at, "v", color="black", markersize=6, label=label)
-    ax.set(xlabel="epoch", ylabel="mean over rows (nats)")
-    return _finished(ax, title)
 
 
 def report(
@@ -305,6 +336,7 @@ def report(
     *,
     x: TableLike | None = None,
     training: History | None = None,
+    same_scale: bool = True,
     level: float = 0.95,
     label: str = "y",
     x_label: str = "x",
@@ -318,6 +350,7 @@ def report(
         y: observed values.
         x: the feature, where there is but one: the band over it is drawn too.
         training: the model's history.
+        same_scale: whether its loss is in the units of its validation NLL, as in `history`.
         level: of intervals.
         label: name of the target, with its unit.
         x_label: name of the feature, with its unit.
@@ -330,7 +363,16 @@ def report(
     Raises:
         ValueError: as `metrics.check_prediction`, or for several outputs.
     """
-    panels = report_panels(prediction, y, x=x, training=training, level=level, label=label, x_label=x_label)
+    panels = report_panels(
+        prediction,
+        y,
+        x=x,
+        training=training,
+        same_scale=same_scale,
+        level=level,
+        label=label,
+        x_label=x_label,
+    )
     page = Figure(figsize=(8.27, 11.69), layout="constrained")
     page.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
     above, rows = int(head is not None), -(-len(panels) // 2)
@@ -350,6 +392,7 @@ def report_panels(
     *,
     x: TableLike | None = None,
     training: History | None = None,
+    same_scale: bool = True,
     level: float = 0.95,
     label: str = "y",
     x_label: str = "x",
@@ -370,7 +413,7 @@ def report_panels(
         drawn = {"train": (x, y), "points": "observed", "level": level, "labels": (x_label, label)}
         panels["band"] = partial(band, x, prediction, **drawn, title="Prediction")
     if training is not None:
-        panels["history"] = partial(history, training, title="Training")
+        panels["history"] = partial(history, training, same_scale=same_scale, title="Training")
     return {name: lambda ax=None, draw=draw: draw(ax=ax) for name, draw in panels.items()}
 
 
@@ -383,10 +426,13 @@ def _axes(ax: Axes | None, size: tuple[int, int] = (5, 5)) -> Axes:
     return plt.subplots(figsize=size, layout="constrained")[1] if ax is None else ax
 
 
-def _finished(ax: Axes, title: str | None) -> Axes:
+def _finished(ax: Axes, title: str | None, front: Axes | None = None) -> Axes:
+    """Axes with title and legend, which stands on those in front of them where there are two."""
     if title is not None:
         ax.set_title(title)
-    for handle in ax.legend(fontsize="small").legend_handles:
+    front = front or ax
+    drawn = [handle for each in dict.fromkeys((ax, front)) for handle in each.get_legend_handles_labels()[0]]
+    for handle in front.legend(handles=drawn, fontsize="small").legend_handles:
         if isinstance(handle, PathCollection):  # small, pale points are not so in the legend
             handle.set(alpha=1, sizes=[20])
     return ax

@@ -75,8 +75,7 @@ def sgd(
         weight_decay: added to every gradient, times its parameter; not negative.
 
     Raises:
-        TypeError: if a number is something else.
-        ValueError: if a number is negative or not finite.
+        ValueError: if a number is none, is negative or not finite.
 
     >>> import jax.numpy as jnp
     >>> from jaxreg import sgd
@@ -107,7 +106,7 @@ def check_number(name: str, number: Any, *, positive: bool = False) -> None:
         return
     array, bound = np.asarray(number), "positive" if positive else "not negative"
     if array.dtype.kind not in "iuf" and array.dtype != jnp.bfloat16:
-        raise TypeError(f"{name} must be a number, finite and {bound}, got {number!r}")
+        raise ValueError(f"{name} must be a number, finite and {bound}, got {number!r}")
     if not np.all((array > 0 if positive else array >= 0) & np.isfinite(array)):
         raise ValueError(f"{name} must be finite and {bound}, got {number}")
 

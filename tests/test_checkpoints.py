@@ -85,6 +85,28 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, kind):
     assert after_the_end.resumed_epoch == int(np.isfinite(whole[1].loss).sum(axis=-1).max())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_goes_on_for_more_epochs(tmp_path, kind):
+    given = KINDS[kind] | ({"patience": 20} if "patience" in KINDS[kind] else {})
+    whole, (_, first) = run(epochs=20, **given), run(Checkpoint(tmp_path), epochs=10, **given)
+    hook = Checkpoint(tmp_path, resume=True)
+    same(again := run(hook, epochs=20, **given), whole)
+    same(again[1].loss[..., :10], first.loss)
+    assert hook.resumed_epoch == 10 and np.isfinite(again[1].loss).all()
+    with pytest.raises(ValueError, match="epochs 20 there and 10 here"):
+        run(Checkpoint(tmp_path, resume=True), epochs=10, **given)
+
+
+def test_a_run_that_patience_ended_stays_ended(tmp_path):
+    lasting = {"validation": HELD_OUT, "patience": 2, "trainer": make_trainer(MODEL, sgd(0.2))}
+    ended = run(Checkpoint(tmp_path), epochs=50, **lasting)
+    epochs = np.isfinite(ended[1].loss).sum()
+    assert epochs < 50
+    state, history = run(Checkpoint(tmp_path, resume=True), epochs=80, **lasting)
+    same((state, history.best_epoch), (ended[0], ended[1].best_epoch))
+    assert np.isfinite(history.loss).sum() == epochs and history.loss.shape == (80,)
+
+
 def test_in_float64(tmp_path, x64):
     rows = tuple(a.astype(np.float64) for a in ROWS)
     whole = run(table=rows)
@@ -105,7 +127,8 @@ def test_from_an_empty_folder_it_begins_at_the_start(tmp_path):
 
 
 OTHERS = {
-    "epochs": ({"epochs": 21}, "epochs 20 there and 21 here"),
+    "fewer epochs": ({"epochs": 19}, "epochs 20 there and 19 here"),
+    "epochs and more": ({"epochs": 21, "batch_size": 32}, "batch_size 64 .*epochs 20 there and 21 here"),
     "batch_size": ({"batch_size": 32}, "batch_size 64 there and 32 here"),
     "patience": (
         {"validation": HELD_OUT, "patience": 2},
@@ -195,6 +218,33 @@ def test_what_is_no_checkpoint_is_left_alone(tmp_path):
     stopped(tmp_path)
     same(run(Checkpoint(tmp_path, every=2, keep=1, resume=True)), run())
     assert len(list(tmp_path.glob("*/data.txt"))) == 5
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", ["epoch_10", "batch_7", "epoch_007", "epoch_10/default", "trial/epoch_3"])
+def test_what_only_has_the_name_of_a_checkpoint_is_refused_and_left_alone(tmp_path, name, resume):
+    precious = tmp_path / name / "data.txt"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("precious")
+    folder = str(tmp_path / name).removesuffix("/default")
+    with pytest.raises(ValueError, match=f"{folder} has the name of a checkpoint, but no run wrote it"):
+        Checkpoint(tmp_path, resume=resume).check()
+    hook = Checkpoint(tmp_path, every=2, keep=1, resume=resume)
+    with pytest.raises(ValueError, match=f"{folder} has the name"):
+        run(hook) if "trial" not in name else run(hook.for_trial())
+    assert precious.read_text() == "precious"
+
+
+def test_a_damaged_checkpoint_takes_no_name_that_is_used(tmp_path):
+    for name in ("epoch_12.damaged", "epoch_12.damaged_2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data.txt").write_text("precious")
+    stopped(tmp_path, at=12)
+    (tmp_path / "epoch_12" / "default" / "run.npz").unlink()
+    with pytest.warns(UserWarning, match="is damaged"):
+        same(run(Checkpoint(tmp_path, every=5, resume=True)), run())
+    assert len(list(tmp_path.glob("epoch_12.damaged*/data.txt"))) == 2
+    assert (tmp_path / "epoch_12.damaged_3" / "default").is_dir()
 
 
 def test_a_hook_that_has_been_used(tmp_path):
@@ -335,6 +385,9 @@ def test_a_run_on_a_source_goes_on_within_an_epoch(tmp_path, as_source, monkeypa
     hook = Checkpoint(tmp_path, 0.5, resume=True)
     same(run(hook, **given), whole)
     assert hook.resumed_epoch == 1
+    longer = {**given, "epochs": 6}
+    same(run(Checkpoint(tmp_path, 0.5, resume=True), **longer), run(**longer))
+    given = longer
     with pytest.raises(ValueError, match="other x"):
         other = as_source(ROWS[0] + 1, ROWS[1])
         run(Checkpoint(tmp_path, 0.5, resume=True), **{**given, "table": other})

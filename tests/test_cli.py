@@ -529,7 +529,7 @@ def test_unusable_model_files(refused, houses, model, tmp_path):
     both = MeanVarRegressor(hidden=(8,), outputs=2)
     params = both.init(jax.random.key(0), np.zeros((1, 2), np.float32))
     twice = Scaler(np.zeros(2), np.ones(2))
-    model_file.save(bad, fitted._replace(model=both, params=params, y_scaler=twice))
+    model_file.save(bad, fitted._replace(model=both, params=params, y_scaler=twice, target_names=None))
     refused(["predict", bad, houses], "2 targets")
 
 

@@ -51,3 +51,14 @@ def test_a_row_alone_is_embedded_as_among_others():
     x = np.random.default_rng(1).normal(size=(5, 2)).astype(np.float32)
     params = model.init(jax.random.key(0), x)
     np.testing.assert_allclose(model.apply(params, x[2]).mean, model.apply(params, x).mean[2], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "scales", [(0.0, 1.0), (-1.0, 1.0), (np.nan, 1.0), (1.0, np.inf), (2.0, 1.0), (1.0,)]
+)
+def test_scales_that_no_frequencies_have(scales):
+    with pytest.raises(
+        ValueError, match="scales must be two positive, finite numbers, the smaller one first"
+    ):
+        PeriodicEmbedding(scales=scales)
+    assert PeriodicEmbedding(scales=[1.0, 1.0]) == PeriodicEmbedding(scales=(1.0, 1.0))

@@ -29,9 +29,10 @@ def make(model=None, seed=0, outputs=1):
     model = model or MeanVarRegressor(hidden=(8, 4))
     params = model.init(jax.random.key(seed), X.astype(np.float32))
     y = 1e6 + RNG.normal(size=20 if outputs == 1 else (20, outputs))
+    targets = {"target_names": tuple("yzw"[:outputs]), "target_dtypes": ("float64",) * outputs}
     return Fitted(
-        model, params, Scaler.fit(X), Scaler.fit(y), ("a", "ü b"), ("y",), {"epochs": 3},
-        feature_dtypes=("float32", "int64"), target_dtypes=("float64",), scores={"loss": 0.5, "nll": None},
+        model, params, Scaler.fit(X), Scaler.fit(y), ("a", "ü b"), settings={"epochs": 3},
+        feature_dtypes=("float32", "int64"), scores={"loss": 0.5, "nll": None}, **targets,
     )  # fmt: skip
 
 
@@ -114,7 +115,7 @@ def test_the_file_is_json_and_arrays(tmp_path, monkeypatch):
 
     for name in ("pickle.load", "pickle.loads", "pickle.Unpickler", "builtins.eval", "marshal.loads"):
         monkeypatch.setattr(name, forbid)
-    monkeypatch.setattr(model_file, "_check_arrays", lambda *_: None)  # it traces, which may eval
+    monkeypatch.setattr(model_file, "_faults", lambda *_: iter(()))  # it traces, which may eval
     model_file.load(tmp_path / "m")
 
 
@@ -242,7 +243,7 @@ BIG = {"kind": "MeanVarRegressor", "activation": "relu", "hidden": [8, 4], "outp
         ({"shape": 3}, "damaged.*unknown field `shape`"),
         ({"members": -1}, "damaged.*>= 1"),
         ({"model": BIG | {"hidden": [10**12]}}, "asks for more than"),
-        ({"model": BIG | {"hidden": [8] * 10**5}}, "asks for more than"),
+        ({"model": BIG | {"hidden": [8] * 10**5}}, "damaged: its network has 100,000 hidden layers"),
         ({"model": BIG | {"outputs": 10**12}}, "asks for more than"),
         ({"model": BIG | {"embedding": {"frequencies": 10**9, "scales": [0.1, 1.0]}}}, "asks for more than"),
         ({"members": 10**12}, "asks for more than"),
@@ -279,3 +280,86 @@ def test_broken_arrays(tmp_path, arrays, match):
     damaged(tmp_path / "m", **arrays)
     with pytest.raises(ValueError, match=match):
         model_file.load(tmp_path / "m")
+
+
+def nested(depth):
+    return {"a": nested(depth - 1)} if depth else {}
+
+
+DEEP = [1] * (model_file.MOST_LAYERS + 1)
+MANY = {f"params/more_{i}": np.zeros(1) for i in range(len(DEEP))}
+MEAN, POSITIVE, UNKNOWN = "params/mean_head/bias", "numbers that aren't positive", "NaN or infinite"
+
+
+@pytest.mark.parametrize(
+    "header, arrays, match",
+    [
+        *(({}, {MEAN: np.full(1, bad)}, f"{MEAN} has .*{UNKNOWN}") for bad in (np.nan, np.inf, -np.inf)),
+        *(({}, {"y_scaler/loc": np.array(bad)}, f"y_scaler/loc has .*{UNKNOWN}") for bad in (np.nan, np.inf)),
+        *(({}, {"y_scaler/scale": np.array(bad)}, "y_scaler/scale has") for bad in (-1.0, 0, np.nan, np.inf)),
+        *(({}, {"x_scaler/loc": np.array([0, bad])}, "x_scaler/loc has") for bad in (np.nan, np.inf)),
+        *(
+            ({}, {"x_scaler/scale": np.array([1, bad])}, "x_scaler/scale has")
+            for bad in (-1, 0, np.nan, -np.inf)
+        ),
+        *(
+            ({"calibration": "NoiseScaling"}, {"calibration/factor": np.array(bad)}, "calibration/factor has")
+            for bad in (-1, 0.0, np.nan, np.inf)
+        ),
+        ({"target_names": ["y", "z"]}, {}, "its target_names are 2 and its targets 1"),
+        ({"target_names": []}, {}, "its target_names are 0 and its targets 1"),
+        ({"feature_names": ["a"]}, {}, "its feature_names are 1 and its features 2"),
+        ({"feature_dtypes": ["int8"] * 3}, {}, "its feature_dtypes are 3 and its features 2"),
+        ({"target_dtypes": []}, {}, "its target_dtypes are 0 and its targets 1"),
+        ({"feature_names": ["a", "a"]}, {}, "its feature_names repeat column 'a'"),
+        ({}, {"x_scaler/loc": np.zeros(0), "x_scaler/scale": np.zeros(0)}, "x_scaler/loc don't fit"),
+        *(
+            ({"model": BIG | {"embedding": {"frequencies": 2, "scales": scales}}}, {}, "scales must be")
+            for scales in ([0.0, 1.0], [-1.0, 1.0], [2.0, 1.0])
+        ),
+        ({"model": BIG | {"hidden": DEEP}}, MANY, "its network has 257 hidden layers, a file may hold 256"),
+        ({"settings": nested(17)}, {}, "its settings are nested more than 16 deep"),
+        ({"settings": nested(480)}, {}, "its settings are nested more than 16 deep"),
+    ],
+)
+def test_impossible_content_with_a_right_digest(tmp_path, header, arrays, match):
+    path = tmp_path / "m"
+    arrays = {name: np.asarray(array, np.float64) for name, array in arrays.items()}
+    damaged(path, header, **arrays)
+    with pytest.raises(ValueError, match=f"^{path} is damaged: .*{match}"):
+        model_file.load(path)
+
+
+def test_a_header_that_can_only_be_shown_is_refused_too(tmp_path):
+    for header, match in ({"settings": nested(480)}, "nested"), ({"model": BIG | {"hidden": DEEP}}, "257"):
+        damaged(tmp_path / "m", header)
+        with pytest.raises(ValueError, match=f"is damaged: .*{match}"):
+            model_file.read_header(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        ({"model": MeanVarRegressor(hidden=DEEP)}, "its network has 257 hidden layers"),
+        ({"settings": nested(17)}, "its settings are nested more than 16 deep"),
+        ({"settings": {"a": 1, "b": [[], nested(400)]}}, "more than 16 deep"),
+        ({"y_scaler": Scaler(np.zeros(()), np.zeros(()))}, f"y_scaler/scale has {POSITIVE}"),
+        ({"target_names": ("y", "z")}, "its target_names are 2"),
+        ({"members": 2}, "don't fit its MeanVarRegressor"),
+        ({"calibration": NoiseScaling(np.nan)}, f"calibration/factor has .*{UNKNOWN}"),
+    ],
+)
+def test_what_could_not_be_loaded_is_not_saved(tmp_path, change, match):
+    with pytest.raises(ValueError, match=f"^the model can't be saved: .*{match}"):
+        model_file.save(tmp_path / "m", make()._replace(**change))
+    assert not os.listdir(tmp_path)
+
+
+def test_what_is_just_possible(tmp_path):
+    """A constant feature has an infinite scale; settings may be nested."""
+    kept = make()._replace(x_scaler=Scaler(np.zeros(2), np.array([1, np.inf])), settings=nested(15))
+    model_file.save(tmp_path / "m", kept)
+    loaded = model_file.load(tmp_path / "m")
+    assert loaded.settings == kept.settings
+    np.testing.assert_array_equal(loaded.x_scaler.scale, [1, np.inf])
+    assert np.isfinite(loaded.predict(X).std).all()

@@ -1,10 +1,24 @@
+import copy
+import pickle
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
-from jaxreg import Gaussian, MeanOnlyRegressor, MeanVarRegressor, NaturalRegressor, predict, torch_weights
+from jaxreg import (
+    Gaussian,
+    MeanOnlyRegressor,
+    MeanVarRegressor,
+    NaturalRegressor,
+    make_trainer,
+    models,
+    predict,
+    sgd,
+    torch_weights,
+)
 from jaxreg.models import PREDICTION_BLOCK, _apply
 
 MODELS = {m.__name__: m for m in (MeanVarRegressor, MeanOnlyRegressor, NaturalRegressor)}
@@ -44,6 +58,43 @@ def test_activation_initialisers_and_embedding_can_be_given():
     assert (params["hidden_0"]["kernel"] == 1).all() and (params["mean_head"]["bias"] == 2).all()
     assert (params["log_var_head"]["bias"] == -1).all()
     assert hash(model) == hash(model.clone())
+
+
+@pytest.mark.parametrize("kind", MODELS.values())
+def test_other_spellings_of_one_model(kind):
+    model = kind(hidden=(128,), outputs=2, activation=nn.gelu)
+    for other in (
+        kind(hidden=128, outputs=2, activation="gelu"),
+        kind(hidden=[128], outputs=2, activation="gelu"),
+    ):
+        assert other == model and hash(other) == hash(model) and repr(other) == repr(model)
+        assert pickle.loads(pickle.dumps(other)) == copy.deepcopy(other) == other.clone() == model
+        assert make_trainer(other, sgd(0.1)).step is make_trainer(model, sgd(0.1)).step
+    assert kind(hidden=()).hidden == () and kind(activation="relu") == kind()
+    assert models._checked_widths(np.array([3, 4])) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"hidden": 0}, "hidden takes positive whole numbers, got 0"),
+        ({"hidden": (8, -1)}, "hidden .* got -1"),
+        ({"outputs": 0}, "outputs .* got 0"),
+        ({"activation": "swish"}, "activation must be a function or one of relu, silu, .* got 'swish'"),
+    ],
+)
+@pytest.mark.parametrize("kind", MODELS.values())
+def test_fields_that_no_model_has(kind, fields, message):
+    with pytest.raises(ValueError, match=message):
+        kind(**fields)
+
+
+@pytest.mark.parametrize("hidden", ["64", None, True, 8.0, (8, 4.0), ("8",), [[8], 4]])
+def test_what_is_no_width(hidden):  # asked of the check itself: the tests' type hook would be first
+    with pytest.raises(ValueError, match="hidden takes positive whole numbers, got"):
+        models._checked_widths(hidden)
+    with pytest.raises(ValueError, match="activation must be a function or one of relu"):
+        models._checked_activation(None)
 
 
 @pytest.mark.parametrize(
@@ -100,3 +151,59 @@ def test_torch_weights_that_do_not_fit_are_named():
         torch_weights.from_state_dict(MeanVarRegressor(embedding=nn.Dense(2)), state_dict)
     with pytest.raises(ValueError, match="params lack"):
         torch_weights.to_state_dict(MeanVarRegressor(hidden=(4, 4, 4)), model.init(KEY, jnp.ones((1, 3))))
+
+
+class Net(torch.nn.Module):
+    """A user's own module, with other names."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2 = torch.nn.Linear(3, 4), torch.nn.Linear(4, 5)
+        self.mu, self.sigma = torch.nn.Linear(5, 1), torch.nn.Linear(5, 1)
+
+    def forward(self, x):
+        h = torch.relu(self.fc2(torch.relu(self.fc1(x))))
+        return self.mu(h)[:, 0], self.sigma(h)[:, 0]
+
+
+LAYERS = {"fc1": "shared.0", "fc2": "shared.2", "mu": "mu_head", "sigma": "logvar_head"}
+WEIGHTS = {
+    f"{ours}.{part}": f"{theirs}.{part}" for ours, theirs in LAYERS.items() for part in ("weight", "bias")
+}
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."])
+@pytest.mark.parametrize("rename", [LAYERS, WEIGHTS, WEIGHTS.get])
+def test_weights_of_a_module_with_other_names(prefix, rename):
+    net, model = Net(), MeanVarRegressor(hidden=(4, 5))
+    state_dict = {prefix + name: value for name, value in net.state_dict().items()}
+    params = torch_weights.from_state_dict(model, state_dict, rename)
+    x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    mean, raw = (part.detach().numpy() for part in net(torch.from_numpy(x)))
+    dist = model.apply(params, x)
+    np.testing.assert_allclose(dist.mean, mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(dist.std**2, np.log1p(np.exp(raw)) + 1e-6, rtol=1e-5)
+
+
+def test_weights_in_bfloat16():
+    model = MeanVarRegressor(hidden=(4, 5))
+    state_dict = Net().to(torch.bfloat16).state_dict()
+    params = torch_weights.from_state_dict(model, state_dict, LAYERS)["params"]
+    expected = state_dict["fc2.weight"].float().numpy().T
+    assert params["hidden_1"]["kernel"].dtype == np.float32
+    np.testing.assert_array_equal(params["hidden_1"]["kernel"], expected)
+
+
+def test_errors_name_weights_as_they_were_given():
+    model = MeanVarRegressor(hidden=(4, 5))
+    state_dict = {f"module.{name}": value for name, value in Net().state_dict().items()}
+    with pytest.raises(
+        ValueError, match=r"missing \['mu_head.bias', .*unknown \['module.mu.bias', .*rename="
+    ):
+        torch_weights.from_state_dict(model, state_dict, LAYERS | {"mu": "mean"})
+    with pytest.raises(
+        ValueError, match="module.mu.weight and module.sigma.weight both stand for mu_head.weight"
+    ):
+        torch_weights.from_state_dict(model, state_dict, LAYERS | {"sigma": "mu_head"})
+    with pytest.raises(ValueError, match=r"module.fc2.weight has shape \(5, 4\), the model needs \(6, 4\)"):
+        torch_weights.from_state_dict(MeanVarRegressor(hidden=(4, 6)), state_dict, LAYERS)

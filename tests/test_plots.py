@@ -175,6 +175,28 @@ def test_history_of_one_and_of_many():
         plots.history(History(loss * np.nan, None, np.array(-1), np.array(-1)))
 
 
+def test_history_of_a_loss_in_other_units():
+    loss, nll = np.array([300.0, 200.0, 100.0]), np.array([2.0, 1.0, 1.5])
+    labels = {"loss_label": "training squared error", "same_scale": False}
+    ax = plots.history(History(loss, nll, np.array(1), np.array(-1)), **labels, title="Prices")
+    _, right = ax.figure.axes
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), loss)
+    np.testing.assert_array_equal(right.lines[0].get_ydata(), nll)
+    np.testing.assert_array_equal(right.lines[1].get_xydata(), [[2, 1]])
+    for side, label in (ax, "training squared error"), (right, "validation NLL"):
+        color = side.lines[0].get_color()
+        assert side.get_ylabel() == f"{label}, mean over rows" and side.yaxis.label.get_color() == color
+        assert {tick.get_color() for tick in side.get_yticklabels()} == {color}
+    assert ax.get_legend() is None and ax.get_title() == "Prices"
+    expected = ["training squared error (left)", "validation NLL (right)", "best epoch (2)"]
+    assert texts(right) == expected
+    alone = plots.history(History(loss, None, np.array(-1), np.array(-1)), **labels)
+    assert alone.figure.axes == [alone] and alone.get_ylabel() == "training squared error, mean over rows"
+    page = plots.report(*rows(), training=History(loss, nll, np.array(1), np.array(-1)), same_scale=False)
+    assert page.axes[-1].get_ylabel() == "validation NLL, mean over rows"
+    page.canvas.draw()
+
+
 def test_a_page_for_any_model():
     prediction, y = rows()
     training = History(np.array([2.0, 1.0]), None, np.array(-1), np.array(-1))

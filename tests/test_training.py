@@ -332,6 +332,15 @@ def test_sgd_refuses_impossible_numbers(number, value):
         sgd(**({"learning_rate": 1e-3} | {number: value}))
 
 
+@pytest.mark.parametrize("number", ["learning_rate", "weight_decay", "steps"])
+@pytest.mark.parametrize(
+    "value, message", [(-1e-3, "finite and"), (np.nan, "finite and"), ("1e-3", "a number, got '1")]
+)
+def test_adamw_refuses_impossible_numbers(number, value, message):
+    with pytest.raises(ValueError, match=f"{number} must be {message}"):
+        adamw.__wrapped__(**({"steps": 9} | {number: value}))
+
+
 def test_fit_inside_a_transform_names_run_epochs(sinusoid):
     trainer = make_trainer(MODEL, sgd(1e-3))
     with pytest.raises(ValueError, match="run_epochs"):
@@ -526,8 +535,8 @@ class Module:
             TypeError,
             "learning_rate must be a number, finite and not negative, got '1e-3'",
         ),
-        (lambda: inspect.unwrap(sgd)(None), TypeError, "learning_rate must be a number, .* got None"),
-        (lambda: inspect.unwrap(sgd)(1e-3, "high"), TypeError, "momentum must be a number, .* got 'high'"),
+        (lambda: inspect.unwrap(sgd)(None), ValueError, "learning_rate must be a number, .* got None"),
+        (lambda: inspect.unwrap(sgd)(1e-3, "high"), ValueError, "momentum must be a number, .* got 'high'"),
         (lambda: check_hooks(Hook()), TypeError, r"hooks must be a list .* got a Hook alone: pass \[hook\]"),
         (lambda: check_hooks(print), TypeError, "hooks must be a list of Hook objects, got a builtin"),
         (lambda: check_hooks([print]), TypeError, "got a builtin.*make a class of jaxreg.Hook"),
