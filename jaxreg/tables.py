@@ -166,12 +166,13 @@ def _floats(
     columns, faults = [], []
     for name in names:
         numbers, texts = as_numbers(table[name]), table[name].alias("")
-        odd = numbers.alias("").is_null() & texts.is_not_null() & (texts.str.strip_chars() != "")
-        if odd.any():
-            at = odd.arg_max()
-            where = f" in line {_line_of_row(path, separator, rows + at)}"
-            faults.append(_text_fault(name, path, table[name][at], where))
         columns.append(numbers)
+        if numbers.null_count() > texts.null_count():
+            odd = numbers.alias("").is_null() & texts.is_not_null() & (texts.str.strip_chars() != "")
+            if odd.any():
+                at = odd.arg_max()
+                where = f" in line {_line_of_row(path, separator, rows + at)}"
+                faults.append(_text_fault(name, path, texts[at], where))
     _raise_faults(faults)
     return columns
 
@@ -179,7 +180,10 @@ def _floats(
 def as_numbers(column: pl.Series) -> pl.Series:
     """Text as float64: numbers, and true and false in any letters as 1 and 0; null where it is neither."""
     bare = column.alias("").str.strip_chars()  # without its name, which polars may take for a pattern
-    numbers, words = bare.cast(pl.Float64, strict=False), bare.str.to_lowercase()
+    numbers = bare.cast(pl.Float64, strict=False)
+    if numbers.null_count() == column.null_count():
+        return numbers.alias(column.name)
+    words = bare.str.to_lowercase()
     is_word = numbers.is_null() & words.is_in(["true", "false"])
     if is_word.any():
         numbers = numbers.zip_with(~is_word.fill_null(False), (words == "true").cast(pl.Float64))
