@@ -19,7 +19,6 @@ from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 import jax
 import msgspec
 import numpy as np
-import platformdirs
 import polars as pl
 import typer
 from matplotlib.figure import Figure
@@ -28,6 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxreg import export, hosts, model_file, plots, report, sources, tables
+from jaxreg.cache import use_cache
 from jaxreg.checkpoints import LIBRARIES, Checkpoint, Interrupted, StopOnSignal
 from jaxreg.data import Scaler, check_data, check_features, check_trainable, grid, sinusoid
 from jaxreg.estimator import DeepEnsembleRegressor
@@ -145,21 +145,6 @@ def say(text: str) -> None:
     out.print(text, markup=False, soft_wrap=True)
 
 
-def use_cache(*, off: bool) -> None:
-    """Keep compiled programs in the user's cache folder, so that the next process needn't compile."""
-    if off:
-        return
-    folder = platformdirs.user_cache_path("jaxreg", appauthor=False) / "programs"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return
-    if os.access(folder, os.W_OK):
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
 class LogLines(Hook):
     """Prints the notebook's line every 100 epochs."""
 
@@ -192,7 +177,8 @@ def demo(
     no_cache: NoCache = False,
 ) -> None:
     """Train a heteroscedastic and a homoscedastic network on one feature, and draw both."""
-    use_cache(off=no_cache)
+    if not no_cache:
+        use_cache()
     check_positive("--epochs", epochs)
     if (
         (data is None) != (x is None)
@@ -308,7 +294,8 @@ def fit_command(
     **settings: Any,
 ) -> None:
     """Train an ensemble on the numeric columns of a file, or of many, and keep it in a model file."""
-    use_cache(off=no_cache)
+    if not no_cache:
+        use_cache()
     distributed = distributed or any(given is not None for given in (coordinator, processes, process))
     if distributed:
         hosts.start(coordinator, processes, process, timeout=wait)
@@ -524,7 +511,8 @@ def predict_command(
     no_cache: NoCache = False,
 ) -> None:
     """Predict each row of a file, or of many: mean, std, lower and upper, in the target's units."""
-    use_cache(off=no_cache)
+    if not no_cache:
+        use_cache()
     check_probability("--level", level)
     paths = found(file)
     if out_file is not None:
@@ -580,7 +568,8 @@ def evaluate_command(
     no_cache: NoCache = False,
 ) -> None:
     """Score a model on rows whose target is known, best ones it wasn't trained on."""
-    use_cache(off=no_cache)
+    if not no_cache:
+        use_cache()
     check_probability("--level", level)
     if report_file is not None:
         report.check_suffix(report_file)

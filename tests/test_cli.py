@@ -533,21 +533,6 @@ def test_unusable_model_files(refused, houses, model, tmp_path):
     refused(["predict", bad, houses], "2 targets")
 
 
-def test_programs_are_kept_in_the_users_cache(monkeypatch, tmp_path):
-    settings = {}
-    monkeypatch.setattr(cli.platformdirs, "user_cache_path", lambda *_, **__: Path(tmp_path))
-    monkeypatch.setattr(cli.jax.config, "update", settings.__setitem__)
-    cli.use_cache(off=True)
-    assert not settings
-    cli.use_cache(off=False)
-    assert settings["jax_compilation_cache_dir"] == str(tmp_path / "programs")
-    (tmp_path / "file").touch()
-    settings.clear()
-    monkeypatch.setattr(cli.platformdirs, "user_cache_path", lambda *_, **__: tmp_path / "file")
-    cli.use_cache(off=False)  # a cache that can't be made is done without
-    assert not settings
-
-
 @pytest.fixture
 def parts(tmp_path):
     """Three Parquet files of houses, of several row groups each."""
