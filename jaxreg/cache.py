@@ -79,8 +79,8 @@ def _is_open_to_others(folder: Path) -> bool:
 def _remove_changed(folder: Path) -> None:
     """Delete programs that were changed since JAX wrote them, or whose writing was cut off.
 
-    JAX would neither read nor replace them. It notes the time in a second file whenever it has written or read
-    a program, and stops writing where one of these is missing.
+    JAX would neither read nor replace them. It notes the time in a second file whenever it has written or
+    read a program, and stops writing where one of these is missing.
     """
     for program in folder.glob("*-cache"):
         used = program.with_name(program.name.removesuffix("-cache") + "-atime")

@@ -575,6 +575,8 @@ class Writer:
 
     def __enter__(self) -> "Writer":
         if self._path is None:
+            if sys.__stdout__ is None:
+                raise OSError("standard output is closed: name a file to write")
             self._text = sys.stdout.buffer
             return self
         self._temporary = self._within.enter_context(replacing(self._path))
@@ -590,7 +592,9 @@ class Writer:
         if self._text is not None:
             separator = "\t" if self._path is not None and self._path.suffix.lower() == ".tsv" else ","
             first = self._written == 0
-            self._text.write(table.write_csv(separator=separator, include_header=first).encode())
+            rest = memoryview(table.write_csv(separator=separator, include_header=first).encode())
+            while rest:  # a pipe that isn't buffered may take a part
+                rest = rest[self._text.write(rest) :]
         else:
             rows = table.to_arrow()
             if self._parquet is None:

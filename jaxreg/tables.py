@@ -412,8 +412,9 @@ def _shown(value: object) -> str:
 def write(table: pl.DataFrame, path: Path) -> None:
     """Write a table as what its suffix says, whole or not at all."""
     suffix = check_suffix(path)
-    with replacing(path) as temporary:
+    # Opened here, because polars takes no path that the locale's encoding doesn't know.
+    with replacing(path) as temporary, temporary.open("wb") as file:
         if suffix == ".parquet":
-            table.write_parquet(temporary)
+            table.write_parquet(file)
         else:
-            table.write_csv(temporary, separator="\t" if suffix == ".tsv" else ",")
+            table.write_csv(file, separator="\t" if suffix == ".tsv" else ",")
