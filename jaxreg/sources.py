@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int
 
 from jaxreg import hosts, tables
-from jaxreg.data import Block, Scaler, default_dtype, listed, row_fractions
+from jaxreg.data import Block, Scaler, default_dtype, did_you_mean, listed, row_fractions
 from jaxreg.files import replacing, scratch_folder
 
 T = TypeVar("T")
@@ -512,7 +512,8 @@ def from_files(
     first, schema = paths[0], columns[paths[0]]
     absent = [name for name in (*(features or ()), target, *drop) if name not in schema and name is not None]
     if absent:
-        raise ValueError(f"{first} lacks {listed(absent)}; it has {listed(list(schema))}")
+        similar = did_you_mean(absent[0], list(schema))
+        raise ValueError(f"{first} lacks {listed(absent)}; it has {listed(list(schema))}{similar}")
     if features is None:
         features = [name for name in schema if name not in {target, *drop}]
     if not features:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
-from jaxreg.data import listed
+from jaxreg.data import did_you_mean, listed
 from jaxreg.files import replacing
 
 MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
@@ -205,9 +205,15 @@ def _checked_rows(path: Path, reader: "csv._reader", width: int) -> Iterator[lis
                 yield row
             line = reader.line_num
     except csv.Error as error:
+        where = f"the row that begins in line {line + 1}"
+        if "field larger" in str(error):
+            raise ValueError(
+                f"{path} has a value of more than {csv.field_size_limit():,} characters in {where}: shorten "
+                "it, or close the quote that it begins with"
+            ) from None
         raise ValueError(
-            f"{path} has a quote out of place in the row that begins in line {line + 1} ({error}): a quote "
-            "within a value is written twice, and the value in quotes"
+            f"{path} has a quote out of place in {where} ({error}): a quote within a value is written twice, "
+            "and the value in quotes"
         ) from None
 
 
@@ -252,7 +258,7 @@ def _first_line(path: Path, content: bytes) -> tuple[str, list[str]]:
     separator = max(first, key=likely)  # the first of those that are as likely
     names, _ = first[separator]
     if not names:
-        raise ValueError(f"{path} begins with no line of column names")
+        raise ValueError(f"{path} begins with no line of column names, or a quote in it isn't closed")
     if len(names) > MOST_COLUMNS:
         raise ValueError(f"{path} has {len(names):,} columns, at most {MOST_COLUMNS:,} can be read")
     repeated = next((name for name in names if name and names.count(name) > 1), None)
@@ -343,7 +349,8 @@ def check_suffix(path: Path) -> str:
 def check_column(table: pl.DataFrame, name: str, path: Path) -> None:
     """Raise, with the list of columns, unless a table has a column."""
     if name not in table.columns:
-        raise ValueError(f"{path} has no column {name!r}: it has {listed(table.columns)}")
+        similar = did_you_mean(name, table.columns)
+        raise ValueError(f"{path} has no column {name!r}: it has {listed(table.columns)}{similar}")
 
 
 def columns(path: Path, names: list[str]) -> pl.DataFrame:

@@ -403,6 +403,32 @@ def test_a_result_never_replaces_what_it_is_made_from(refused, houses, model, tm
         refused([*demo, houses, "--x-test", tmp_path / name], tmp_path / name, *words)
 
 
+@pytest.mark.parametrize("read", ["whole", "stream"])
+def test_a_name_that_is_almost_right(refused, houses, tmp_path, read):
+    given = "--out", tmp_path / "m", "--read", read
+    said = "'area', 'rooms', 'price'; did you mean"
+    refused(("fit", houses, "--target", "Price", *given), f"{said} 'price'?")
+    refused(("fit", houses, "--target", "price", "--drop", "ROOM", *given), f"{said} 'rooms'?")
+    demo = "demo", "--data", houses, "--out", tmp_path / "d", "--x"
+    refused((*demo, "Area", "--y", "price"), f"{said} 'area'?")
+    refused((*demo, "area", "--y", "prize"), f"{said} 'price'?")
+    refused(("fit", houses, "--target", "cost of it", *given), "'area', 'rooms', 'price'\n")
+
+
+def test_a_link_stays_and_the_file_behind_it_is_replaced(run, refused, houses, model, tmp_path):
+    (tmp_path / "behind").mkdir()
+    for there in (True, False):
+        behind, link = tmp_path / "behind" / f"{there}.csv", tmp_path / f"{there}.csv"
+        link.symlink_to(f"behind/{there}.csv")
+        if there:
+            behind.write_text("old")
+        assert run("predict", model, houses, "--out", link)[0] == 0
+        assert link.is_symlink() and not behind.is_symlink() and len(pl.read_csv(behind)) == 60
+    assert {path.name for path in (tmp_path / "behind").iterdir()} == {"True.csv", "False.csv"}
+    (tmp_path / "lost.csv").symlink_to("nowhere/p.csv")
+    refused(["predict", model, houses, "--out", tmp_path / "lost.csv"], "nowhere doesn't exist")
+
+
 def test_demo_arguments(refused, houses, tmp_path):
     words = "--data", "--x", "--y"
     demo = ["demo", "--out", tmp_path / "d"]
