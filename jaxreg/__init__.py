@@ -2,6 +2,7 @@
 
 from jaxreg import data as data
 from jaxreg import metrics as metrics
+from jaxreg.cache import use_cache as use_cache
 from jaxreg.data import Scaler as Scaler
 from jaxreg.embeddings import PeriodicEmbedding as PeriodicEmbedding
 from jaxreg.ensemble import fit_ensemble as fit_ensemble

@@ -2,6 +2,7 @@
 
 import glob
 import inspect
+import io
 import math
 import os
 import re
@@ -19,7 +20,6 @@ from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 import jax
 import msgspec
 import numpy as np
-import platformdirs
 import polars as pl
 import typer
 from matplotlib.figure import Figure
@@ -28,6 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxreg import export, hosts, model_file, plots, report, sources, tables
+from jaxreg.cache import use_cache
 from jaxreg.checkpoints import LIBRARIES, Checkpoint, Interrupted, StopOnSignal
 from jaxreg.data import Scaler, check_data, check_features, check_trainable, grid, sinusoid
 from jaxreg.estimator import DeepEnsembleRegressor
@@ -45,8 +46,32 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Regression networks that say how sure they are.",
 )
-out = Console(highlight=False, emoji=False)
-err = Console(stderr=True, highlight=False, emoji=False)
+
+
+def visible(text: str) -> str:
+    r"""The same text with escapes for what a terminal would obey, and for what no encoding has.
+
+    >>> from jaxreg.cli import visible
+    >>> print(visible("red \x1b[31m, half of a letter \udc80"))
+    red \x1b[31m, half of a letter \udc80
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
+class Plain(Console):
+    """Prints texts as they are, in tables too, but for what `visible` escapes."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(highlight=False, emoji=False, markup=False, **settings)
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """Make of a string what is printed, line by line."""
+        return super().render_str("\n".join(map(visible, text.split("\n"))), **settings)
+
+
+out, err = Plain(), Plain(stderr=True)
 
 # The notebook's settings, of its first and its second model.
 NOTEBOOK_SGD = {"learning_rate": 5e-3, "momentum": 0.9, "weight_decay": 1e-4}
@@ -83,7 +108,9 @@ FIT_CHECKPOINT, STREAMED_CHECKPOINT = 20, 0.1
 # Copies of a table that training in memory makes, about.
 IN_MEMORY_COPIES = 10
 
-ARGUMENTS = inspect.getdoc(DeepEnsembleRegressor).partition("Args:")[2].partition("Attributes:")[0]
+# None under python -OO.
+DOCSTRING = inspect.getdoc(DeepEnsembleRegressor) or ""
+ARGUMENTS = DOCSTRING.partition("Args:")[2].partition("Attributes:")[0]
 
 NoCache = Annotated[
     bool,
@@ -94,16 +121,33 @@ Read = Annotated[
     Literal["auto", "whole", "stream"],
     typer.Option(help="All rows at once, or as they are needed; auto goes by the machine's memory."),
 ]
+
+
+def as_utf8(given: str | list[str] | None) -> str | list[str] | None:
+    """Names of columns as files have them, where the locale's encoding lacks their letters."""
+    if isinstance(given, list):
+        return [as_utf8(name) for name in given]
+    if given is None or given.isprintable():
+        return given
+    try:
+        return os.fsencode(given).decode()
+    except UnicodeError:
+        return given
+
+
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of data, weights and the order of rows.")]
 
 
 def main() -> None:
     """Run the command; bad input ends with one line and exit code 2."""
+    _prepare_streams()
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: _say("warning", message, "yellow")
-            app(standalone_mode=True)
+            _run()
+    except BrokenPipeError:  # whoever reads has enough
+        leave(1)
     except (ValueError, OSError, MemoryError, FloatingPointError, jax.errors.JaxRuntimeError) as error:
         lost = hosts.is_lost(error)
         if isinstance(error, jax.errors.JaxRuntimeError) and not lost:
@@ -115,10 +159,48 @@ def main() -> None:
         if ended.code:
             leave(ended.code)
         raise
+    except Exception:
+        if (fault := _platform_fault()) is None:
+            _raise_alone()
+        _say("error", fault, "red")
+        leave(2)
     except BaseException:
         _raise_alone()
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _prepare_streams() -> None:
+    """Have any text be printed by any console, and nothing of ours go to where a stream was closed."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - open until the process ends
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _run() -> None:
+    """Run the command until all it printed is written."""
+    try:
+        app(standalone_mode=True)
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            # Python would try it again at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise
+
+
+def _platform_fault() -> str | None:
+    """What keeps JAX from running on what JAX_PLATFORMS names, if anything does."""
+    try:
+        jax.devices()
+    except Exception as error:
+        asked = jax.config.jax_platforms
+        return f"JAX can't run on JAX_PLATFORMS={asked}: unset it, or install jax for it ({error!r:.300})"
+    return None
 
 
 def _raise_alone() -> NoReturn:
@@ -138,27 +220,12 @@ def leave(code: int) -> None:
 
 def _say(kind: str, message: Exception | str, style: str) -> None:
     """One line on standard error."""
-    err.print(f"{kind}: {' '.join(str(message).split())}", style=style, markup=False, soft_wrap=True)
+    err.print(f"{kind}: {' '.join(str(message).split())}", style=style, soft_wrap=True)
 
 
 def say(text: str) -> None:
-    """One line on standard output, as it is."""
-    out.print(text, markup=False, soft_wrap=True)
-
-
-def use_cache(*, off: bool) -> None:
-    """Keep compiled programs in the user's cache folder, so that the next process needn't compile."""
-    if off:
-        return
-    folder = platformdirs.user_cache_path("jaxreg", appauthor=False) / "programs"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return
-    if os.access(folder, os.W_OK):
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    """One line on standard output."""
+    out.print(text, soft_wrap=True)
 
 
 class LogLines(Hook):
@@ -185,15 +252,18 @@ def demo(
     data: Annotated[
         Path | None, typer.Option(help="CSV or Parquet file to use instead of made-up data.")
     ] = None,
-    x: Annotated[str | None, typer.Option(help="Column of the file to predict from.")] = None,
-    y: Annotated[str | None, typer.Option(help="Column of the file to predict.")] = None,
+    x: Annotated[
+        str | None, typer.Option(help="Column of the file to predict from.", callback=as_utf8)
+    ] = None,
+    y: Annotated[str | None, typer.Option(help="Column of the file to predict.", callback=as_utf8)] = None,
     x_test: Annotated[
         Path | None, typer.Option(help="File with rows of x to predict instead of a grid.")
     ] = None,
     no_cache: NoCache = False,
 ) -> None:
     """Train a heteroscedastic and a homoscedastic network on one feature, and draw both."""
-    use_cache(off=no_cache)
+    if not no_cache:
+        use_cache()
     check_positive("--epochs", epochs)
     if (
         (data is None) != (x is None)
@@ -255,7 +325,7 @@ def with_settings(command: Callable) -> Callable:
             setting.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=setting.default,
-            annotation=Annotated[OPTION_TYPES[setting.name], typer.Option(help=helps[setting.name])],
+            annotation=Annotated[OPTION_TYPES[setting.name], typer.Option(help=helps.get(setting.name))],
         )
         for setting in inspect.signature(DeepEnsembleRegressor).parameters.values()
         if setting.name in OPTION_TYPES
@@ -269,10 +339,11 @@ def with_settings(command: Callable) -> Callable:
 @with_settings
 def fit_command(
     file: Annotated[Path, typer.Argument(help=f"{ROWS_HELP}, one row for each observation.")],
-    target: Annotated[str, typer.Option(help="Column to predict.")],
+    target: Annotated[str, typer.Option(help="Column to predict.", callback=as_utf8)],
     out_file: Annotated[Path, typer.Option("--out", help="Model file to write.")],
     drop: Annotated[
-        list[str] | None, typer.Option(help="Column to leave out; may be given several times.")
+        list[str] | None,
+        typer.Option(help="Column to leave out; may be given several times.", callback=as_utf8),
     ] = None,
     test_fraction: Annotated[
         float, typer.Option(help="Share of the rows kept from training, to score the model on.")
@@ -309,7 +380,8 @@ def fit_command(
     **settings: Any,
 ) -> None:
     """Train an ensemble on the numeric columns of a file, or of many, and keep it in a model file."""
-    use_cache(off=no_cache)
+    if not no_cache:
+        use_cache()
     distributed = distributed or any(given is not None for given in (coordinator, processes, process))
     if distributed:
         hosts.start(coordinator, processes, process, timeout=wait)
@@ -380,7 +452,7 @@ def fit_command(
     model_file.save(out_file, fitted)
 
     features = fitted.feature_names
-    title = Text(f"{target} from {len(features)} columns")
+    title = f"{target} from {len(features)} columns"
     summary = Table(title=title, title_justify="left", show_header=False)
     summary.add_row("training rows", f"{rows.total - len(y):,}")
     summary.add_row("networks", f"{fitted.members}")
@@ -432,7 +504,7 @@ def is_streamed(paths: list[Path], read: str) -> bool:
         text = (
             f"{what} {size / 1e9:.1f} GB of values: rows are read as they are needed (--read whole reads all)"
         )
-        err.print(text, markup=False, soft_wrap=True)
+        err.print(text, soft_wrap=True)
     return streamed
 
 
@@ -535,7 +607,8 @@ def predict_command(
     keep = list(dict.fromkeys(keep or []))
     if taken := [name for name in keep if name in PREDICTED]:
         raise ValueError(f"--keep {taken[0]}: predictions have a column of that name, rename it in the file")
-    use_cache(off=no_cache)
+    if not no_cache:
+        use_cache()
     check_probability("--level", level)
     paths = found(file)
     if out_file is not None:
@@ -612,7 +685,8 @@ def evaluate_command(
     no_cache: NoCache = False,
 ) -> None:
     """Score a model on rows whose target is known, best ones it wasn't trained on."""
-    use_cache(off=no_cache)
+    if not no_cache:
+        use_cache()
     check_probability("--level", level)
     if report_file is not None:
         report.check_suffix(report_file)
@@ -655,19 +729,20 @@ def info_command(
     described = msgspec.to_builtins(header.model)
     shown |= {name: described[name] for name in described if name != "kind"}
     shown |= {"members": header.members or 1, "calibration": header.calibration or "none"}
+    shown = {name: _in_words(value) for name, value in shown.items()}
     for what in ("feature", "target"):
         names, dtypes = (getattr(header, f"{what}_{part}") or () for part in ("names", "dtypes"))
-        columns = [" ".join(filter(None, column)) for column in zip_longest(names, dtypes)]
+        columns = [visible(" ".join(filter(None, column))) for column in zip_longest(names, dtypes)]
         more = [f"and {len(columns) - INFO_COLUMNS:,} more"] if len(columns) > INFO_COLUMNS else []
         shown[f"{what}s"] = "\n".join([*columns[:INFO_COLUMNS], *more])
-    table = Table(title=Text(f"{model}"), title_justify="left", show_header=False)
+    table = Table(title=f"{model}", title_justify="left", show_header=False)
     for name, value in shown.items():
-        table.add_row(name, Text(_in_words(value)))
+        table.add_row(name, value)
     for title in ("settings", "scores", "versions"):
         table.add_section()
         table.add_row(Text(title, style="bold"), "")
         for name, value in (getattr(header, title) or {}).items():
-            table.add_row(Text(name), Text(_in_words(value)))
+            table.add_row(visible(name), _in_words(value))
     out.print(table)
 
 
@@ -687,7 +762,7 @@ def _in_words(value: Any) -> str:
         return ", ".join(f"{name} {_in_words(each)}" for name, each in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(_in_words, value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else visible(str(value))
 
 
 def one_feature(path: Path, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:

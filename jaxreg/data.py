@@ -5,6 +5,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
+from difflib import get_close_matches
 from functools import partial
 from numbers import Real
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -358,6 +359,20 @@ def listed(names: Sequence[str], most: int = 20) -> str:
     """
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ("columns " if len(names) > 1 else "column ") + ", ".join(map(repr, names[:most])) + more
+
+
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+    """The end of a message on a column that isn't there: one with almost its name, if there is any.
+
+    >>> from jaxreg.data import did_you_mean
+    >>> did_you_mean("Price", ["area", "price"])
+    "; did you mean 'price'?"
+    >>> did_you_mean("city", ["area", "price"])
+    ''
+    """
+    folded = {each.casefold(): each for each in names}
+    close = get_close_matches(name.casefold(), folded, n=1)
+    return f"; did you mean {folded[close[0]]!r}?" if close else ""
 
 
 def column_dtypes(values: TableLike) -> tuple[str, ...]:

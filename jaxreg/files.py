@@ -18,7 +18,7 @@ def check_writable(path: Path) -> None:
     Raises:
         ValueError: if the path is a folder or a device, or its folder is missing or can't be written to.
     """
-    path = Path(path)
+    path = _behind_links(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give the name of a file")
     if path.exists() and not path.is_file():
@@ -64,10 +64,12 @@ def remove_scratch() -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; flush it to disk and rename it when the block ends well.
 
+    Of a symbolic link the file behind it is replaced.
+
     Raises:
         OSError: with the name of the path, for any within the block, a full disk for example.
     """
-    path = Path(path)
+    path = _behind_links(path)
     temporary = _temporary(path)
     try:
         yield temporary
@@ -80,6 +82,12 @@ def replacing(path: Path) -> Iterator[Path]:
         raise OSError(f"{path} can't be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _behind_links(path: str | Path) -> Path:
+    """The file that a path or a symbolic link stands for, under the path itself if it is no link."""
+    path = Path(path)
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def _temporary(path: Path) -> Path:

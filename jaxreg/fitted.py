@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxreg.calibration import NoiseScaling, VarianceScaling
-from jaxreg.data import Scaler, TableLike, check_features, column_names, listed
+from jaxreg.data import Scaler, TableLike, check_features, column_names, did_you_mean, listed
 from jaxreg.ensemble import predict_ensemble
 from jaxreg.gaussian import Affine
 from jaxreg.models import predict
@@ -75,7 +75,7 @@ class Fitted(NamedTuple):
             if missing:
                 raise ValueError(
                     f"the data lack {listed(missing)}, which the model was trained on; "
-                    f"they have {listed(names)}"
+                    f"they have {listed(names)}{did_you_mean(missing[0], names)}"
                 )
             columns = list(x.columns)
             x = x[[columns[at[name]] for name in self.feature_names]]

@@ -1,14 +1,15 @@
 """Many processes as one run, on JAX's own distributed runtime: how they start, agree, and end."""
 
+import contextlib
 import ctypes
 import io
+import ipaddress
 import os
 import re
 import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -29,6 +30,7 @@ MOST_SHOWN = 200
 
 # What JAX and its collectives say where another process is gone.
 LOST = re.compile(r"gloo [\w-]+ failed|nccl|heartbeat|coordination.*unavailable|socket closed|by peer", re.I)
+TAKEN = re.compile(r"(\d+) unexpectedly tried to connect with a different incarnation")
 SILENT = re.compile(r"stopped sending heartbeats\):\s+([\d, ]+)")
 
 
@@ -47,7 +49,8 @@ def start(
     process that meets an error should end by `leave`, because Python's own end waits for the others.
 
     Args:
-        coordinator: `host:port` of process 0.
+        coordinator: `host:port` of process 0, which listens at this address alone if the host is `localhost`
+            or an IP address, and else at all of its addresses; `JAX_COORDINATOR_BIND_ADDRESS` changes that.
         processes: how many there are.
         process: which one this is, from 0.
         timeout: seconds to wait for all to come.
@@ -77,6 +80,7 @@ def start(
             coordinator,
             processes,
             process,
+            coordinator_bind_address=_own_address(coordinator),
             initialization_timeout=timeout,
             heartbeat_timeout_seconds=heartbeat,
         )
@@ -90,6 +94,16 @@ def start(
             raise ValueError("hosts.start has to come before anything is computed with JAX") from None
         raise ValueError(f"{_Native.begin} ({' '.join(str(error).split())[:200]})") from None
     _Native.begin = None
+
+
+def _own_address(coordinator: str | None) -> str | None:
+    """Where process 0 listens; None leaves it to JAX."""
+    if coordinator is None or "JAX_COORDINATOR_BIND_ADDRESS" in os.environ:
+        return None
+    host = coordinator.rpartition(":")[0].strip("[]")
+    with contextlib.suppress(ValueError):
+        return coordinator if host == "localhost" or ipaddress.ip_address(host) else None
+    return None
 
 
 class _Native:
@@ -114,7 +128,9 @@ def _say_it_ourselves() -> None:
     _Native.log = tempfile.TemporaryFile()  # noqa: SIM115 - open until the process ends
     for name, number in (("stdout", 1), ("stderr", 2)):
         kept = os.dup(number)
-        setattr(sys, name, os.fdopen(kept, "w", buffering=1))
+        given = getattr(sys, name)
+        stream = os.fdopen(kept, "w", buffering=1, encoding=given.encoding, errors=given.errors)
+        setattr(sys, name, stream)
         os.dup2(_Native.log.fileno(), number)
         _Native.err = kept
     _Native.handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(_aborted)
@@ -135,6 +151,11 @@ def lost_message(error: BaseException | None = None) -> str:
     if _Native.log is not None:
         _Native.log.seek(0)
         text += _Native.log.read().decode(errors="replace")
+    if taken := TAKEN.search(text):
+        return (
+            f"another process came as process {taken[1]}, or that one was started again, which ends the run: "
+            "start all again with --resume, each with a number of its own"
+        )
     if not LOST.search(text):
         fatal = re.search(r"^F\d{4}.*", text, re.M)
         return f"JAX ended this process: {fatal[0][:400] if fatal else text[-400:]}"
@@ -155,8 +176,9 @@ def is_lost(error: BaseException) -> bool:
 
 def leave(code: int) -> None:
     """End this process at once; the others, who would wait for it at their end, find it lost."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # of a reader that has enough
+        sys.stdout.flush()
+        sys.stderr.flush()
     remove_scratch()
     os._exit(code)
 
@@ -240,7 +262,7 @@ def agree(given: Mapping[str, Any]) -> None:
                 )
 
 
-@contextmanager
+@contextlib.contextmanager
 def checked_by_all() -> Iterator[None]:
     """Raise, on every process, the first error that any of them has within the block."""
     try:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int
 
 from jaxreg import hosts, tables
-from jaxreg.data import Block, Scaler, default_dtype, listed, row_fractions
+from jaxreg.data import Block, Scaler, default_dtype, did_you_mean, listed, row_fractions
 from jaxreg.files import replacing, scratch_folder
 
 T = TypeVar("T")
@@ -551,7 +551,8 @@ def from_files(
         name for name in (*(features or ()), target, *drop, *keep) if name not in schema and name is not None
     ]
     if absent:
-        raise ValueError(f"{first} lacks {listed(absent)}; it has {listed(list(schema))}")
+        similar = did_you_mean(absent[0], list(schema))
+        raise ValueError(f"{first} lacks {listed(absent)}; it has {listed(list(schema))}{similar}")
     if features is None:
         left_out = {target, *drop, *without_index(first, (target, *drop))}
         features = [name for name in schema if name not in left_out]
@@ -633,6 +634,8 @@ class Writer:
 
     def __enter__(self) -> "Writer":
         if self._path is None:
+            if sys.__stdout__ is None:
+                raise OSError("standard output is closed: name a file to write")
             self._text = sys.stdout.buffer
             return self
         self._temporary = self._within.enter_context(replacing(self._path))
@@ -648,7 +651,9 @@ class Writer:
         if self._text is not None:
             separator = "\t" if self._path is not None and self._path.suffix.lower() == ".tsv" else ","
             first = self._written == 0
-            self._text.write(table.write_csv(separator=separator, include_header=first).encode())
+            rest = memoryview(table.write_csv(separator=separator, include_header=first).encode())
+            while rest:  # a pipe that isn't buffered may take a part
+                rest = rest[self._text.write(rest) :]
         else:
             rows = table.to_arrow()
             if self._parquet is None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import polars as pl
 
-from jaxreg.data import listed
+from jaxreg.data import did_you_mean, listed
 from jaxreg.files import replacing
 
 # How pandas calls the column of an index that a CSV file was written with, when it reads it.
@@ -258,9 +258,15 @@ def _checked_rows(path: Path, reader: "csv._reader", width: int) -> Iterator[lis
                 yield row
             line = reader.line_num
     except csv.Error as error:
+        where = f"the row that begins in line {line + 1}"
+        if "field larger" in str(error):
+            raise ValueError(
+                f"{path} has a value of more than {csv.field_size_limit():,} characters in {where}: shorten "
+                "it, or close the quote that it begins with"
+            ) from None
         raise ValueError(
-            f"{path} has a quote out of place in the row that begins in line {line + 1} ({error}): a quote "
-            "within a value is written twice, and the value in quotes"
+            f"{path} has a quote out of place in {where} ({error}): a quote within a value is written twice, "
+            "and the value in quotes"
         ) from None
 
 
@@ -307,7 +313,7 @@ def _first_line(path: Path, content: bytes) -> tuple[str, list[str]]:
     separator = max(first, key=likely)  # the first of those that are as likely
     names, _ = first[separator]
     if not names:
-        raise ValueError(f"{path} begins with no line of column names")
+        raise ValueError(f"{path} begins with no line of column names, or a quote in it isn't closed")
     if len(names) > MOST_COLUMNS:
         raise ValueError(f"{path} has {len(names):,} columns, at most {MOST_COLUMNS:,} can be read")
     repeated = next((name for name, count in Counter(names).items() if name and count > 1), None)
@@ -400,7 +406,8 @@ def check_columns(table: pl.DataFrame, names: Sequence[str], path: Path) -> None
     columns = set(table.columns)
     for name in names:
         if name not in columns:
-            raise ValueError(f"{path} has no column {name!r}: it has {listed(table.columns)}")
+            similar = did_you_mean(name, table.columns)
+            raise ValueError(f"{path} has no column {name!r}: it has {listed(table.columns)}{similar}")
 
 
 def columns(path: Path, names: list[str]) -> pl.DataFrame:
@@ -471,8 +478,9 @@ def _shown(value: object) -> str:
 def write(table: pl.DataFrame, path: Path) -> None:
     """Write a table as what its suffix says, whole or not at all."""
     suffix = check_suffix(path)
-    with replacing(path) as temporary:
+    # Opened here, because polars takes no path that the locale's encoding doesn't know.
+    with replacing(path) as temporary, temporary.open("wb") as file:
         if suffix == ".parquet":
-            table.write_parquet(temporary)
+            table.write_parquet(file)
         else:
-            table.write_csv(temporary, separator="\t" if suffix == ".tsv" else ",")
+            table.write_csv(file, separator="\t" if suffix == ".tsv" else ",")

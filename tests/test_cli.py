@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import jax
 import matplotlib.image
@@ -13,6 +12,7 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from jaxreg import PeriodicEmbedding, Scaler, cli, metrics, model_file, recipe, report, sources, training
@@ -403,6 +403,32 @@ def test_a_result_never_replaces_what_it_is_made_from(refused, houses, model, tm
         refused([*demo, houses, "--x-test", tmp_path / name], tmp_path / name, *words)
 
 
+@pytest.mark.parametrize("read", ["whole", "stream"])
+def test_a_name_that_is_almost_right(refused, houses, tmp_path, read):
+    given = "--out", tmp_path / "m", "--read", read
+    said = "'area', 'rooms', 'price'; did you mean"
+    refused(("fit", houses, "--target", "Price", *given), f"{said} 'price'?")
+    refused(("fit", houses, "--target", "price", "--drop", "ROOM", *given), f"{said} 'rooms'?")
+    demo = "demo", "--data", houses, "--out", tmp_path / "d", "--x"
+    refused((*demo, "Area", "--y", "price"), f"{said} 'area'?")
+    refused((*demo, "area", "--y", "prize"), f"{said} 'price'?")
+    refused(("fit", houses, "--target", "cost of it", *given), "'area', 'rooms', 'price'\n")
+
+
+def test_a_link_stays_and_the_file_behind_it_is_replaced(run, refused, houses, model, tmp_path):
+    (tmp_path / "behind").mkdir()
+    for there in (True, False):
+        behind, link = tmp_path / "behind" / f"{there}.csv", tmp_path / f"{there}.csv"
+        link.symlink_to(f"behind/{there}.csv")
+        if there:
+            behind.write_text("old")
+        assert run("predict", model, houses, "--out", link)[0] == 0
+        assert link.is_symlink() and not behind.is_symlink() and len(pl.read_csv(behind)) == 60
+    assert {path.name for path in (tmp_path / "behind").iterdir()} == {"True.csv", "False.csv"}
+    (tmp_path / "lost.csv").symlink_to("nowhere/p.csv")
+    refused(["predict", model, houses, "--out", tmp_path / "lost.csv"], "nowhere doesn't exist")
+
+
 def test_demo_arguments(refused, houses, tmp_path):
     words = "--data", "--x", "--y"
     demo = ["demo", "--out", tmp_path / "d"]
@@ -531,21 +557,6 @@ def test_unusable_model_files(refused, houses, model, tmp_path):
     twice = Scaler(np.zeros(2), np.ones(2))
     model_file.save(bad, fitted._replace(model=both, params=params, y_scaler=twice, target_names=None))
     refused(["predict", bad, houses], "2 targets")
-
-
-def test_programs_are_kept_in_the_users_cache(monkeypatch, tmp_path):
-    settings = {}
-    monkeypatch.setattr(cli.platformdirs, "user_cache_path", lambda *_, **__: Path(tmp_path))
-    monkeypatch.setattr(cli.jax.config, "update", settings.__setitem__)
-    cli.use_cache(off=True)
-    assert not settings
-    cli.use_cache(off=False)
-    assert settings["jax_compilation_cache_dir"] == str(tmp_path / "programs")
-    (tmp_path / "file").touch()
-    settings.clear()
-    monkeypatch.setattr(cli.platformdirs, "user_cache_path", lambda *_, **__: tmp_path / "file")
-    cli.use_cache(off=False)  # a cache that can't be made is done without
-    assert not settings
 
 
 @pytest.fixture
@@ -785,3 +796,123 @@ def test_words_for_true_and_false_are_numbers(run, tmp_path):
         found.append(model_file.load(tmp_path / "m").x_scaler.loc)
     np.testing.assert_allclose(*found, rtol=1e-12)
     assert found[0][2] == pytest.approx(2 / 3)
+
+
+def test_what_a_terminal_would_obey_is_escaped(run, refused, tmp_path):
+    odd = tmp_path / "m\x1b[2J"
+    table().rename({"area": "a\x1b[31mred", "price": "pr\x9bice\u202e"}).write_csv(tmp_path / "rows.csv")
+    given = ["fit", tmp_path / "rows.csv", "--out", odd, *SMALL]
+    code, out, err = run(*given, "--target", "pr\x9bice\u202e")
+    assert code == 0 and (out + err).replace("\n", "").isprintable()
+    assert r"pr\x9bice\u202e from 2 columns" in out and rf"the model is in {tmp_path}/m\x1b[2J" in out
+    out = run("info", odd)[1]
+    assert r"│ a\x1b[31mred Float64 " in out and out.replace("\n", "").isprintable()
+    table().write_csv(tmp_path / "a\x1b[1m.csv")
+    words = tmp_path / r"a\x1b[1m.csv", "'pr\\x9bice\\u202e'"
+    refused(["evaluate", odd, tmp_path / "a\x1b[1m.csv"], *words)
+
+
+def test_info_shows_what_no_encoding_has(run, refused, model, houses, tmp_path):
+    names = {"feature_names": ("area", "NAME"), "settings": {"NAME": "NAME"}}
+    model_file.save(tmp_path / "m", model_file.load(model)._replace(**names))
+    with safe_open(tmp_path / "m", framework="numpy") as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        text = file.metadata()["jaxreg"]
+    text = text.replace(model_file.read_header(tmp_path / "m").sha256, model_file.NO_DIGEST)
+    text = text.replace("NAME", r"half\n\udc80")
+    text = text.replace(model_file.NO_DIGEST, model_file._digest(text, arrays), 1)
+    save_file(arrays, tmp_path / "m", metadata={"jaxreg": text})
+    code, out, _ = run("info", tmp_path / "m")
+    assert code == 0 and out.count(r"half\n\udc80") == 3
+    refused(["predict", tmp_path / "m", houses], r"lack column 'half\n\udc80'")
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Runs a shell's line with `jaxreg` in it, in a folder of the test's own."""
+
+    def call(line, **variables):
+        line = f"set -o pipefail; {line}".replace("jaxreg", f"{sys.executable} -m jaxreg")
+        environment = os.environ | {"JAXREG_NO_CACHE": "1"} | variables
+        done = subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True)
+        return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+    return call
+
+
+# Runs each line of standard input as a command.
+COMMANDS = """
+import sys
+from jaxreg import cli
+for line in sys.stdin:
+    sys.argv = ["jaxreg", *line.split()]
+    try:
+        cli.main()
+    except SystemExit as ended:
+        if ended.code:
+            raise
+print("done")
+"""
+
+
+@pytest.mark.slow
+def test_without_docstrings(houses, model, tmp_path):
+    lines = ["--help", "fit --help", f"info {model}", f"predict {model} {houses}"]
+    lines += [f"evaluate {model} {houses}", f"export {model} --out {tmp_path / 'exported'}"]
+    lines += [" ".join(map(str, train(houses, tmp_path / "m"))), f"demo --epochs 1 --out {tmp_path / 'd'}"]
+    given = {"input": "\n".join(lines), "capture_output": True, "text": True}
+    done = subprocess.run(
+        [sys.executable, "-OO", "-c", COMMANDS], **given, env=os.environ | {"JAXREG_NO_CACHE": "1"}
+    )
+    assert done.returncode == 0 and done.stderr == "" and done.stdout.endswith("done\n"), done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
+def test_a_platform_that_jax_lacks(command, houses, platform):
+    if platform == "cuda" and any(device.platform == "gpu" for device in jax.devices()):
+        pytest.skip("has a GPU")
+    for line in ("demo", "fit houses.csv --target price --out m"):
+        code, out, err = command(f"jaxreg {line}", JAX_PLATFORMS=platform)
+        assert code == 2 and out == "" and err.count("\n") == 1, err
+        assert err.startswith(f"error: JAX can't run on JAX_PLATFORMS={platform}: unset it, or install jax")
+
+
+@pytest.mark.slow
+def test_standard_output_that_is_closed(command, houses, model):
+    said = "error: standard output is closed: name a file to write\n"
+    assert command(f"jaxreg predict {model} houses.csv >&-") == (1, "", said)
+    # What is printed for a reader alone is left out.
+    for line in ("jaxreg --help >&-", f"jaxreg info {model} >&-", f"jaxreg info {model} <&- >&- 2>&-"):
+        assert command(line) == (0, "", "")
+    assert command(f"jaxreg predict {model} houses.csv --out p.csv <&- >&- 2>&-") == (0, "", "")
+    assert len(pl.read_csv(houses.with_name("p.csv"))) == 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_enough(command, houses, model, unbuffered):
+    table(9999).write_csv(houses.with_name("large.csv"))
+    table(5).write_csv(houses.with_name("few.csv"))
+    one_line = f"jaxreg predict {model} large.csv | head -1"
+    assert command(one_line, PYTHONUNBUFFERED=unbuffered) == (1, "mean,std,lower,upper\n", "")
+    for line in ("jaxreg --help", f"jaxreg info {model}", f"jaxreg predict {model} few.csv"):
+        assert command(f"{line} | true", PYTHONUNBUFFERED=unbuffered) == (1, "", "")
+        if os.path.exists("/dev/full"):
+            code, _, err = command(f"{line} > /dev/full", PYTHONUNBUFFERED=unbuffered)
+            assert code == 1 and err == "error: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.slow
+def test_a_console_of_ascii(command, houses, tmp_path):
+    table().rename({"price": "prix_é", "area": "aire_é"}).write_csv(houses)
+    ascii_alone = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    given = f"houses.csv --target prix_é --drop aire_é --out modèle {' '.join(map(str, SMALL))}"
+    for variables in ({"PYTHONIOENCODING": "ascii"}, ascii_alone):
+        code, out, err = command(f"jaxreg fit {given} 2>&1", **variables)
+        assert code == 0 and r"prix_\xe9 from 1 columns" in out, out
+        assert out.isascii() and "the model is in mod" in out
+    assert model_file.load(tmp_path / "modèle").target_names == ("prix_é",)
+    demo = "demo --data houses.csv --x aire_é --y prix_é --epochs 1 --out démo"
+    assert command(f"jaxreg {demo}", **ascii_alone)[0] == 0
+    assert len(list((tmp_path / "démo").iterdir())) == 4

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -41,6 +42,7 @@ import jax, numpy as np
 jax.config.update("jax_enable_x64", True)
 from jaxreg import Hook, hosts, sources
 from dataclasses import replace
+from pathlib import Path
 
 folder, out, kill = sys.argv[1:4]
 count, process, port = map(int, sys.argv[4:])
@@ -214,6 +216,46 @@ def test_processes_that_see_other_files_say_so(folder, tmp_path):
     said = "error: the processes differ in the number of files: 4 on process 0, 3 on process 1\n"
     assert ended == [(2, "", said)] * 2 and seconds < 60
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.slow
+def test_a_number_that_is_taken_ends_the_run(folder, tmp_path):
+    def start(i):
+        own = "--coordinator", f"127.0.0.1:{port}", "--processes", 2, "--process", i, "--wait", 10
+        given = command(folder, tmp_path / "m", *own, "--checkpoint", tmp_path / "kept", epochs=10**6)
+        return subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    port = free_port()
+    started = [start(i) for i in range(2)]
+    while len(list(tmp_path.glob("kept/process_*/*_*"))) < 2:
+        time.sleep(0.1)
+        assert all(process.poll() is None for process in started), started[0].communicate()
+    if os.path.exists("/proc/net/tcp"):
+        text = "".join(Path(f"/proc/net/{name}").read_text() for name in ("tcp", "tcp6"))
+        lines = [line.split() for line in text.splitlines()]
+        where = [line[1] for line in lines if line[3] == "0A" and line[1].endswith(f":{port:04X}")]
+        loopback = socket.htonl(0x7F000001)
+        assert len(where) == 1 and where[0].endswith(f"{loopback:08X}:{port:04X}"), where
+    started.append(start(1))
+    errors = [process.communicate(timeout=60)[1] for process in started]
+    assert [process.returncode for process in started] == [hosts.LOST_CODE, hosts.LOST_CODE, 2]
+    words = "error: another process came as process 1, or that one was started again, which ends the run: "
+    assert errors[:2] == [f"{words}start all again with --resume, each with a number of its own\n"] * 2
+    assert "the run can't begin" in errors[2] and errors[2].count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "coordinator, expected",
+    [
+        (None, None), ("127.0.0.1:80", "127.0.0.1:80"), ("localhost:80", "localhost:80"), ("node7:80", None),
+        ("[::1]:80", "[::1]:80"), ("10.0.0.7:80", "10.0.0.7:80"), ("localhost.evil:80", None),
+    ],
+)  # fmt: skip
+def test_where_process_0_listens(monkeypatch, coordinator, expected):
+    monkeypatch.delenv("JAX_COORDINATOR_BIND_ADDRESS", raising=False)
+    assert hosts._own_address(coordinator) == expected
+    monkeypatch.setenv("JAX_COORDINATOR_BIND_ADDRESS", "[::]:80")
+    assert hosts._own_address(coordinator) is None
 
 
 def test_lists_are_shown_where_they_differ(monkeypatch):

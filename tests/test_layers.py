@@ -28,6 +28,7 @@ CORE = [
 LEAVES = [
     "isotonic",
     "files",
+    "cache",
     "plots",
     "report",
     "progress",
@@ -51,7 +52,6 @@ OPTIONAL = [
     "typer",
     "polars",
     "pyarrow",
-    "platformdirs",
     "safetensors",
     "msgspec",
     "jinja2",

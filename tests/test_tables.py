@@ -98,6 +98,8 @@ WRONG = {
     "UTF-16": ("a,b\n1,2\n".encode("utf-16"), "isn't UTF-8 text: line 1 has the byte 0xff"),
     "a zero byte": (b"a,b\n1,2\n3,\x004\n", "isn't text: line 3 has a zero byte"),
     "zero bytes": (bytes(1000), "isn't text: line 1 has a zero byte"),
+    "a novel": (b'a,t\n1,2\n3,"' + b"x" * 131_073 + b'"\n', "more than 131,072 characters in .* line 3"),
+    "an open quote in the names": (b'a,"b\n' + b"1,2\n" * 40_000, "a quote in it isn't closed"),
     "an open quote": (b'a,b\n1,2\n"3,4\n5,6\n', "out of place in the row that begins in line 3"),
     "a quote within": (b'a,b\n1"x,2\n3,4\n', "column 'a' of .* text such as '1\"x' in line 2"),
     "gzip": (gzip.compress(b"a,b\n1,2\n"), r"compressed \(gzip\): decompress it first"),
