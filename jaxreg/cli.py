@@ -461,6 +461,8 @@ def fit_command(
     if len(y):
         out.print(f"{len(y):,} rows that it wasn't trained on")
         out.print(report.score_table(result))
+        if advice := report.verdict(result, len(y)):
+            say(advice)
         if report_file is not None:
             feature = x[:, 0] if len(features) == 1 else None
             section = report.Section(target, prediction, y, result, feature, features[0])
@@ -713,6 +715,8 @@ def evaluate_command(
         sections.append(report.Section(name, one, y[:, i], result, x, fitted.feature_names[0]))
         say(f"{name}: {about}")
         out.print(report.score_table(result))
+        if advice := report.verdict(result, len(y)):
+            say(advice)
     if report_file is not None:
         title = f"How well {', '.join(fitted.target_names)} is predicted"
         report.write(report_file, sections, title=title, about=about)

@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+import textwrap
 from collections.abc import Mapping
 from datetime import date
 from functools import partial
@@ -16,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 from rich.table import Table
+from scipy.stats import binom
 
 from jaxreg import plots
 from jaxreg.data import TableLike
@@ -23,6 +25,9 @@ from jaxreg.files import replacing
 from jaxreg.metrics import Distribution
 
 SUFFIXES = (".html", ".pdf")
+
+# How unlikely a share of rows inside the intervals has to be for a right prediction.
+SURPRISE = 1e-3
 
 # Of each score: how it is called, whether it is a share or has the target's unit, and what it says.
 SCORES = {
@@ -80,6 +85,27 @@ def _shown(value: float, kind: str) -> str:
     if value == 0 or not 1e-3 <= abs(value) < 1e7:
         return f"{value:.3e}" if value else "0"
     return f"{value:,.{max(3 - math.floor(math.log10(abs(value))), 0)}f}"
+
+
+def verdict(scores: Mapping[str, Any], rows: int) -> str | None:
+    """What to do about intervals that hold too few or too many of so many rows; None where neither is so.
+
+    A right prediction gets such a sentence once in a thousand times.
+
+    >>> from jaxreg import report
+    >>> print(report.verdict({"level": 0.95, "coverage": 0.905}, rows=1000))
+    90.5% of rows lie in the 95% interval, which is too narrow: recalibrate with jaxreg.isotonic or \
+jaxreg.calibration on rows that the model wasn't trained on
+    """
+    level, inside = scores["level"], round(scores["coverage"] * rows)
+    tails = binom.cdf(inside, rows, level), binom.sf(inside - 1, rows, level)
+    if 2 * min(tails) > SURPRISE:
+        return None
+    return (
+        f"{100 * scores['coverage']:.1f}% of rows lie in the {100 * level:g}% interval, which is too "
+        f"{'narrow' if scores['coverage'] < level else 'wide'}: recalibrate with jaxreg.isotonic or "
+        "jaxreg.calibration on rows that the model wasn't trained on"
+    )
 
 
 def score_table(scores: Mapping[str, Any]) -> Table:
@@ -177,6 +203,7 @@ def _html(sections: list[Section], title: str, about: str) -> str:
             "name": section.name,
             "rows": score_rows(section.scores),
             "trivial": "baseline" in section.scores,
+            "verdict": verdict(section.scores, len(section.y)),
             "pictures": [
                 {"caption": CAPTIONS[name], **_picture(draw)}
                 for name, draw in plots.report_panels(**_drawn(section)).items()
@@ -199,7 +226,9 @@ def _page(section: Section, title: str, about: str) -> Figure:
     """One sheet of A4 paper: the scores, then the pictures."""
     head = partial(_draw_table, scores=section.scores)
     page = plots.report(**_drawn(section), title=plots.literal(title), head=head)
-    below = plots.literal(f"{section.name}: {about} ({_made_by()})")
+    found = verdict(section.scores, len(section.y))
+    lines = ([] if found is None else textwrap.wrap(found, 100)) + [f"{section.name}: {about} ({_made_by()})"]
+    below = plots.literal("\n".join(lines))
     page.supxlabel(below, fontsize="small", color="0.4")
     return page
 

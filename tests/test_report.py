@@ -117,3 +117,29 @@ def test_nothing_is_half_written(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="no space"):
             report.write(path.with_suffix(suffix), [section()], title="", about="")
     assert [p.name for p in tmp_path.iterdir()] == ["page.html"] and path.read_text() == "old"
+
+
+@pytest.mark.parametrize("factor, word", [(0.7, "narrow"), (1.6, "wide"), (1.0, None)])
+def test_intervals_that_hold_too_few_or_too_many_are_told(tmp_path, factor, word):
+    rng = np.random.default_rng(0)
+    prediction = Gaussian.from_std(np.zeros(500), np.full(500, factor))
+    scores = metrics.evaluate(prediction, rng.normal(size=500))
+    found = report.verdict(scores, 500)
+    inside = (
+        f"{100 * scores['coverage']:.1f}% of rows lie in the 95% interval, which is too {word}: recalibrate"
+    )
+    assert (found is None) if word is None else found.startswith(inside)
+    report.write(
+        tmp_path / "a.html", [report.Section("y", prediction, np.zeros(500), scores)], title="", about=""
+    )
+    assert (found or "recalibrate") in html.unescape((tmp_path / "a.html").read_text()) or word is None
+    report.write(
+        tmp_path / "a.pdf", [report.Section("y", prediction, np.zeros(500), scores)], title="", about=""
+    )
+
+
+def test_a_right_prediction_is_hardly_ever_blamed():
+    for rows in (20, 100, 10_000):
+        inside = np.random.default_rng(0).binomial(rows, 0.9, 2000) / rows
+        blamed = [report.verdict({"level": 0.9, "coverage": share}, rows) is not None for share in inside]
+        assert np.mean(blamed) < 0.004
