@@ -1,3 +1,5 @@
+import io
+import json
 import os
 import re
 import runpy
@@ -5,11 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import polars as pl
 import pytest
 
-from jaxreg import cli, model_file
+from jaxreg import Fitted, MeanVarRegressor, Scaler, cli, model_file
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -27,6 +30,7 @@ def test_every_example_is_run_here():
     assert {path.name for path in EXAMPLES.iterdir() if path.is_file()} == {
         "sweep.py",
         "serve.py",  # by test_export
+        "server.py",
         "loopback.sh",
         "slurm.sh",
         "jobset.yaml",
@@ -86,3 +90,29 @@ def test_options_in_recipes_exist(recipe):
     text = (EXAMPLES / recipe).read_text().partition("jaxreg fit")[2]
     known = {f"--{name.replace('_', '-')}" for name in cli.fit_command.__signature__.parameters} | {"--out"}
     assert set(re.findall(r" (--[a-z-]+)", text)) <= known
+
+
+def test_a_server(tmp_path, monkeypatch):
+    model, x = MeanVarRegressor(hidden=(8,)), np.array([[1.5, 3.0], [2.5, 1.0]])
+    params = model.init(jax.random.key(0), x.astype(np.float32))
+    fitted = Fitted(model, params, Scaler.fit(x), Scaler.fit(np.array([10.0, 20.0])))
+    model_file.save(tmp_path / "m", fitted)
+    monkeypatch.setenv("MODEL", str(tmp_path / "m"))
+    app = runpy.run_path(str(EXAMPLES / "server.py"))["app"]
+
+    def post(content):
+        said = []
+        environ = {"CONTENT_LENGTH": str(len(content)), "wsgi.input": io.BytesIO(content)}
+        (body,) = app(environ, lambda status, headers: said.append(status))
+        return said[0], json.loads(body)
+
+    status, answer = post(json.dumps(x.tolist()).encode())
+    own = fitted.predict(x)
+    assert status == "200 OK" and set(answer) == {"mean", "std", "lower", "upper"}
+    np.testing.assert_allclose(answer["mean"], own.mean)
+    np.testing.assert_allclose(answer["upper"], own.interval(0.95)[1])
+    assert post(b"[[1, 2, 3]]") == (
+        "400 Bad Request",
+        {"error": "x has 3 features, the model was trained on 2"},
+    )
+    assert post(b"{")[0] == post(b"")[0] == "400 Bad Request"
