@@ -11,6 +11,8 @@ import jax
 # JAX looks at every program in the folder whenever it writes one: 0.1 s for so many.
 MOST_BYTES = 10**8
 OTHERS_MAY_WRITE = 0o022
+# JAX leaves out what compiles within a second, as most of our programs do.
+KEEP_ALL = {"jax_persistent_cache_min_compile_time_secs": 0, "jax_persistent_cache_min_entry_size_bytes": -1}
 
 
 def use_cache() -> Path | None:
@@ -18,7 +20,8 @@ def use_cache() -> Path | None:
 
     The folder is `jaxreg/programs` within `$XDG_CACHE_HOME` or `~/.cache` on Linux, `~/Library/Caches` on
     macOS and `%LOCALAPPDATA%` on Windows. It holds at most 100 MB; programs that were not used for longest go
-    first. A folder that is set already, by `JAX_COMPILATION_CACHE_DIR` for example, is left as it is.
+    first. A folder that is set already, by `JAX_COMPILATION_CACHE_DIR` for example, is used in its place,
+    however large it grows.
 
     Returns:
         The folder in use, or None where there is none: it can't be written to, or others may write to it.
@@ -32,8 +35,17 @@ def use_cache() -> Path | None:
     >>> import jaxreg
     >>> folder = jaxreg.use_cache()  # doctest: +SKIP
     """
-    if jax.config.jax_compilation_cache_dir:
-        return Path(jax.config.jax_compilation_cache_dir)
+    folder = jax.config.jax_compilation_cache_dir or _own_folder()
+    if folder is None:
+        return None
+    for name, value in KEEP_ALL.items():
+        if name.upper() not in os.environ:
+            jax.config.update(name, value)
+    return Path(folder)
+
+
+def _own_folder() -> str | None:
+    """The folder in the user's cache, of which JAX is told; None where it can't be used."""
     if find_spec("filelock") is None:
         raise ModuleNotFoundError("use_cache needs filelock: pip install filelock")
     try:
@@ -44,7 +56,7 @@ def use_cache() -> Path | None:
         if _is_open_to_others(folder):
             warnings.warn(
                 f"compiled programs aren't kept, because others may write to {folder} or own it: delete it",
-                stacklevel=2,
+                stacklevel=3,
             )
             return None
         _remove_changed(folder)
@@ -54,9 +66,7 @@ def use_cache() -> Path | None:
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", MOST_BYTES)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    return folder
+    return str(folder)
 
 
 def _user_folder() -> Path:

@@ -56,9 +56,12 @@ def test_a_cache_that_cannot_be_made_is_done_without(settings, tmp_path):
 
 
 def test_a_folder_that_is_set_is_left(monkeypatch):
-    config = SimpleNamespace(jax_compilation_cache_dir="/elsewhere")  # and no update
+    settings = {}
+    config = SimpleNamespace(jax_compilation_cache_dir="/elsewhere", update=settings.__setitem__)
     monkeypatch.setattr(cache, "jax", SimpleNamespace(config=config))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "7")
     assert use_cache() == Path("/elsewhere") and not Path("/elsewhere").exists()
+    assert settings == {"jax_persistent_cache_min_compile_time_secs": 0}
 
 
 def test_a_cache_needs_what_bounds_it(settings, monkeypatch):

@@ -559,6 +559,18 @@ def test_unusable_model_files(refused, houses, model, tmp_path):
     refused(["predict", bad, houses], "2 targets")
 
 
+def test_programs_are_kept_unless_told_otherwise(run, houses, model, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cli, "use_cache", lambda: asked.append("cache"))
+    assert run("predict", model, houses)[0] == 0 and not asked  # JAXREG_NO_CACHE is set
+    monkeypatch.delenv("JAXREG_NO_CACHE")
+    for more in (["--no-cache"], []):
+        monkeypatch.setattr(sys, "argv", ["jaxreg", "predict", str(model), str(houses), *more])
+        with pytest.raises(SystemExit):
+            cli.main()
+        assert asked == ([] if more else ["cache"])
+
+
 @pytest.fixture
 def parts(tmp_path):
     """Three Parquet files of houses, of several row groups each."""
