@@ -333,6 +333,7 @@ def test_split_conformal_covers_what_it_promises(kind, level, n):
     binomial((lower <= y[n:]) & (y[n:] <= upper), level, level + 1 / (n + 1))
 
 
+@pytest.mark.slow
 def test_cv_plus_covers_what_it_promises(record_property):
     # 2,000 data sets of 40 rows, a line fitted to all folds but one; and to all rows but one.
     rng, n, level = np.random.default_rng(2), 40, 0.9

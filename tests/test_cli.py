@@ -73,7 +73,7 @@ def houses(tmp_path):
     return tmp_path / "houses.csv"
 
 
-SMALL = "--members", 2, "--frequencies", 1, "--epochs", 2
+SMALL = "--members", 2, "--frequencies", 1, "--epochs", 2, "--frequency-scale", 1
 
 
 def train(file, out, *more):
@@ -153,6 +153,7 @@ def test_seeds_differ(run, tmp_path):
     assert first != second
 
 
+@pytest.mark.slow
 def test_as_a_process(tmp_path):
     command = [sys.executable, "-m", "jaxreg", "demo", "--epochs", "2", "--out", str(tmp_path), "--no-cache"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -162,7 +163,7 @@ def test_as_a_process(tmp_path):
     assert len(pl.read_csv(tmp_path / "history.csv")) == 302
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", pytest.param(".tsv", marks=pytest.mark.slow), ".parquet"])
 def test_fit_and_predict(run, tmp_path, suffix):
     rows, separator = table(300), "\t" if suffix == ".tsv" else ","
     file, model, got = tmp_path / f"rows{suffix}", tmp_path / "m.safetensors", tmp_path / f"got{suffix}"
@@ -171,7 +172,9 @@ def test_fit_and_predict(run, tmp_path, suffix):
     else:
         rows.write_csv(file, separator=separator)
     page = tmp_path / "page.html"
-    code, out, err = run(*train(file, model, "--epochs", 60, "--drop", "rooms", "--report", page))
+    scale = "auto" if suffix == ".csv" else 0.25
+    given = "--epochs", 60, "--frequency-scale", scale, "--drop", "rooms", "--report", page
+    code, out, err = run(*train(file, model, *given))
     assert code == 0 and err == "", err
     assert "30 rows that it wasn't trained on" in out and "inside the 95% interval" in out
     assert str(model) in out and f"30 rows of {file.name}" in page.read_text()
@@ -709,8 +712,15 @@ def test_rows_that_cannot_be_read_are_not_the_fault_of_what_is_written(
 ODD_NAMES = ["*", "^y.*$", "^.*$", "y1", "a.b", "a", "(x)", "['y']"]
 
 
-@pytest.mark.parametrize("read", ["whole", "stream"])
-@pytest.mark.parametrize("target", ["*", "^y.*$", "a"])
+@pytest.mark.parametrize(
+    "target, read",
+    [
+        ("*", "whole"),
+        ("^y.*$", "stream"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("*", "stream"), ("^y.*$", "whole"))),
+        pytest.param("a", "stream", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.filterwarnings("default")
 def test_columns_are_taken_by_name_never_by_pattern(run, tmp_path, read, target):
     rng = np.random.default_rng(0)
