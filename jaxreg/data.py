@@ -572,18 +572,21 @@ def _end_gap(ordered: np.ndarray, most: int) -> tuple[float, int]:
     return float(ratio[at]), int(above[at])
 
 
-def warn_of_far(values: Float[np.ndarray, "n ..."], called: Sequence[str], *, stacklevel: int = 2) -> None:
+def warn_of_far(
+    values: Float[np.ndarray, "n ..."], called: Sequence[str], *, rows: str = "rows", stacklevel: int = 2
+) -> None:
     """Warn of columns with values far outside the rest, which spoil how the column is standardised.
 
     Args:
         values: rows, `(n,)` or `(n, columns)`.
         called: what the warning calls each column.
+        rows: what it calls the rows.
         stacklevel: as that of `warnings.warn`, from the caller on.
     """
     shown = []
     for name, column in zip(called, values.reshape(len(values), -1).T, strict=True):
         for value, count in far_outside(column):
-            shown.append(f"{name} holds {value:g} in {count:,} of {len(values):,} rows")
+            shown.append(f"{name} holds {value:g} in {count:,} of {len(values):,} {rows}")
     if shown:
         more = f" and {len(shown) - MOST_FAULTS:,} more" if len(shown) > MOST_FAULTS else ""
         warnings.warn(

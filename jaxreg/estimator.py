@@ -44,7 +44,7 @@ from jaxreg.layout import ROWS, find_place
 from jaxreg.losses import beta_nll, crps_gaussian, gaussian_nll
 from jaxreg.metrics import neg_crps as neg_crps
 from jaxreg.metrics import neg_nll as neg_nll
-from jaxreg.models import ACTIVATIONS, MeanVarRegressor
+from jaxreg.models import ACTIVATIONS, MOST_LAYERS, MeanVarRegressor
 from jaxreg.recipe import (
     DECAY_ROWS,
     MOST_WAVES,
@@ -388,6 +388,8 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
         for name, least, *words in WHOLE_NUMBERS:
             if getattr(self, name) not in words:
                 check_whole(name, getattr(self, name), least)
+        if len(self._widths) > MOST_LAYERS:
+            raise ValueError(f"hidden may be {MOST_LAYERS} layers, got {len(self._widths):,}")
         for width in self._widths:
             check_whole("hidden", width, 1)
         check_number("learning_rate", self.learning_rate)

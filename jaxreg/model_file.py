@@ -23,7 +23,13 @@ from jaxreg.data import Scaler, listed
 from jaxreg.embeddings import PeriodicEmbedding
 from jaxreg.files import check_writable, replacing
 from jaxreg.fitted import Fitted
-from jaxreg.models import ACTIVATIONS, MeanOnlyRegressor, MeanVarRegressor, NaturalRegressor
+from jaxreg.models import (
+    ACTIVATIONS,
+    MOST_LAYERS,
+    MeanOnlyRegressor,
+    MeanVarRegressor,
+    NaturalRegressor,
+)
 
 # 2: ensembles, calibrations, embeddings. 3: a digest, scores, types of columns. Older files are read.
 FORMAT = 3
@@ -33,9 +39,6 @@ CALIBRATIONS = {kind.__name__: kind for kind in (NoiseScaling, VarianceScaling)}
 
 # What a header may take, in characters: names and types of 100,000 columns.
 LONGEST_HEADER = 16 * 2**20
-
-# Each layer takes its time to trace and compile: 256 take seconds, and some thousand would take minutes.
-MOST_LAYERS = 256
 
 # Settings are for the reader, and what goes through them calls itself once for each list within a list.
 DEEPEST_SETTINGS = 16

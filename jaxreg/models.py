@@ -20,6 +20,10 @@ from jaxreg.gaussian import Gaussian, fill_rows
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)), which is how torch.nn.Linear starts its weights.
 torch_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
+# Of the estimator and of model files. Each layer takes its time to trace and compile: 256 take seconds, and
+# some thousand would take minutes.
+MOST_LAYERS = 256
+
 # Rows of one call, at most and at least: one program serves any few rows.
 PREDICTION_BLOCK = 8192
 FEWEST_ROWS = 8

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int
 
 from jaxreg import hosts, tables
-from jaxreg.data import Block, Scaler, default_dtype, did_you_mean, listed, row_fractions
+from jaxreg.data import Block, Scaler, default_dtype, did_you_mean, listed, row_fractions, warn_of_far
 from jaxreg.files import replacing, scratch_folder
 
 T = TypeVar("T")
@@ -37,6 +37,8 @@ BYTES_PER_VALUE = 8
 MOMENTS = "counts", "means", "squares", "least", "most"
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
 MOST_NAMED = 5
+# Rows that are looked at for values far outside the rest, of each row group at least so many.
+LOOKED_AT, LEAST_LOOKED_AT = 4096, 64
 
 
 class Piece(NamedTuple):
@@ -191,7 +193,8 @@ class Files:
                 value.
 
         Warns:
-            UserWarning: names features of one value, which standardise to 0 whatever value they take later.
+            UserWarning: names features of one value, which standardise to 0 whatever value they take later;
+                and values that lie far outside the rest.
         """
 
         # Differences from some row are small numbers, whose means and squares lose nothing.
@@ -212,6 +215,9 @@ class Files:
                 apart, total = own - mean, total + count
                 mean = mean + apart * (count / total)
                 m2 = m2 + square + apart**2 * (count * (total - count) / total)
+        looked_at = np.concatenate([*(part["sample"] for part in everywhere), least, most])
+        called = [f"column {name!r}" for name in self.features] + [f"the target {self.target!r}"]
+        warn_of_far(looked_at, called, rows="values looked at", stacklevel=3)
         mean, least, most = shift + mean, least.min(axis=0), most.max(axis=0)
         names, constant = self._names, least == most
         if constant[-1]:
@@ -231,12 +237,16 @@ class Files:
         return Scaler(mean[:-1], scale[:-1]), Scaler(mean[-1], scale[-1])
 
     def _moments(self, pieces: Sequence[Piece], shift: np.ndarray) -> dict[str, np.ndarray]:
-        """Count, means from `shift`, sums of squares, least and largest values of each row group."""
-        names = self._names
+        """Count, means from `shift`, squares, least and largest values of each row group, and some rows."""
+        names, some = self._names, max(LEAST_LOOKED_AT, LOOKED_AT // len(self.pieces))
         faults: dict[tuple[str, Path], int] = {}
-        found = []
+        found, sample = [], []
         for piece, (x, y) in zip(pieces, ahead(map(self._read, pieces)), strict=True):
             values = np.concatenate([x.T, y[None]])
+            chosen = np.random.default_rng(piece.first).choice(
+                piece.rows, min(some, piece.rows), replace=False
+            )
+            sample.append(values.T[chosen])
             least, most = values.min(axis=1), values.max(axis=1)
             values -= shift[:, None]
             with np.errstate(over="ignore", invalid="ignore"):  # what isn't finite is counted below
@@ -256,7 +266,8 @@ class Files:
             raise ValueError(
                 f"missing or infinite values, {', '.join(shown)}; drop these rows or fill them in"
             )
-        return dict(zip(MOMENTS, map(np.array, zip(*found, strict=True)), strict=True))
+        moments = dict(zip(MOMENTS, map(np.array, zip(*found, strict=True)), strict=True))
+        return moments | {"sample": np.concatenate(sample)}
 
     def _of_all(self, compute: Callable[[], dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
         """What each process that reads these files computes, or on each of them the first one's error."""

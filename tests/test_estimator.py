@@ -312,6 +312,7 @@ X, Y = rows(30)
         ({"frequency_scale": -1.0}, "frequency_scale must be a number not below 0"),
         ({"time_limit": 0}, "time_limit must be positive seconds or None, got 0"),
         ({"hidden": (8, 0)}, "hidden must be at least 1, got 0"),
+        ({"hidden": [1] * 257}, "hidden may be 256 layers, got 257"),
         ({"hidden": None}, "hidden must be widths of layers, .* got None"),
         ({"hidden": "128"}, "hidden must be widths of layers, .* got '128'"),
         ({"weight_decay": -1}, "weight_decay must be finite and not negative, got -1$"),

@@ -330,3 +330,20 @@ def test_the_index_of_a_frame_is_left_out(tmp_path):
         assert sources.from_files(tmp_path, target="y").features == ("a",)
     asked = sources.from_files(tmp_path, target="y", features=["__index_level_0__"])
     assert asked.features == ("__index_level_0__",)
+
+
+@pytest.mark.parametrize("value, share", [(1e12, 0), (-9999.0, 0.05)])
+def test_what_lies_far_outside_is_warned_of_in_files_too(tmp_path, value, share):
+    rng = np.random.default_rng(0)
+    columns = {"a": rng.normal(size=4000), "b": np.exp(rng.normal(size=4000)), "y": rng.normal(size=4000)}
+    odd = rng.uniform(size=4000) < share
+    odd[1234] = True
+    columns["b"][odd] = value
+    for i in range(2):
+        part = {name: own[2000 * i : 2000 * (i + 1)] for name, own in columns.items()}
+        pq.write_table(pa.table(part), tmp_path / f"{i}.parquet", row_group_size=300)
+    files = sources.from_files(tmp_path, target="y")
+    with pytest.warns(
+        UserWarning, match=rf"^column 'b' holds {re.escape(f'{value:g}')} in \d+ of .* looked at"
+    ):
+        files.scalers()
