@@ -308,6 +308,7 @@ def _arrays_only(step: Callable) -> Callable:
                 "tensor.numpy()"
             ) from error
 
+    checked.lower = step.lower  # for whoever compiles it ahead
     return checked
 
 
