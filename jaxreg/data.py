@@ -24,7 +24,7 @@ TableLike = Any
 # What lies far outside: at most this share of a column, behind a gap so many times as wide as the range of
 # all the rest. Draws of t(3) and of log-normals with sigma 1.5, whose tails are heavy, have no such gaps.
 FAR_SHARE = 0.1
-FAR_GAP = 20
+FAR_GAP = 30
 FAR_ROWS = 10
 FEWEST_CODES = 2
 
@@ -529,7 +529,7 @@ def far_outside(values: Float[np.ndarray, " n"]) -> list[tuple[float, int]]:
     """Values that lie so far outside a column that they must be codes or mistakes, and how often each stands.
 
     At either end the widest gap is looked for, of which a tenth of the rows at most lie outside; it counts if
-    it is 20 times as wide as the range of the rest. Of a number of nines that is repeated, as codes for
+    it is 30 times as wide as the range of the rest. Of a number of nines that is repeated, as codes for
     missing values are, it counts if it is as wide as the middle nine tenths. Gaps count for nothing.
 
     >>> import numpy as np
