@@ -144,7 +144,14 @@ def main() -> None:
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: _say("warning", message, "yellow")
+            said = set()  # a table that is read twice is warned of once
+
+            def warn(message: Warning | str, *_: Any) -> None:
+                if str(message) not in said:
+                    said.add(str(message))
+                    _say("warning", message, "yellow")
+
+            warnings.showwarning = warn
             _run()
     except BrokenPipeError:  # whoever reads has enough
         leave(1)

@@ -3,7 +3,7 @@
 import datetime
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from difflib import get_close_matches
 from functools import partial
@@ -26,10 +26,13 @@ TableLike = Any
 FAR_SHARE = 0.1
 FAR_GAP = 30
 FAR_ROWS = 10
-FEWEST_CODES = 2
+# Numbers of nines from here on are codes also where they stand once.
+LARGE_CODE = 999
 
 # A column whose range is fewer steps of float32 than this is looked at for values that fall together.
 FEW_STEPS = 4096
+# Differences of this share of a value are float64's own rounding, after some arithmetic.
+ROUNDED = 1e-12
 
 DATES = datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64
 PANDAS_DATES = "Period", "Interval"
@@ -490,9 +493,9 @@ def _fault(column: TableLike, gaps: bool) -> Fault | None:
         missing = _missing(array)
         present = array[~missing]
         for name, is_one in (("text", _is_text), ("dates", _is_date)):
-            odd = [value for value in present if is_one(value)]
-            if odd and not all(map(_is_numeric, odd)):
-                return Fault(name, len(odd), next(value for value in odd if not _is_numeric(value)))
+            odd = [value for value in present if is_one(value) and not _is_numeric(value)]
+            if odd:
+                return Fault(name, len(odd), odd[0])
         if missing.any():
             return None if gaps else Fault("NaN", int(missing.sum()))
         known = [value for value in present if isinstance(value, Real | Decimal)]
@@ -521,7 +524,7 @@ def _is_numeric(value: object) -> bool:
 
 
 def _shown(value: object) -> str:
-    text = repr(value) if _is_text(value) else str(value)
+    text = repr(value.item() if isinstance(value, np.str_) else value) if _is_text(value) else str(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
@@ -529,8 +532,9 @@ def far_outside(values: Float[np.ndarray, " n"]) -> list[tuple[float, int]]:
     """Values that lie so far outside a column that they must be codes or mistakes, and how often each stands.
 
     At either end the widest gap is looked for, of which a tenth of the rows at most lie outside; it counts if
-    it is 30 times as wide as the range of the rest. Of a number of nines that is repeated, as codes for
-    missing values are, it counts if it is as wide as the middle nine tenths. Gaps count for nothing.
+    it is 30 times as wide as the range of the rest without a tenth at the other end. So does that of a value
+    that is repeated, in up to half of the rows. Of a number of nines, as codes for missing values are, a gap
+    as wide as the middle nine tenths is enough, or none if it is negative and nothing else is.
 
     >>> import numpy as np
     >>> from jaxreg.data import far_outside
@@ -548,45 +552,58 @@ def far_outside(values: Float[np.ndarray, " n"]) -> list[tuple[float, int]]:
         rest = rest[: len(rest) - high] if upper >= lower else rest[low:]
         most -= len(far)
         found += zip(*(part.tolist() for part in np.unique(far, return_counts=True)), strict=True)
-    for code in {float(end) for end in rest[[0, -1]]} if len(rest) >= FAR_ROWS else ():
-        others = rest[rest != code]
-        if (
-            set(f"{abs(code):g}") == {"9"}
-            and abs(code) > 9
-            and FEWEST_CODES <= len(rest) - len(others) < len(rest)
-        ):
-            low, high = np.quantile(others, [0.05, 0.95])
-            if np.abs(others - code).min() > high - low > 0:
-                found.append((code, len(rest) - len(others)))
+    while len(rest) >= FAR_ROWS and (codes := [end for end in rest[[0, -1]] if _is_code(float(end), rest)]):
+        found.append((float(codes[0]), int((rest == codes[0]).sum())))
+        rest = rest[rest != codes[0]]
     return found
 
 
 def _end_gap(ordered: np.ndarray, most: int) -> tuple[float, int]:
-    """The widest gap among the last values, by the range of all below it, and how many lie above it."""
+    """The widest gap among the last values, by the range below it from a tenth on, and how many lie above."""
     above = np.arange(1, most + 1)
     below = ordered[len(ordered) - above - 1]
     with np.errstate(over="ignore", invalid="ignore"):
-        gap, reach = ordered[len(ordered) - above] - below, below - ordered[0]
+        gap, reach = ordered[len(ordered) - above] - below, below - ordered[most]
+        reach = np.where(reach > 0, reach, below - ordered[0])  # where most are one value
         ratio = np.where(reach > 0, gap / np.where(reach > 0, reach, 1), 0)
     at = int(np.argmax(ratio))
     return float(ratio[at]), int(above[at])
 
 
+def _is_code(end: float, ordered: np.ndarray) -> bool:
+    """Whether the first or last of some values is one that is repeated far outside the others."""
+    others = ordered[ordered != end]
+    count, nines = len(ordered) - len(others), set(f"{abs(end):.0f}") == {"9"} and end % 1 == 0
+    if not 1 <= count <= len(ordered) / 2:
+        return False
+    low, high = np.quantile(others, [0.05, 0.95])
+    with np.errstate(over="ignore"):
+        gap, spread = np.abs(others - end).min(), high - low
+    if nines and abs(end) >= LARGE_CODE:
+        return bool(gap > spread) or (end < 0 <= others[0] and count > 1)
+    return count > 1 and bool(gap > spread * (1 if nines and abs(end) > 9 else FAR_GAP) > 0)
+
+
 def warn_of_far(
-    values: Float[np.ndarray, "n ..."], called: Sequence[str], *, rows: str = "rows", stacklevel: int = 2
+    columns: Iterable[Float[np.ndarray, " n"]],
+    called: Sequence[str],
+    *,
+    rows: str = "rows",
+    stacklevel: int = 2,
 ) -> None:
     """Warn of columns with values far outside the rest, which spoil how the column is standardised.
 
     Args:
-        values: rows, `(n,)` or `(n, columns)`.
-        called: what the warning calls each column.
+        columns: values of each.
+        called: what the warning calls each.
         rows: what it calls the rows.
         stacklevel: as that of `warnings.warn`, from the caller on.
     """
-    shown = []
-    for name, column in zip(called, values.reshape(len(values), -1).T, strict=True):
-        for value, count in far_outside(column):
-            shown.append(f"{name} holds {value:g} in {count:,} of {len(values):,} {rows}")
+    shown = [
+        f"{name} holds {value:g} in {count:,} of {len(column):,} {rows}"
+        for name, column in zip(called, columns, strict=True)
+        for value, count in far_outside(column)
+    ]
     if shown:
         more = f" and {len(shown) - MOST_FAULTS:,} more" if len(shown) > MOST_FAULTS else ""
         warnings.warn(
@@ -777,13 +794,17 @@ def _check_distinct(before: TableLike, after: np.ndarray, name: str) -> None:
     for i in np.flatnonzero(np.atleast_1d(steps) < FEW_STEPS):
         wide = as_floats(before) if wide is None else wide
         columns = (wide, after) if after.ndim == 1 else (wide[:, i], after[:, i])
+        if (
+            np.ptp(columns[0]) < ROUNDED * np.abs(columns[0]).max()
+        ):  # one value, but for float64's own rounding
+            continue
         different, left = (len(np.unique(column)) for column in columns)
         if left <= different / 2:
             where = (
                 "" if after.ndim == 1 else f", column {i}," if names is None else f", column {names[i]!r},"
             )
             raise ValueError(
-                f"{name}{where} has {different:,} different values, of which {left:,} are left in float32: "
+                f"{name}{where} has {different:,} different values, and {left:,} in float32: "
                 "standardise it first (jaxreg.Scaler), since values of this column are equal in float32"
             )
 

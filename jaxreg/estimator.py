@@ -39,7 +39,7 @@ from jaxreg.data import (
 from jaxreg.embeddings import PeriodicEmbedding
 from jaxreg.ensemble import HELD_OUT_ROWS, held_out_sample, predict_ensemble, without_failed
 from jaxreg.fitted import Fitted
-from jaxreg.gaussian import Affine
+from jaxreg.gaussian import Affine, check_same_shape
 from jaxreg.layout import ROWS, find_place
 from jaxreg.losses import beta_nll, crps_gaussian, gaussian_nll
 from jaxreg.metrics import neg_crps as neg_crps
@@ -362,10 +362,12 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
         """R squared of the mean: of several targets the mean of theirs, each over the rows that have it."""
         mean, y = self.predict(X), _unmasked(y)
         check_numbers(y, "y", gaps=np.asarray(y).ndim == 2)
-        y = as_floats(y).reshape(len(mean), -1)
-        weight = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, np.float64)
-        known = ~np.isnan(y)
-        columns = zip(known.T, y.T, mean.reshape(y.shape).T, strict=True)
+        y = as_floats(y)
+        check_same_shape(y=y, mean=mean)
+        weight = _check_sample_weight(sample_weight, mean, dtype=np.float64, ensure_non_negative=True)
+        known = ~np.isnan(y).reshape(len(y), -1)
+        _check_known(known)
+        columns = zip(known.T, y.reshape(known.shape).T, mean.reshape(known.shape).T, strict=True)
         return float(np.mean([r2_score(a[own], b[own], sample_weight=weight[own]) for own, a, b in columns]))
 
     def score_nll(self, X: TableLike, y: TableLike, sample_weight: TableLike | None = None) -> float:
@@ -449,9 +451,7 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
             weight = known * (1.0 if weight is None else weight[:, None])
             some = known.any(axis=1)
             x, y, weight = x[some], y[some], weight[some]
-            empty = np.flatnonzero(~known.any(axis=0))
-            if empty.size:
-                raise ValueError(f"y, column {empty[0]}, is missing in all rows: leave it out")
+            _check_known(known)
             if len(x) < FEWEST_ROWS:
                 raise ValueError(f"{len(x)} rows have a target, {FEWEST_ROWS} are needed")
         for i, column in enumerate(y.reshape(len(y), -1).T):
@@ -470,7 +470,7 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
         if target_names is None:
             targets = ["the target"] if y.ndim == 1 else [f"target {i}" for i in range(y.shape[1])]
         called = [f"column {name!r}" for name in names] + targets
-        warn_of_far(np.column_stack([x, y]), called, stacklevel=3)
+        warn_of_far([*x.T, *y.reshape(len(y), -1).T], called, stacklevel=3)
 
     def _fold(self, key: jax.Array, n: int) -> tuple[np.ndarray | None, np.ndarray | None]:
         """The rows that each member trains on, and those that it holds out."""
@@ -546,6 +546,13 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+
+def _check_known(known: np.ndarray) -> None:
+    """Raise, and name the target, if one of several is missing in all rows."""
+    empty = np.flatnonzero(~known.any(axis=0))
+    if empty.size:
+        raise ValueError(f"y, column {empty[0]}, is missing in all rows: leave it out")
 
 
 class _Clock:

@@ -87,7 +87,12 @@ def replacing(path: Path) -> Iterator[Path]:
 def _behind_links(path: str | Path) -> Path:
     """The file that a path or a symbolic link stands for, under the path itself if it is no link."""
     path = Path(path)
-    return Path(os.path.realpath(path)) if path.is_symlink() else path
+    if not path.is_symlink():
+        return path
+    found = Path(os.path.realpath(path))
+    if found.is_symlink():
+        raise ValueError(f"{path} is a symbolic link that leads nowhere: give another name")
+    return found
 
 
 def _temporary(path: Path) -> Path:

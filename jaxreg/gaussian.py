@@ -83,7 +83,11 @@ def as_key(key: Array | int) -> Array:
 
 
 def _as_shape(shape: tuple[int, ...] | int) -> tuple[int, ...]:
-    return (int(shape),) if isinstance(shape, int | np.integer) else tuple(shape)
+    sizes = tuple(shape) if isinstance(shape, tuple | list) else (shape,)
+    for size in sizes:
+        if not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 0:
+            raise ValueError(f"shape must be whole numbers of draws, got {shape!r}")
+    return sizes
 
 
 def _dtype(*arrays: ArrayLike) -> np.dtype:

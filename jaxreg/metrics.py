@@ -460,8 +460,11 @@ def _estimator_score(
     check_numbers(y, "y", gaps=np.asarray(y).ndim == 2)
     y = as_floats(y)
     slopes = np.ones(y.shape)
+    if maps and sample_weight is not None:  # what weighs nothing may lie outside the map
+        counted = np.asarray(sample_weight) > 0
+        y = np.where(counted, y, y[counted][:1])
     for around in maps:
-        y, slope = _mapped(around, y)
+        y, slope = _mapped(around, y, type(estimator).__name__)
         slopes = slopes * slope
     known = ~np.isnan(y)
     if not known.all():
@@ -501,24 +504,28 @@ def _unwrapped(estimator: Any, X: TableLike) -> tuple[Any, TableLike, list[Any]]
     return estimator, X, maps
 
 
-def _mapped(around: Any, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _mapped(around: Any, y: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     """What a TransformedTargetRegressor makes of targets, and the slope of its map there.
 
     The slope is a central difference with one step of Richardson's, right to about ten digits.
     """
-    name = type(around).__name__
     if y.ndim > 1:
         raise ValueError(f"the scores of several targets aren't known through the map of a {name}")
 
     def transform(values: np.ndarray) -> np.ndarray:
-        return np.asarray(around.transform(values[:, None]), np.float64)[:, 0]
+        with np.errstate(all="ignore"):  # what isn't finite is named below
+            return np.asarray(around.transform(values[:, None]), np.float64)[:, 0]
 
-    step = STEP * np.where(y == 0, max(np.abs(y).max(), 1.0), np.abs(y))
+    step = STEP * np.where(y == 0, min(1.0, np.abs(y[y != 0]).min(initial=1.0)), np.abs(y))
     one, two = ((transform(y + wide) - transform(y - wide)) / (2 * wide) for wide in (step, 2 * step))
-    slope = (4 * one - two) / 3
+    mapped, slope = transform(y), (4 * one - two) / 3
+    wrong = ~(np.isfinite(mapped) & np.isfinite(slope))
+    if wrong.any():
+        raise ValueError(
+            f"the map of the target of a {name} isn't finite, or has no slope, at {y[wrong][0]:g}: its "
+            "density isn't known there"
+        )
     ordered = np.diff(transform(np.unique(y)))
-    if not (np.isfinite(slope).all() and ((slope > 0).all() or (slope < 0).all())) or not (
-        (ordered > 0).all() or (ordered < 0).all()
-    ):
-        raise ValueError(f"the map of the target by a {name} isn't monotone there: its density isn't known")
-    return transform(y), slope
+    if not any((ordered * sign > 0).all() and (slope * sign > 0).all() for sign in (1, -1)):
+        raise ValueError(f"the map of the target of a {name} isn't monotone: its density isn't known")
+    return mapped, slope

@@ -215,7 +215,9 @@ class Files:
                 apart, total = own - mean, total + count
                 mean = mean + apart * (count / total)
                 m2 = m2 + square + apart**2 * (count * (total - count) / total)
-        looked_at = np.concatenate([*(part["sample"] for part in everywhere), least, most])
+        sample = np.concatenate([part["sample"] for part in everywhere])
+        ends = np.concatenate([least, most])  # of row groups, where the sample hasn't them
+        looked_at = (np.r_[own, end[~np.isin(end, own)]] for own, end in zip(sample.T, ends.T, strict=True))
         called = [f"column {name!r}" for name in self.features] + [f"the target {self.target!r}"]
         warn_of_far(looked_at, called, rows="values looked at", stacklevel=3)
         mean, least, most = shift + mean, least.min(axis=0), most.max(axis=0)
@@ -570,6 +572,10 @@ def from_files(
     if not features:
         raise ValueError(f"no column of {first} is left to predict {target!r} from")
     names = [*features, *([] if target is None else [target])]
+    if "" in names:
+        raise ValueError(
+            f"column {list(schema).index('') + 1} of {first} has no name: leave it out or name it"
+        )
     for path, own in columns.items():
         faults = [
             f"column {name!r} is absent in {path} and is {schema[name]} in {first}"
@@ -593,7 +599,10 @@ def without_index(path: Path, asked: Sequence[str | None] = ()) -> list[str]:
     """The columns of a file that are a data frame's index and weren't asked for; a warning names them."""
     found = [name for name in tables.index_columns(path) if name not in asked]
     if found:
-        warnings.warn(f"{listed(found)} of {path} is the index of a data frame: left out", stacklevel=3)
+        warnings.warn(
+            f"{listed(found)} of {path} is the index of a data frame: left out (rename it to keep it)",
+            stacklevel=3,
+        )
     return found
 
 

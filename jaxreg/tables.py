@@ -18,8 +18,8 @@ import polars as pl
 from jaxreg.data import did_you_mean, listed
 from jaxreg.files import replacing
 
-# How pandas calls the column of an index that a CSV file was written with, when it reads it.
-CSV_INDEX = "Unnamed: 0"
+# How pandas calls the column of an index that it reads from a CSV file, once or more often.
+INDEX_NAME = re.compile(r"Unnamed: 0(\.\d+)*")
 # Before the names of columns that are kept as text: a letter that no alphabet has.
 KEPT = "\ue000"
 MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
@@ -105,12 +105,18 @@ def _read_csv(path: Path, text: Collection[str]) -> pl.DataFrame:
 def index_columns(path: Path) -> list[str]:
     """Columns that hold the index of the pandas frame that a file was written from, not data."""
     if check_suffix(path) != ".parquet":
-        return [CSV_INDEX] if CSV_INDEX in header(path) else []
-    try:
-        stored = json.loads(pl.read_parquet_metadata(path).get("pandas", "{}"))["index_columns"]
-    except (pl.exceptions.PolarsError, OSError, KeyError, TypeError, ValueError):
-        return []
-    return [name for name in stored if isinstance(name, str)]
+        first, *others = names = header(path)
+        stored = [first] if first == "" and all(others) else []  # as pandas writes it
+    else:
+        try:
+            names, kept = (
+                list(pl.read_parquet_schema(path)),
+                pl.read_parquet_metadata(path).get("pandas", "{}"),
+            )
+            stored = [name for name in json.loads(kept).get("index_columns", ()) if isinstance(name, str)]
+        except (pl.exceptions.PolarsError, OSError, AttributeError, TypeError, ValueError):
+            return []
+    return [name for name in names if name in set(stored) or INDEX_NAME.fullmatch(name)]
 
 
 def header(path: Path) -> list[str]:
@@ -136,7 +142,7 @@ def blocks(path: Path, names: Sequence[str], kept: Sequence[str] = ()) -> Iterat
         ValueError: names the line that has too many values or a quote out of place, or the line and column
             of what is no number.
     """
-    labels = header(path)
+    labels = [name or f"{KEPT}{i}" for i, name in enumerate(header(path))]
     with path.open("rb") as file:
         separator, _ = _first_line(path, file.read(BLOCK_BYTES).removeprefix(BYTE_ORDER_MARK))
     # What quotes mean is Python's to say, slowly.

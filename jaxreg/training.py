@@ -197,7 +197,7 @@ def make_trainer(
     >>> int(state.step), loss.shape
     (1, ())
     """
-    check_parts(model, loss)
+    check_parts(model, optimizer, loss)
     told = isinstance(optimizer, optax.GradientTransformationExtraArgs)
     try:
         init, step, nll, score = _functions(model, optimizer.update, told, loss, score)
@@ -209,8 +209,8 @@ def make_trainer(
     return Trainer(Partial(init, start), step, nll, score)
 
 
-def check_parts(model: Model, loss: Loss) -> None:
-    """Raise unless a model and a loss have the functions that a trainer calls."""
+def check_parts(model: Model, optimizer: Any, loss: Any) -> None:
+    """Raise unless a model, an optimizer and a loss are what a trainer calls."""
     name = type(model).__name__
     parts = [getattr(model, part, None) for part in ("init", "apply")]
     if isinstance(model, type) or not all(map(callable, parts)):
@@ -219,13 +219,18 @@ def check_parts(model: Model, loss: Loss) -> None:
             "make a class into an object first; a Flax NNX module becomes Linen by nnx.bridge.to_linen, "
             "an Equinox module needs an object with these two functions (docs/guide.md)"
         )
+    if not all(callable(getattr(optimizer, part, None)) for part in ("init", "update")):
+        given = getattr(optimizer, "__name__", repr(optimizer))
+        raise TypeError(f"optimizer must be one of Optax's or jaxreg.sgd(1e-3), got {given}: call it first")
+    if not callable(loss):
+        raise TypeError(f"loss must be a function of (y, mean, log_var), got {loss!r}")
     try:
         inspect.signature(loss).bind(None, None, None)
     except TypeError:
         called = getattr(loss, "__name__", repr(loss))
         raise TypeError(
-            f"loss must take (y, mean, log_var), {called} takes {inspect.signature(loss)}: where it makes a "
-            f"loss, call it first, as {called}(0.5)"
+            f"loss must take (y, mean, log_var), {called} takes {inspect.signature(loss)}: a function that "
+            "makes a loss is called first, as in beta_nll(0.5)"
         ) from None
     except ValueError:  # one that doesn't say what it takes
         return
@@ -300,13 +305,14 @@ def _arrays_only(step: Callable) -> Callable:
         try:
             return step(state, batch)
         except TypeError as error:
-            odd = [type(part) for part in batch if type(part).__module__.partition(".")[0] == "torch"]
+            odd = [type(part) for part in batch if not isinstance(part, ArrayLike)]
             if not odd:
                 raise
-            raise TypeError(
-                f"a step takes arrays of NumPy or JAX, got a {odd[0].__module__}.{odd[0].__name__}: pass "
-                "tensor.numpy()"
-            ) from error
+            kind = f"{odd[0].__module__.partition('.')[0]}.{odd[0].__name__}"
+            raise TypeError(f"a step takes arrays of NumPy or JAX, got a {kind}: convert it first") from error
+        except flax.errors.ScopeParamShapeError as error:
+            x = np.shape(batch[0])
+            raise ValueError(f"x of shape {x} doesn't fit the state's parameters: {error}") from error
 
     checked.lower = step.lower  # for whoever compiles it ahead
     return checked
@@ -1144,6 +1150,8 @@ def check_whole(name: str, value: Any, least: int) -> None:
 
 def check_hooks(hooks: Any) -> None:
     """Raise unless hooks are a list of `Hook`s."""
+    if hooks is None:
+        raise TypeError("hooks must be a list of Hook objects, got None: pass [] for none")
     if isinstance(hooks, Hook) or callable(hooks):
         raise TypeError(
             f"hooks must be a list of Hook objects, got a {type(hooks).__name__} alone: pass [hook]"

@@ -430,6 +430,10 @@ def test_a_link_stays_and_the_file_behind_it_is_replaced(run, refused, houses, m
     assert {path.name for path in (tmp_path / "behind").iterdir()} == {"True.csv", "False.csv"}
     (tmp_path / "lost.csv").symlink_to("nowhere/p.csv")
     refused(["predict", model, houses, "--out", tmp_path / "lost.csv"], "nowhere doesn't exist")
+    (tmp_path / "loop.csv").symlink_to("loop.csv")
+    refused(
+        ["predict", model, houses, "--out", tmp_path / "loop.csv"], "loop.csv is a symbolic link that leads"
+    )
 
 
 def test_demo_arguments(refused, houses, tmp_path):
@@ -777,18 +781,38 @@ def test_columns_that_are_kept_stand_before_the_predictions(
     refused([*given, "--keep", "mean"], "--keep mean: predictions have a column of that name")
 
 
+INDEX = {
+    "pandas, Parquet": (lambda frame, file: frame.to_parquet(file), "parquet", "'__index_level_0__'"),
+    "pandas, CSV": (lambda frame, file: frame.to_csv(file), "csv", "''"),
+    "read again": (
+        lambda frame, file: frame.reset_index(names="Unnamed: 0").to_csv(file),
+        "csv",
+        "'', 'Unnamed: 0'",
+    ),
+    "twice": (
+        lambda frame, file: frame.assign(**{"Unnamed: 0": 1, "Unnamed: 0.1": 2}).to_parquet(
+            file, index=False
+        ),
+        "parquet",
+        "'Unnamed: 0', 'Unnamed: 0.1'",
+    ),
+}
+
+
 @pytest.mark.filterwarnings("default:.*the index of a data frame")
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_the_index_of_a_frame_is_no_feature(run, tmp_path, kind):
-    frame = table().to_pandas().query("rooms > 1")
-    if kind == "parquet":
-        frame.to_parquet(tmp_path / "rows.parquet")
-    else:
-        frame.reset_index(names="Unnamed: 0").to_csv(tmp_path / "rows.csv", index=False)
-    code, _, err = run(*train(tmp_path / f"rows.{kind}", tmp_path / "m"))
-    name = "__index_level_0__" if kind == "parquet" else "Unnamed: 0"
-    assert code == 0 and f"warning: column {name!r} of" in err and "left out" in err
-    assert model_file.load(tmp_path / "m").feature_names == ("area", "rooms")
+@pytest.mark.parametrize("what", INDEX)
+def test_the_index_of_a_frame_is_no_feature(run, tmp_path, what):
+    write, kind, names = INDEX[what]
+    write(table().to_pandas().query("rooms > 1"), tmp_path / f"rows.{kind}")
+    for read in ("whole", "stream"):
+        code, _, err = run(
+            *train(tmp_path / f"rows.{kind}", tmp_path / "m", "--read", read, "--batch-size", 16)
+        )
+        assert code == 0 and f"{names} of {tmp_path}" in err and "left out" in err and err.count("\n") == 1, (
+            err
+        )
+        assert model_file.load(tmp_path / "m").feature_names == ("area", "rooms")
+        assert run("predict", tmp_path / "m", tmp_path / f"rows.{kind}", "--read", read)[0] == 0
 
 
 def test_all_columns_that_are_no_numbers_are_named_at_once(refused, tmp_path):

@@ -263,13 +263,34 @@ def test_values_far_outside_are_found(kind, plant):
     with pytest.warns(
         UserWarning, match=rf"^age holds {re.escape(f'{value:g}')} in {times} of 400 rows, far outside"
     ):
-        data.warn_of_far(np.column_stack([made(kind, seed=1), column]), ["other", "age"])
+        data.warn_of_far([made(kind, seed=1), column], ["other", "age"])
 
 
 @pytest.mark.parametrize("kind", ["log-normal", "t(3)", "counts", "one-hot"])
 def test_nothing_lies_far_outside_a_distribution(kind):
     sizes = np.random.default_rng(0).choice([12, 30, 100, 1000, 20_000], 50)
     assert [data.far_outside(made(kind, n, seed)) for seed, n in enumerate(sizes)] == [[]] * 50
+
+
+@pytest.mark.parametrize("kind", ["normal", "shares", "counts"])
+def test_values_far_outside_at_both_ends(kind):
+    column = made(kind)
+    column[:4] = 1e12, -1e12, 1e6, -1e7
+    assert sorted(data.far_outside(column)) == [(-1e12, 1), (-1e7, 1), (1e6, 1), (1e12, 1)]
+
+
+@pytest.mark.parametrize("code, times", [(-9999.0, 160), (1e6, 120), (-1e30, 80), (-999.0, 1)])
+def test_codes_for_missing_values_in_many_rows(code, times):
+    for kind in ("normal", "shares"):
+        column = made(kind)
+        column[:times] = code
+        assert data.far_outside(column) == [(code, times)]
+
+
+def test_a_negative_code_among_prices():
+    column = np.random.default_rng(0).lognormal(12, 1, 400)
+    column[:20] = -9999
+    assert data.far_outside(column) == [(-9999.0, 20)]
 
 
 def test_several_values_far_outside():
@@ -289,6 +310,7 @@ COLUMNS = {
     "categories": (pd.Categorical([1, 2, 1]), "categories in column 'c' (3 of 3 rows, such as 1)"),
     "NA": (pd.array([1, None, 3], "Int64"), "NaN in column 'c' (1 of 3 rows)"),
     "gaps": ([1.0, np.nan, np.nan], "NaN in column 'c' (2 of 3 rows)"),
+    "one text": (["1", "oops", "3"], "text in column 'c' (1 of 3 rows, such as 'oops')"),
     "None": ([1.0, None, 3.0], "NaN in column 'c' (1 of 3 rows)"),
     "infinite": ([1.0, np.inf, 2.0], "infinity or a value too large for float64 in column 'c' (1 of 3 rows)"),
 }
@@ -336,12 +358,14 @@ def test_values_that_float32_takes_for_one_are_refused(what):
     seconds = 1.7e9 + np.arange(600.0)
     other = np.random.default_rng(0).normal(size=600)
     x, y = (np.column_stack([other, seconds]), other) if what == "x" else (other[:, None], seconds)
-    words = "600 different values, of which .* are left in float32: standardise it first"
+    words = "600 different values, and .* in float32: standardise it first"
     with pytest.raises(ValueError, match=rf"^{what}(, column 1,)? has {words}"):
         data.check_data((x, y))
     with jax.enable_x64(True):
         data.check_data((x, y))
     if what == "x":
+        shares = np.random.default_rng(0).dirichlet(np.ones(3), 600).sum(axis=1)  # 1, as float64 rounds it
+        assert len(set(shares)) > 1 and data.check_data((np.column_stack([other, shares]), y))
         with pytest.raises(ValueError, match="^x, column 'at', has"):
             data.check_data((pd.DataFrame({"z": other, "at": seconds}), y))
         data.check_data((np.column_stack([other, 1.7e9 + 86400 * np.arange(600)]), y))

@@ -469,8 +469,22 @@ def test_the_density_of_a_target_in_logs_is_that_of_the_target():
     expected = np.mean(np.asarray(mixture.log_prob(-3 * y))) + np.log(3)
     np.testing.assert_allclose(neg_nll(falling, x, y), expected, rtol=1e-6)
     np.testing.assert_allclose(neg_crps(falling, x, y), -np.mean(mixture.crps(-3 * y)) / 3, rtol=1e-6)
+    counts = np.floor(np.exp(2 * y))
+    model = TransformedTargetRegressor(small(), func=np.log1p, inverse_func=np.expm1).fit(x, counts)
+    assert counts.min() == 0 and np.isfinite(neg_nll(model, x, counts))
+    logs = TransformedTargetRegressor(small(), func=np.log, inverse_func=np.exp).fit(x, np.exp(y))
+    with pytest.raises(
+        ValueError, match="map of the target of a TransformedTargetRegressor isn't finite.* at 0"
+    ):
+        neg_nll(logs, x, counts)
+    weight = (counts > 0).astype(float)
+    np.testing.assert_allclose(
+        neg_nll(logs, x, counts, weight), neg_nll(logs, x[counts > 0], counts[counts > 0]), rtol=1e-6
+    )
     square = TransformedTargetRegressor(small(), func=np.square, inverse_func=np.sqrt, check_inverse=False)
-    with pytest.raises(ValueError, match="the map of the target by a FunctionTransformer isn't monotone"):
+    with pytest.raises(
+        ValueError, match="the map of the target of a TransformedTargetRegressor isn't monotone"
+    ):
         neg_nll(square.fit(x, y), x, y)
     with pytest.raises(ValueError, match="a LinearRegression has no predictive distribution"):
         neg_nll(LinearRegression().fit(x, y), x, y)
@@ -497,6 +511,23 @@ def test_targets_with_gaps_are_scored_where_they_are_known(dtype):
             score(x, both)
         with pytest.raises(ValueError, match=r"y contains NaN \(1 of 120 rows\)"):
             score(x, pd.Series(np.r_[np.nan, y[1:]]))
+
+
+def test_targets_that_do_not_fit_are_not_scored():
+    x, y = rows()
+    both = np.stack([y, 100 - y], 1)
+    for model, targets, words in [
+        (small(2), both.T, r"y \(2, 120\), mean \(120, 2\)"),
+        (small(2), both.ravel(), r"y \(240,\), mean \(120, 2\)"),
+        (small(), both, r"y \(120, 2\), mean \(120,\)"),
+        (small(), y[:5], r"y \(5,\), mean \(120,\)"),
+        (small(2), both * [1, np.nan], "y, column 1, is missing in all rows"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            model.score(x, targets)
+    for weight, words in ((np.ones(5), "sample_weight"), (-np.ones(120), "Negative values")):
+        with pytest.raises(ValueError, match=words):
+            small().score(x, y, weight)
 
 
 def test_what_lies_far_outside_is_warned_of():

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import polars as pl
 import pytest
 import torch
 from optax.contrib import reduce_on_plateau
@@ -530,7 +531,7 @@ class Module:
     [
         (lambda: make_trainer(Module(), sgd(1e-3)), TypeError, "model must have .* got a Module: .*to_linen"),
         (lambda: make_trainer(MeanVarRegressor, sgd(1e-3)), TypeError, "make a class into an object first"),
-        (lambda: make_trainer(MODEL, sgd(1e-3), beta_nll), TypeError, r"call it first, as beta_nll\(0.5\)"),
+        (lambda: make_trainer(MODEL, sgd(1e-3), beta_nll), TypeError, r"called first, as in beta_nll\(0.5\)"),
         (
             lambda: inspect.unwrap(sgd)("1e-3"),
             ValueError,
@@ -539,6 +540,22 @@ class Module:
         (lambda: inspect.unwrap(sgd)(None), ValueError, "learning_rate must be a number, .* got None"),
         (lambda: inspect.unwrap(sgd)(1e-3, "high"), ValueError, "momentum must be a number, .* got 'high'"),
         (lambda: check_hooks(Hook()), TypeError, r"hooks must be a list .* got a Hook alone: pass \[hook\]"),
+        (
+            lambda: inspect.unwrap(make_trainer)(MODEL, optax.adam),
+            TypeError,
+            "optimizer must be one .* got adam: call it first",
+        ),
+        (
+            lambda: inspect.unwrap(make_trainer)(MODEL, None),
+            TypeError,
+            "optimizer must be one of Optax's .* got None",
+        ),
+        (
+            lambda: inspect.unwrap(make_trainer)(MODEL, sgd(1e-3), "nll"),
+            TypeError,
+            "loss must be .* got 'nll'",
+        ),
+        (lambda: check_hooks(None), TypeError, "hooks must be a list .* got None"),
         (lambda: check_hooks(print), TypeError, "hooks must be a list of Hook objects, got a builtin"),
         (lambda: check_hooks([print]), TypeError, "got a builtin.*make a class of jaxreg.Hook"),
     ],
@@ -552,8 +569,12 @@ def test_what_a_step_or_a_prediction_cannot_take(sinusoid):
     trainer = make_trainer(MODEL, sgd(1e-3))
     state = trainer.init(KEY, sinusoid[0])
     tensors = tuple(map(torch.tensor, sinusoid))
-    with pytest.raises(TypeError, match="arrays of NumPy or JAX, got a torch.Tensor: pass tensor.numpy()"):
+    with pytest.raises(TypeError, match="arrays of NumPy or JAX, got a torch.Tensor: convert it first"):
         trainer.step(state, tensors)
+    with pytest.raises(TypeError, match="arrays of NumPy or JAX, got a polars.DataFrame: convert it first"):
+        trainer.step(state, (pl.DataFrame(sinusoid[0]), sinusoid[1]))
+    with pytest.raises(ValueError, match=r"x of shape \(256, 2\) doesn't fit the state's parameters"):
+        trainer.step(state, (np.ones((256, 2), np.float32), sinusoid[1]))
     states, _ = fit_ensemble(KEY, trainer, sinusoid, members=2, epochs=0)
     other = make_trainer(MeanVarRegressor(hidden=(3,)), sgd(1e-3)).init(KEY, sinusoid[0])
     x = sinusoid[0]
