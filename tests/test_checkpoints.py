@@ -85,7 +85,12 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, kind):
     assert after_the_end.resumed_epoch == int(np.isfinite(whole[1].loss).sum(axis=-1).max())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+LONGER = "one network", "with validation", "members by themselves"
+
+
+@pytest.mark.parametrize(
+    "kind", [kind if kind in LONGER else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 def test_a_run_goes_on_for_more_epochs(tmp_path, kind):
     given = KINDS[kind] | ({"patience": 20} if "patience" in KINDS[kind] else {})
     whole, (_, first) = run(epochs=20, **given), run(Checkpoint(tmp_path), epochs=10, **given)

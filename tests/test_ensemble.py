@@ -60,7 +60,13 @@ def split(wide):
 
 # The ways in which members may be dealt: (members, side by side, cores, with validation). 33 members on one
 # core go two to a call, the last one alone.
-LAYOUTS = [(1, None, 2, False), (3, 1, 2, True), (5, 2, 2, True), (7, 3, 1, False), (33, 1, 1, False)]
+LAYOUTS = [
+    (1, None, 2, False),
+    (5, 2, 2, True),
+    (33, 1, 1, False),
+    pytest.param(3, 1, 2, True, marks=pytest.mark.slow),
+    pytest.param(7, 3, 1, False, marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize("members,side_by_side,cores,validated", LAYOUTS)

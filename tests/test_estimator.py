@@ -54,6 +54,7 @@ EXPECTED_FAILURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*are too few for.*folds:UserWarning")
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 @parametrize_with_checks([DeepEnsembleRegressor(**SMALL)], expected_failed_checks=lambda _: EXPECTED_FAILURES)
