@@ -88,7 +88,8 @@ def test_a_member_does_not_depend_on_the_others(sinusoid):
 
 
 def test_first_500_steps_in_float32(sinusoid):
-    trainer = make_trainer(MeanVarRegressor(), sgd(5e-3, 0.9, 1e-4))
+    # With a smooth activation: a ReLU flips on a rounding now and then, and two programs round apart.
+    trainer = make_trainer(MeanVarRegressor(activation="silu"), sgd(5e-3, 0.9, 1e-4))
     for side_by_side in (1, 2):
         states, history = fit_ensemble(
             KEY, trainer, sinusoid, members=2, epochs=125, batch_size=64, side_by_side=side_by_side
@@ -99,10 +100,10 @@ def test_first_500_steps_in_float32(sinusoid):
 
 
 @pytest.mark.parametrize("old_style", [False, True])
-def test_keys_of_either_style(sinusoid, old_style):
+def test_keys_of_either_style(wide, old_style):
     key = jax.random.PRNGKey(1) if old_style else KEY
-    states, _ = fit_ensemble(key, TRAINER, sinusoid, members=2, **SETTINGS)
-    close(member(states, 1), fit(jax.random.split(key)[1], TRAINER, sinusoid, **SETTINGS)[0], 1e-6)
+    states, _ = fit_ensemble(key, TRAINER, wide, members=2, **SETTINGS)
+    close(member(states, 1), fit(jax.random.split(key)[1], TRAINER, wide, **SETTINGS)[0])
 
 
 def test_context_managers_of_the_caller_reach_the_threads(sinusoid):
