@@ -12,14 +12,12 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pyarrow.parquet as pq
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxreg import (
     Fitted,
@@ -32,13 +30,11 @@ from jaxreg import (
     sgd,
     sources,
 )
-from jaxreg.layout import ROWS
 
 FEATURES, MEMBERS, BATCH = 16, 16, 1024
 PREDICTING = 4
 KEY_SEED = 0
 TRAINER = make_trainer(MeanVarRegressor(hidden=(64, 64)), sgd(1e-3, 0.9))
-SUMS = 200
 
 
 def peak() -> float:
@@ -86,41 +82,15 @@ def predict(folder: str, read: str) -> dict:
     return {"rows": rows, "seconds": spent, "peak_mb": most}
 
 
-def seconds_of_sums(mesh: Mesh) -> float:
-    """What adding up takes that a step does over processes: gradients of each parameter, losses, weights."""
-    shapes = [leaf.shape for leaf in jax.tree.leaves(parameters())] + [(), ()]
-    split, whole = NamedSharding(mesh, PartitionSpec(ROWS)), NamedSharding(mesh, PartitionSpec())
-    put = partial(jax.make_array_from_process_local_data, split)
-    parts = [put(np.ones((1, *shape), np.float32)) for shape in shapes]
-
-    @partial(jax.jit, out_shardings=whole)
-    def many(parts: list[jax.Array]) -> list[jax.Array]:
-        def once(_: int, totals: list[jax.Array]) -> list[jax.Array]:
-            return [(part + 0 * total).sum(0) for part, total in zip(parts, totals, strict=True)]
-
-        return jax.lax.fori_loop(0, SUMS, once, [jnp.zeros(shape) for shape in shapes])
-
-    jax.block_until_ready(many(parts))
-    began = time.perf_counter()
-    jax.block_until_ready(many(parts))
-    return (time.perf_counter() - began) / SUMS
-
-
-def parameters() -> object:
-    """Shapes of a member's parameters."""
-    return jax.eval_shape(TRAINER.init, jax.random.key(0), jnp.ones((2, FEATURES))).params
-
-
-def process(folder: str, axis: str, count: int, number: int, port: int, core: int) -> dict:
-    """One of several processes, each on a core of its own; and what adding up its gradients takes."""
+def process(folder: str, share: str, count: int, number: int, port: int, core: int) -> dict:
+    """One of several processes, each on a core of its own, that reads all rows or its own share."""
     os.sched_setaffinity(0, [core])
     if count > 1:
         hosts.start(f"localhost:{port}", count, number)
-    members, split = (MEMBERS, 1) if axis == "members" else (2, count)
     files = sources.from_files(folder, target="y")
-    files = replace(files, process=(number, count), parts=2).standardised()
-    mesh = hosts.make_mesh(members, BATCH, split) if count > 1 else None
-    given = {"members": members, "epochs": 1, "batch_size": BATCH, "mesh": mesh}
+    files = replace(files, process=(number, count), own_share=share == "own").standardised()
+    mesh = hosts.make_mesh(MEMBERS) if count > 1 else None
+    given = {"members": MEMBERS, "epochs": 1, "batch_size": BATCH, "mesh": mesh}
     fit_ensemble(jax.random.key(0), TRAINER, files, **given)
     began = time.perf_counter()
     fit_ensemble(jax.random.key(0), TRAINER, files, **given)
@@ -128,11 +98,9 @@ def process(folder: str, axis: str, count: int, number: int, port: int, core: in
     began = time.perf_counter()
     for _ in files.stream([0], batch_size=BATCH, batches=64):
         pass
-    read, sums = time.perf_counter() - began, 0.0
-    if axis == "rows" and count > 1:
-        sums = seconds_of_sums(mesh)
-    trained = files.rows * members / spent
-    return {"rate": trained, "seconds": spent, "sum_seconds": sums, "read_seconds": read}
+    read = time.perf_counter() - began
+    trained = files.rows * MEMBERS / spent
+    return {"rate": trained, "seconds": spent, "read_seconds": read}
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from filelock import FileLock, Timeout
 from jaxtyping import PyTree
 
 from jaxreg.files import check_folder
-from jaxreg.hosts import gather
 from jaxreg.layout import cores
 from jaxreg.training import History, Hook, Job, Run, periods, position
 
@@ -48,8 +47,7 @@ class Checkpoint(Hook):
     stopping. It may go on for more epochs than it began with, unless patience ended it. That holds on the
     same kind of device, number of cores, dtype and versions, which a checkpoint records; one of other data,
     settings or versions is refused by name of what differs. Each process of a run over many keeps its own
-    part, in a folder `process_3` within; those that share batches go on from the last checkpoint that all of
-    them have.
+    members, in a folder `process_3` within.
 
     Args:
         folder: where checkpoints are kept; made if its parent is there. One run has it for itself.
@@ -97,7 +95,6 @@ class Checkpoint(Hook):
         self.about = dict(about or {})
         self.resumed_epoch: int | None = None
         self._per_epoch, self._prefix, self._written = 1, PREFIXES[0], 0
-        self._together: tuple[int, ...] = ()
         self.quiet = self.over = False
         self._manager: ocp.CheckpointManager | None = None
         self._lock: FileLock | None = None
@@ -169,7 +166,6 @@ class Checkpoint(Hook):
         # A run on a source may end within an epoch: its checkpoints are counted in batches.
         per_epoch = job.settings.get("batches_per_epoch")
         self._per_epoch, self._prefix, self._written = per_epoch or 1, PREFIXES[per_epoch is not None], 0
-        self._together = job.together
         here, alone = jax.process_index(), jax.process_count() == 1
         options = ocp.CheckpointManagerOptions(
             max_to_keep=self.keep,
@@ -192,15 +188,10 @@ class Checkpoint(Hook):
         """The run where its last good checkpoint left it."""
         if not self.resume:
             return run
-        if len(self._together) > 1:
-            good = self._last_of_all()
-        else:
-            steps = sorted(self._manager.all_steps(), reverse=True)
-            good = next(filter(None, map(self._readable, steps)), None)
-            if steps and good is None:
-                raise ValueError(
-                    f"every checkpoint in {self.folder} is damaged: begin anew in another folder"
-                )
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        good = next(filter(None, map(self._readable, steps)), None)
+        if steps and good is None:
+            raise ValueError(f"every checkpoint in {self.folder} is damaged: begin anew in another folder")
         if good is None:
             if not self.quiet:
                 warnings.warn(f"{self.folder} holds no checkpoint: the run begins at its start", stacklevel=4)
@@ -228,27 +219,6 @@ class Checkpoint(Hook):
             path.rename(_unused(f"{path}.damaged"))
             self._manager.reload()
             return None
-
-    def _last_of_all(self) -> tuple[int, dict, dict[str, np.ndarray]] | None:
-        """The last checkpoint that all processes have, and can read, that share batches; later ones go."""
-        while True:
-            steps = gather({"steps": np.array(sorted(self._manager.all_steps()), np.int64)})
-            ours = [set(steps[process]["steps"].tolist()) for process in self._together]
-            common = set.intersection(*ours)
-            good = self._readable(max(common)) if common else None
-            # Processes that share no batches with these look as often.
-            if all(part["done"] for part in gather({"done": np.array(good is not None or not common)})):
-                break
-        # They write side by side: one is at most one checkpoint ahead of another.
-        if good is None and max(map(len, ours)) > 1:
-            raise ValueError(
-                f"{self.folder} has no checkpoint that is whole on all processes that share batches: begin "
-                "anew in another folder"
-            )
-        for step in self._manager.all_steps():
-            if good is None or step > good[0]:
-                self._manager.delete(step)
-        return good
 
     def after_chunk(self, run: Run, history: History) -> None:
         """Keep the run at each multiple of `every` epochs."""

@@ -378,23 +378,29 @@ def fit_command(
         int, typer.Option(min=1, help="Seconds in which all of them have to come.")
     ] = hosts.START_SECONDS,
     process: Annotated[int | None, typer.Option(min=0, help="Which one this is, from 0.")] = None,
-    split_rows: Annotated[
-        int | None,
-        typer.Option(min=1, help="Processes that share the rows of a batch; the others take other members."),
-    ] = None,
+    own_files: Annotated[
+        bool,
+        typer.Option("--own-files", help="Each process's members learn from its share of the files alone."),
+    ] = False,
+    split_rows: Annotated[str | None, typer.Option(hidden=True)] = None,
     seed: Seed = 0,
     no_cache: NoCache = False,
     **settings: Any,
 ) -> None:
     """Train an ensemble on the numeric columns of a file, or of many, and keep it in a model file."""
+    if split_rows is not None:
+        raise ValueError(
+            "--split-rows is gone, batches aren't split over processes any more: members are dealt over "
+            "them, and with --own-files those of each process learn from its share of the files"
+        )
     if not no_cache:
         use_cache()
     distributed = distributed or any(given is not None for given in (coordinator, processes, process))
     if distributed:
         hosts.start(coordinator, processes, process, timeout=wait)
         out.quiet = jax.process_index() > 0
-    elif split_rows is not None:
-        raise ValueError("--split-rows parts the processes of a run: give --distributed or --coordinator too")
+    elif own_files:
+        raise ValueError("--own-files parts the files of a run of several processes: give --distributed too")
     with hosts.checked_by_all():
         paths = found(file)
         if not out.quiet:  # the first process writes
@@ -418,7 +424,7 @@ def fit_command(
             files = sources.from_files(file, target=target, drop=drop or [])
         if distributed:
             check_same_job(
-                files, seed=seed, test_fraction=test_fraction, resume=resume, split_rows=split_rows,
+                files, seed=seed, test_fraction=test_fraction, resume=resume, own_files=own_files,
                 checkpoint=checkpoint is not None, checkpoint_every=checkpoint_every, settings=settings,
             )  # fmt: skip
         rows = streamed_rows(files, test_fraction, seed)
@@ -440,7 +446,7 @@ def fit_command(
     with StopOnSignal() as stop:
         ensemble = DeepEnsembleRegressor(**numbers, random_state=seed, hooks=[*hooks, stop])
         try:
-            rows.fit(ensemble, split_rows)
+            rows.fit(ensemble, own_files)
         except Interrupted as error:
             kept = "nothing was kept, which --checkpoint FOLDER would have done"
             if checkpoint is not None:
@@ -489,7 +495,7 @@ class Rows(NamedTuple):
         dtypes: of the columns, the target last.
     """
 
-    fit: Callable[[DeepEnsembleRegressor, int | None], Any]
+    fit: Callable[[DeepEnsembleRegressor, bool], Any]
     test: tuple[np.ndarray, np.ndarray]
     total: int
     dtypes: tuple[str, ...]
@@ -550,7 +556,7 @@ def rows_in_memory(paths: list[Path], target: str, drop: list[str], test_fractio
         listed = ", ".join(map(repr, constant))
         warnings.warn(f"constant column {listed}: it tells nothing about the target", stacklevel=2)
 
-    def train_on(ensemble: DeepEnsembleRegressor, split_rows: int | None) -> None:
+    def train_on(ensemble: DeepEnsembleRegressor, own_files: bool) -> None:
         ensemble.fit(pl.DataFrame(x[train], schema=features), pl.Series(target, y[train]))
 
     return Rows(train_on, (x[test], y[test]), len(x), dtypes)
@@ -567,7 +573,7 @@ def streamed_rows(files: sources.Files, test_fraction: float, seed: int) -> Rows
         files = files.without([seed, TEST_TAG], most)
     files = replace(files, units=units)
     return Rows(
-        lambda ensemble, split_rows: ensemble.fit_files(files, split_rows),
+        lambda ensemble, own_files: ensemble.fit_files(files, own_files),
         tuple(test),
         files.rows,
         files.types,

@@ -211,17 +211,12 @@ class Source(Protocol):
     `sources.from_files` makes one of Parquet files. Any object with these methods serves.
     """
 
-    def batches(self, batch_size: int, shares: int = 1) -> int:
-        """Batches of an epoch, where each is put together from so many shares of the rows."""
+    def batches(self, batch_size: int) -> int:
+        """Batches of an epoch."""
         ...
 
-    def stream(
-        self, seed: Sequence[int], *, batch_size: int, batches: int, shares: int = 1, share: int | None = None
-    ) -> Iterator[Block]:
-        """The rows of an epoch in blocks of so many batches, the last block filled up; the same for a seed.
-
-        With `share` each batch has that share's rows alone, `batch_size // shares` of them.
-        """
+    def stream(self, seed: Sequence[int], *, batch_size: int, batches: int) -> Iterator[Block]:
+        """The rows of an epoch in blocks of so many batches, the last one filled up; the same for a seed."""
         ...
 
     def take(self, seed: Sequence[int], most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

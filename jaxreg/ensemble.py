@@ -30,7 +30,7 @@ from jaxreg.data import (
     row_folds,
 )
 from jaxreg.gaussian import GaussianMixture, as_key
-from jaxreg.layout import AXIS, CALL_SECONDS, ROWS, Place, cores, dealt, find_place, lay_out, map_members, put
+from jaxreg.layout import CALL_SECONDS, cores, dealt, find_place, lay_out, map_members
 from jaxreg.models import PREDICTION_BLOCK, Model, check_params, join_blocks, misfit, row_blocks
 from jaxreg.training import (
     CHUNK_SECONDS,
@@ -131,10 +131,11 @@ def fit_ensemble(
         states: where to begin, with a leading axis of members; they aren't consumed.
         first_epoch: number of the first epoch, for a run that goes on, as in `fit`.
         hooks: called between chunks of epochs. The arrays of the `Run` have a leading axis of members.
-        mesh: the devices to use, with an axis "members", over which members are dealt, and maybe one "rows",
-            over which each batch of a source is split; by default all of this process. The devices of several
-            processes may be in it (`hosts.make_mesh`), of which each then calls this function with the same
-            arguments, is shown its own members by hooks, and is given all of them.
+        mesh: the devices to use, with the axis "members", over which members are dealt; by default all of
+            this process. The devices of several processes may be in it (`hosts.make_mesh`), of which each
+            then calls this function with the same arguments, is shown its own members by hooks, and is given
+            all of them. What members learn from may be the share of the process they are on, as that of
+            `sources.Files` with `own_share`.
         side_by_side: members that a core or device runs as one batch of matrix products; by default one
             on a CPU, a few where the network is tiny, and all on an accelerator.
 
@@ -167,7 +168,7 @@ def fit_ensemble(
     place = find_place(mesh, members)
     given = _given_source if isinstance(data, Source) else _given_arrays
     given = given(
-        key, data, members, batch_size, place, validation=validation, rows=rows,
+        key, data, members, batch_size, validation=validation, rows=rows,
         validation_rows=validation_rows, bootstrap=bootstrap, folds=folds, weights=weights,
         first_epoch=first_epoch,
     )  # fmt: skip
@@ -186,7 +187,6 @@ def fit_ensemble(
         "key_impl": jax.random.key_impl(keys) if typed else None,
         "side_by_side": layout.side_by_side,
         "mesh": layout.mesh,
-        "split": place.split,
     }
     patience = np.asarray(MOST if patience is None else patience, np.int32)
     settings = {"batch_size": batch_size, "epochs": epochs, "patience": int(patience)}
@@ -196,8 +196,9 @@ def fit_ensemble(
     calls = math.ceil(place.count / (layout.call * layout.workers))
     with ThreadPoolExecutor(layout.workers) as pool:
         deal = partial(dealt, layout=layout, pool=pool)
-        common = put((trainer, given.data, given.validation), layout.everywhere)
-        begin, start = (own, states, numbers), (common[0], put(given.example, layout.everywhere))
+        shared = trainer, given.data, given.validation, given.example
+        *common, example = jax.device_put(shared, layout.everywhere)
+        begin, start = (own, states, numbers), (common[0], example)
         lower = partial(_start.lower, **static, validated=validated, streamed=given.feed is not None)
         # Popped, so that the run before the first epoch isn't held until the last.
         begun = [deal(lower, each=begin, shared=start)(begin, start)]
@@ -219,21 +220,22 @@ def fit_ensemble(
             trainer, _, validation = common
             block, *_ = given.feed.block(0, 0)
             limits = np.zeros((), np.int32), np.zeros((), bool), patience
-            shared = trainer, place.put_block(_for_members(block, key, given, bootstrap), layout), validation
+            rows = _for_members(block, key, given, bootstrap)
+            shared = trainer, jax.device_put(rows, layout.everywhere), validation
             lower = partial(_block.lower, bootstrap=bootstrap, **static)
             program = deal(lower, each=(own, begun[0]), shared=(*shared, *limits))
 
             def advance(run: Run, block: Block, count: int, last: bool) -> tuple:
-                rows = place.put_block(_for_members(block, key, given, bootstrap), layout)
+                rows = _for_members(block, key, given, bootstrap)
                 limits = np.asarray(count, np.int32), np.asarray(last), patience
-                shared = trainer, rows, validation
+                shared = trainer, jax.device_put(rows, layout.everywhere), validation
                 return program((own, run), (*shared, *limits), None if hooks else run)
 
             chunk = blocks_in_turn(given.feed, advance)
             job = partial(
                 describe_stream, keys, trainer, data, given.feed, given.validation, members=True,
                 validation_rows=own.validation_rows, folds=folds, bootstrap=bootstrap,
-                together=place.together, **settings,
+                **settings,
             )  # fmt: skip
         seconds = max(CHUNK_SECONDS, calls * CALL_SECONDS)
         run, history = drive(chunk, begun.pop(), epochs, hooks, job, given.feed, seconds)
@@ -272,13 +274,11 @@ class _Given(NamedTuple):
 
 
 def _given_arrays(
-    key: Array, data: Batch, members: int, batch_size: int | None, place: Place, *,
+    key: Array, data: Batch, members: int, batch_size: int | None, *,
     validation: Batch | None, rows: TableLike | None, validation_rows: TableLike | None, bootstrap: bool,
     folds: int | None, weights: TableLike | None, first_epoch: int,
 ) -> _Given:  # fmt: skip
     """What members train on, from rows in memory; with weights where some rows are none."""
-    if place.split is not None:
-        raise ValueError(f"only rows from a source are split over devices: use a mesh with {AXIS!r} alone")
     if folds is not None:
         raise ValueError("folds are for rows that come from a source: pass what data.fold_rows gives as rows")
     data = check_data(data)
@@ -299,7 +299,7 @@ def _given_arrays(
 
 
 def _given_source(
-    key: Array, source: Source, members: int, batch_size: int | None, place: Place, *,
+    key: Array, source: Source, members: int, batch_size: int | None, *,
     validation: Batch | None, rows: TableLike | None, validation_rows: TableLike | None, bootstrap: bool,
     folds: int | None, weights: TableLike | None, first_epoch: int,
 ) -> _Given:  # fmt: skip
@@ -313,13 +313,7 @@ def _given_source(
             validation, validation_rows = held_out_sample(key, source, members, folds)
     elif validation is None and validation_rows is not None:
         raise ValueError("validation_rows of a source need validation=(x, y), rows in memory")
-    devices = 1 if place.split is None else place.split.shape[ROWS]
-    if checked_batch_size(batch_size) % devices:
-        raise ValueError(
-            f"a batch of {batch_size} rows can't be split over {devices} devices: use a multiple"
-        )
-    shares = place.shares, place.share
-    feed = Feed(source, key_words(key), checked_batch_size(batch_size), *shares, first_epoch=first_epoch)
+    feed = Feed(source, key_words(key), checked_batch_size(batch_size), first_epoch=first_epoch)
     first, *_ = feed.block(0, 0)
     example = first.x[0], first.y[0]
     validation, validation_rows = _checked_validation(example, validation, validation_rows, members)
@@ -447,10 +441,10 @@ class _Own(NamedTuple):
     fold: np.ndarray | None = None
 
 
-@partial(jax.jit, static_argnames=("key_impl", "side_by_side", "mesh", "split", "validated", "streamed"))
+@partial(jax.jit, static_argnames=("key_impl", "side_by_side", "mesh", "validated", "streamed"))
 def _start(
     each: PyTree, real: Array, trainer: Trainer, x: Array,
-    *, key_impl: str | None, side_by_side: int, mesh: Mesh | None, split: Mesh | None, validated: bool,
+    *, key_impl: str | None, side_by_side: int, mesh: Mesh | None, validated: bool,
     streamed: bool,
 ) -> Run:  # fmt: skip
     """The runs of some members, before their first epoch."""
@@ -462,15 +456,14 @@ def _start(
         state = state._replace(opt_state=_set_numbers(state.opt_state, numbers))
         return start_run(state, validated=validated, streamed=streamed)._replace(active=real)
 
-    return map_members(member, (each, real), (trainer, x), side_by_side, mesh, split)
+    return map_members(member, (each, real), (trainer, x), side_by_side, mesh)
 
 
-@partial(jax.jit, static_argnames=("batch_size", "key_impl", "side_by_side", "mesh", "split"))
+@partial(jax.jit, static_argnames=("batch_size", "key_impl", "side_by_side", "mesh"))
 def _chunk(
     each: PyTree, real: Array, trainer: Trainer, data: Batch, validation: Batch | None,
     stop: Array, patience: Array, first_epoch: Array,
     *, batch_size: int | None, key_impl: str | None, side_by_side: int, mesh: Mesh | None,
-    split: Mesh | None,
 ) -> tuple[Run, Array, Array | None]:  # fmt: skip
     """`run_chunk` for some members."""
 
@@ -488,14 +481,14 @@ def _chunk(
         )  # fmt: skip
 
     shared = trainer, data, validation, stop, patience, first_epoch
-    return map_members(member, (each, real), shared, side_by_side, mesh, split)
+    return map_members(member, (each, real), shared, side_by_side, mesh)
 
 
-@partial(jax.jit, static_argnames=("bootstrap", "key_impl", "side_by_side", "mesh", "split"))
+@partial(jax.jit, static_argnames=("bootstrap", "key_impl", "side_by_side", "mesh"))
 def _block(
     each: PyTree, real: Array, trainer: Trainer, block: PyTree, validation: Batch | None,
     count: Array, last: Array, patience: Array,
-    *, bootstrap: bool, key_impl: str | None, side_by_side: int, mesh: Mesh | None, split: Mesh | None,
+    *, bootstrap: bool, key_impl: str | None, side_by_side: int, mesh: Mesh | None,
 ) -> tuple[Run, Array, Array | None]:  # fmt: skip
     """`run_block` for some members, each with its own weights of the rows."""
 
@@ -515,7 +508,7 @@ def _block(
         )  # fmt: skip
 
     shared = trainer, block, validation, count, last, patience
-    return map_members(member, (each, real), shared, side_by_side, mesh, split)
+    return map_members(member, (each, real), shared, side_by_side, mesh)
 
 
 def _poisson(key: Array, high: ArrayLike, low: ArrayLike) -> Array:

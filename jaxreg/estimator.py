@@ -40,7 +40,6 @@ from jaxreg.embeddings import PeriodicEmbedding
 from jaxreg.ensemble import HELD_OUT_ROWS, held_out_sample, predict_ensemble, without_failed
 from jaxreg.fitted import Fitted
 from jaxreg.gaussian import Affine, check_same_shape
-from jaxreg.layout import ROWS, find_place
 from jaxreg.losses import beta_nll, crps_gaussian, gaussian_nll
 from jaxreg.metrics import neg_crps as neg_crps
 from jaxreg.metrics import neg_nll as neg_nll
@@ -219,7 +218,7 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
             states, recipe, data[:2], held_out, weight, scalers, len(x), seed, names, target_names, *dtypes
         )
 
-    def fit_files(self, files: Any, split_rows: int | None = None):
+    def fit_files(self, files: Any, own_files: bool = False):
         """Train the ensemble on rows in files, which may be more than memory holds.
 
         All files are read twice, for means and variances and for a sample of at most about 131,072 rows that
@@ -228,8 +227,8 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
 
         Args:
             files: from `sources.from_files`.
-            split_rows: of a run over many processes (`hosts.start`), how many of them share the rows of a
-                batch; members are dealt over the others. By default as few as give all of them a member.
+            own_files: of a run over many processes (`hosts.start`), over which members are dealt, whether the
+                members of each learn from that process's share of the files alone, and it reads no other.
 
         Returns:
             The estimator, on every process the same.
@@ -251,8 +250,15 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
         key = jax.random.key(seed)
         self.feature_names_in_ = np.array(files.features, object)
         self.n_features_in_ = len(files.features)
-        if jax.process_count() > 1:
-            files = replace(files, process=(jax.process_index(), jax.process_count()))
+        processes = jax.process_count()
+        if processes > 1:
+            files = replace(files, process=(jax.process_index(), processes), own_share=own_files)
+        if own_files and len(files.pieces) < processes:
+            raise ValueError(
+                f"{len(files.pieces)} row groups are too few for {processes} processes with files of their "
+                "own: write smaller row groups, use fewer processes, or leave own_files out, so that each "
+                "reads all"
+            )
         files = files if files.units else files.standardised()
         folds = self._folds(min(files.rows, HELD_OUT_ROWS))
         if folds is None:
@@ -264,13 +270,12 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
             some = np.random.default_rng(key_words(key)).permutation(len(validation[0]))[:TRIAL_MOST]
             few = tuple(part[some] for part in validation)
 
-        recipe = self._recipe(few, files.rows, files.rows)
+        seen = files.rows // processes if own_files else files.rows
+        recipe = self._recipe(few, seen, seen)
         mesh = None
-        if jax.process_count() > 1:
-            mesh = hosts.make_mesh(self.members, recipe.batch_size, split_rows)
-            if self.time_limit is not None and mesh.shape[ROWS] > 1:
-                raise ValueError("processes that share batches have no common clock: leave time_limit out")
-        steps = files.batches(recipe.batch_size, find_place(mesh, self.members).shares)
+        if processes > 1:
+            mesh = hosts.make_mesh(self.members)
+        steps = files.batches(recipe.batch_size)
         if self.epochs == "auto":
             recipe = recipe._replace(epochs=stream_epochs(steps))
         with warnings.catch_warnings():

@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxreg.files import remove_scratch
-from jaxreg.layout import AXIS, ROWS, wait_for_all
+from jaxreg.layout import AXIS, wait_for_all
 
 # Seconds until a process that can't begin says so, and until one that was lost is missed.
 START_SECONDS = 40
@@ -29,7 +29,9 @@ LOST_CODE = 4
 MOST_SHOWN = 200
 
 # What JAX and its collectives say where another process is gone.
-LOST = re.compile(r"gloo [\w-]+ failed|nccl|heartbeat|coordination.*unavailable|socket closed|by peer", re.I)
+LOST = re.compile(
+    r"gloo [\w-]+ failed|nccl|heartbeat|coordination.*unavailable|socket closed|by peer|devices failed", re.I
+)
 TAKEN = re.compile(r"(\d+) unexpectedly tried to connect with a different incarnation")
 SILENT = re.compile(r"stopped sending heartbeats\):\s+([\d, ]+)")
 
@@ -183,38 +185,20 @@ def leave(code: int) -> None:
     os._exit(code)
 
 
-def make_mesh(members: int, batch_size: int, split_rows: int | None = None) -> Mesh:
-    """All devices of all processes, with the axes `members` and `rows`.
+def make_mesh(members: int) -> Mesh:
+    """All devices of all processes, with the axis `members`, over which an ensemble is dealt.
 
     Args:
         members: networks to train.
-        batch_size: rows of a step.
-        split_rows: processes that share the rows of a batch between them; by default as few as leave no
-            process without a member.
 
     Raises:
-        ValueError: if there are more processes than members and rows can use.
+        ValueError: if there are more processes than members.
     """
-    count, local = jax.process_count(), jax.local_device_count()
-    divisors = [n for n in range(1, count + 1) if count % n == 0]
-    if split_rows is None:
-        split_rows = next(n for n in divisors if count // n <= members)
-    if split_rows not in divisors:
-        raise ValueError(f"{count} processes can't be parted in groups of {split_rows}: use a divisor")
-    groups = count // split_rows
-    if groups > members:
-        raise ValueError(
-            f"{count} processes in {groups} groups are more than {members} members can use: use fewer, or "
-            "more of them for the rows of a batch (--split-rows)"
-        )
-    wide = split_rows * local if split_rows > 1 else 1
-    if batch_size % wide:
-        raise ValueError(
-            f"a batch of {batch_size} rows can't be split over {wide} devices: choose a --batch-size that is "
-            f"a multiple of {wide}, or use fewer processes for the rows"
-        )
+    count = jax.process_count()
+    if count > members:
+        raise ValueError(f"{count} processes are more than {members} members can use: use fewer")
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-    return Mesh(np.array(devices).reshape(-1, wide), (AXIS, ROWS))
+    return Mesh(np.array(devices), (AXIS,))
 
 
 def gather(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:

@@ -1,28 +1,22 @@
 """Where members of an ensemble run: on the cores of a CPU, on devices, and in many processes."""
 
-import itertools
 import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax._src import distributed
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from jaxreg.training import check_whole
 
-AXIS, ROWS = "members", "rows"
-
-# Processes come to a barrier in the same order, whose names have to be new.
-BARRIERS, BARRIER_MILLISECONDS = itertools.count(), 30 * 24 * 3600 * 1000
+AXIS = "members"
 
 # A CPU core works through the members one after another, because their matrix products are then fastest.
 # Steps of fewer multiply-adds than this cost more to start than to do, and share one start between several.
@@ -61,48 +55,25 @@ class Place(NamedTuple):
     """What of a run this process has.
 
     Attributes:
-        mesh: the devices that this process and those it shares batches with use; None lets it choose its own.
-        split: the same mesh, where rows are split over it.
+        mesh: the devices that this process uses; None lets it choose its own.
         first: its first member.
         count: its members.
-        bounds: first and last member of each group of processes that share batches.
-        owners: a process of each group.
-        together: the processes of its own group.
+        bounds: first and last member of each process, by its number.
     """
 
     mesh: Mesh | None
-    split: Mesh | None
     first: int
     count: int
-    bounds: tuple[tuple[int, int], ...]
-    owners: tuple[int, ...]
-    together: tuple[int, ...]
+    bounds: dict[int, tuple[int, int]]
 
     @property
     def processes(self) -> int:
         """How many processes the run has."""
-        return len(self.owners) * len(self.together)
-
-    @property
-    def shares(self) -> int:
-        """Shares of each batch, one for each process that reads."""
-        return len(self.together)
-
-    @property
-    def share(self) -> int | None:
-        """The share that this process reads, None for all."""
-        return self.together.index(jax.process_index()) if self.shares > 1 else None
+        return len(self.bounds)
 
     def members_of(self, leaf: ArrayLike) -> ArrayLike:
         """The part of this process."""
         return leaf[self.first : self.first + self.count]
-
-    def put_block(self, block: tuple, layout: Layout) -> tuple:
-        """The rows of a block on the devices, of which each process has read its share."""
-        if self.split is None:
-            return jax.device_put(block, layout.everywhere)
-        sharding = NamedSharding(self.split, PartitionSpec(None, ROWS))
-        return jax.tree.map(partial(jax.make_array_from_process_local_data, sharding), block)
 
     def all_members(self, own: PyTree) -> PyTree:
         """The members of all processes, on each of them."""
@@ -110,60 +81,48 @@ class Place(NamedTuple):
             return own
         own = jax.tree.map(np.asarray, own)
         wait_for_all()
-        most = max(last - first for first, last in self.bounds)
+        most = max(last - first for first, last in self.bounds.values())
         gathered = multihost_utils.process_allgather(jax.tree.map(lambda leaf: _piece(leaf, 0, most), own))
 
         def joined(leaf: np.ndarray) -> np.ndarray:
-            parts = zip(self.owners, self.bounds, strict=True)
-            return np.concatenate([leaf[owner][: last - first] for owner, (first, last) in parts])
+            shares = [leaf[process][: last - first] for process, (first, last) in self.bounds.items()]
+            return np.concatenate(shares)
 
         return jax.tree.map(joined, gathered)
 
 
 def find_place(mesh: Mesh | None, members: int) -> Place:
     """Find this process in a mesh, or raise what is wrong with the mesh."""
-    here, alone = jax.process_index(), ((0, members),)
+    here = jax.process_index()
     if mesh is None:
-        return Place(None, None, 0, members, alone, (here,), (here,))
-    if AXIS not in mesh.axis_names or not {*mesh.axis_names} <= {AXIS, ROWS}:
-        raise ValueError(
-            f"mesh must have an axis {AXIS!r} and may have one {ROWS!r}, it has {mesh.axis_names}"
-        )
-    axes = [mesh.axis_names.index(name) for name in (AXIS, ROWS) if name in mesh.axis_names]
-    devices = mesh.devices.transpose(axes).reshape(mesh.shape[AXIS], -1)
-    of_row = [tuple(sorted({device.process_index for device in row})) for row in devices]
-    groups = list(dict.fromkeys(of_row))
-    if len(groups) == 1 and groups[0] == (here,) and devices.shape[1] == 1:
-        return Place(mesh, None, 0, members, alone, (here,), (here,))
-    everyone = [process for group in groups for process in group]
-    if len(everyone) != len(set(everyone)) or len({len(group) for group in groups}) > 1:
-        raise ValueError(
-            f"the processes of a mesh must share the rows of {AXIS!r} or have none in common, and be as many "
-            f"to each; its rows are those of the processes {of_row}"
-        )
-    if members < len(groups):
-        raise ValueError(
-            f"{members} members are too few for the {len(groups)} groups of processes along {AXIS!r}"
-        )
-    if here not in everyone:
+        return Place(None, 0, members, {here: (0, members)})
+    if mesh.axis_names != (AXIS,):
+        gone = "; batches aren't split over devices any more: members are dealt over all devices, and "
+        gone += "processes may learn from their own share of the files (--own-files, Files.own_share)"
+        gone = gone if "rows" in mesh.axis_names else ""
+        raise ValueError(f"mesh must have one axis, {AXIS!r}, it has {mesh.axis_names}{gone}")
+    devices = mesh.devices
+    processes = list(dict.fromkeys(device.process_index for device in devices))
+    if processes == [here]:
+        return Place(mesh, 0, members, {here: (0, members)})
+    if members < len(processes):
+        raise ValueError(f"{members} members are too few for the {len(processes)} processes of the mesh")
+    if here not in processes:
         raise ValueError(f"mesh has no device of this process, {here}")
-    edges = [i * members // len(groups) for i in range(len(groups) + 1)]
-    bounds = tuple(zip(edges[:-1], edges[1:], strict=True))
-    mine = next(i for i, group in enumerate(groups) if here in group)
-    own = Mesh(devices[[group == groups[mine] for group in of_row]], (AXIS, ROWS))
-    first, last = bounds[mine]
-    split = own if devices.shape[1] > 1 else None
+    edges = [i * members // len(processes) for i in range(len(processes) + 1)]
+    bounds = dict(zip(processes, zip(edges[:-1], edges[1:], strict=True), strict=True))
+    own = [device for device in devices if device.process_index == here]
     # One CPU device is used by a thread for each core.
-    own = None if split is None and own.size == 1 and own.devices.flat[0].platform == "cpu" else own
-    owners = tuple(group[0] for group in groups)
-    return Place(own, split, first, last - first, bounds, owners, groups[mine])
+    threaded = len(own) == 1 and own[0].platform == "cpu"
+    first, last = bounds[here]
+    return Place(None if threaded else Mesh(np.array(own), (AXIS,)), first, last - first, bounds)
 
 
 def lay_out(members: int, multiply_adds: int, place: Place, side_by_side: int | None) -> Layout:
     """Deal members to the cores of a CPU, a thread each, or to the devices of a mesh.
 
     XLA runs one program on about one core, whereas a mesh of CPU devices has to be set up before JAX's
-    backend starts; hence the threads. On other devices, and where rows are split, only a mesh can compute.
+    backend starts; hence the threads. On other devices only a mesh can compute.
     """
     if side_by_side is not None:
         check_whole("side_by_side", side_by_side, 1)
@@ -181,9 +140,6 @@ def lay_out(members: int, multiply_adds: int, place: Place, side_by_side: int | 
         side_by_side = share if not on_cpu else SMALL_SIDE_BY_SIDE if multiply_adds < SMALL_STEP else 1
     side_by_side = min(side_by_side, share)
     in_turn = math.ceil(share / side_by_side)
-    if place.split is not None and shards > 1:  # what is parted has to lie side by side
-        side_by_side, in_turn = shards * share, 1
-        return Layout(shards * share, side_by_side, workers, mesh)
     if threaded:  # a power of two: ensembles of about one size share a program
         in_turn = min(2 ** max(0, int(math.log2(in_turn / CALLS_PER_CORE))), MEMBERS_IN_TURN)
     return Layout(shards * side_by_side * in_turn, side_by_side, workers, mesh)
@@ -192,11 +148,11 @@ def lay_out(members: int, multiply_adds: int, place: Place, side_by_side: int | 
 def wait_for_all() -> None:
     """Wait until every process of the run is here, for days if need be.
 
-    A collective that some processes come to late gives up after half an hour on CPUs. JAX has this barrier
-    in its runtime's client alone.
+    A collective that some processes come to late gives up after half an hour on CPUs; asking who is alive
+    waits as long as it takes.
     """
-    name = f"jaxreg {next(BARRIERS)}"
-    distributed.global_state.client.wait_at_barrier(name, timeout_in_ms=BARRIER_MILLISECONDS)
+    with multihost_utils.live_devices(jax.devices()):
+        pass
 
 
 def cores() -> int:
@@ -215,12 +171,9 @@ def dealt(lower: Callable, layout: Layout, pool: ThreadPoolExecutor, each: PyTre
     def part(each: PyTree, first: int) -> tuple[PyTree, np.ndarray]:
         real = np.arange(first, first + layout.call) < members
         part = jax.tree.map(lambda leaf: _piece(leaf, first, layout.call), each), real
-        if layout.mesh is None:
-            return part
-        # Where rows are split, members are parted within the program.
-        return put(part, _sharding(layout.mesh, *([] if ROWS in layout.mesh.axis_names else [AXIS])))
+        return part if layout.mesh is None else jax.device_put(part, _sharding(layout.mesh, AXIS))
 
-    # Here and not where it is called, because the context managers of JAX don't reach other threads.
+    # Compiled here, because the context managers of JAX don't reach other threads.
     program = lower(*part(each, 0), *shared).compile()
     wide = jax.config.jax_enable_x64
 
@@ -251,41 +204,21 @@ def dealt(lower: Callable, layout: Layout, pool: ThreadPoolExecutor, each: PyTre
 
 
 def map_members(
-    function: Callable, each: PyTree, shared: tuple, side_by_side: int, mesh: Mesh | None, split: Mesh | None
+    function: Callable, each: PyTree, shared: tuple, side_by_side: int, mesh: Mesh | None
 ) -> PyTree:
-    """Map a function over members: over the devices of a mesh, on each one after another or side by side.
-
-    Where rows are split XLA parts the work by where members and rows lie, and adds up gradients over devices.
-    """
+    """Map a function over members: over the devices of a mesh, on each one after another or side by side."""
 
     def share(each: PyTree, shared: tuple) -> PyTree:
         # Alone, a member that is over really stops; side by side its loop is masked.
         at_once = side_by_side if side_by_side > 1 else None
         return jax.lax.map(lambda one: function(one, *shared), each, batch_size=at_once)
 
-    if split is not None:
-        each = jax.lax.with_sharding_constraint(each, _sharding(split, AXIS))
-        return jax.lax.with_sharding_constraint(share(each, shared), _sharding(split))
     if mesh is None:
         return share(each, shared)
     own, common = PartitionSpec(AXIS), PartitionSpec()
     # Each device has its own loop, of its own length: there is nothing to say to the others.
     dealt = jax.shard_map(share, mesh=mesh, in_specs=(own, common), out_specs=own, check_vma=False)
     return dealt(each, shared)
-
-
-def put(tree: PyTree, sharding: NamedSharding | None) -> PyTree:
-    """Arrays on the devices of a sharding, also on those of other processes, which have the same arrays."""
-    if sharding is None or sharding.is_fully_addressable:
-        return jax.device_put(tree, sharding)
-
-    def one(leaf: ArrayLike) -> Array:
-        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-            return leaf
-        leaf = np.asarray(jnp.asarray(leaf))
-        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
-
-    return jax.tree.map(one, tree)
 
 
 def _sharding(mesh: Mesh, *axes: str) -> NamedSharding:

@@ -78,10 +78,9 @@ class Files:
         units: what standardises features and target; None leaves them as they are.
         absent: `(seed, share)` of the rows that nothing shows, as if they weren't there.
         buffer: rows that a stream mixes with each other.
-        parts: parts of the row groups, each shuffled for itself, that give each batch its equal part; with as
-            many, or a multiple, processes that share batches change nothing in them.
         process: number of this process and of all that read these files; `scalers` and `take` are then called
-            by all of them, of which each reads its part.
+            by all of them, of which each reads its share.
+        own_share: whether `batches` and `stream` give the rows of this process's share alone.
         keep: columns that are copied into predictions as they are.
 
     >>> import tempfile, numpy as np, polars as pl
@@ -101,8 +100,8 @@ class Files:
     units: tuple[Scaler, Scaler] | None = None
     absent: tuple[tuple[int, ...], float] | None = None
     buffer: int = BUFFER_ROWS
-    parts: int = 1
     process: tuple[int, int] = (0, 1)
+    own_share: bool = False
     keep: tuple[str, ...] = ()
 
     @property
@@ -121,7 +120,7 @@ class Files:
     def describe(self) -> dict[str, np.ndarray]:
         """Small arrays by which to tell that these are the same rows."""
         rows = [(piece.path.name, str(piece.group), str(piece.rows)) for piece in self.pieces]
-        columns, more = np.array(self._names), f"{self.absent} {self.buffer} {self.parts}"
+        columns, more = np.array(self._names), f"{self.absent} {self.buffer} {self.own_share}"
         found = {"files": np.array(rows), "columns": columns, "rows left out": np.array(more)}
         if self.units is not None:
             found |= {
@@ -273,7 +272,7 @@ class Files:
 
     def _of_all(self, compute: Callable[[], dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
         """What each process that reads these files computes, or on each of them the first one's error."""
-        if self.process[1] == 1:
+        if self._shares == 1:
             return [compute()]
         own, error = {}, None
         try:
@@ -283,19 +282,21 @@ class Files:
         hosts.all_or_none(error)
         return hosts.gather(own)
 
+    @property
+    def _shares(self) -> int:
+        """In how many shares processes read the row groups; all read all of them where these are too few."""
+        return self.process[1] if self.process[1] <= len(self.pieces) else 1
+
     def _own_pieces(self) -> Sequence[Piece]:
-        """The row groups that this process looks through."""
-        number, count = self.process
-        return self._dealt(count)[number]
+        """The row groups of this process's share."""
+        return self._shared_out()[self.process[0] % self._shares]
 
-    def batches(self, batch_size: int, shares: int = 1) -> int:
-        """Batches of an epoch, where so many processes read a share of each."""
-        parts = self._parted(batch_size, shares)
-        return max(math.ceil(sum(piece.rows for piece in own) / (batch_size // len(parts))) for own in parts)
+    def batches(self, batch_size: int) -> int:
+        """Batches of an epoch, of the largest share where processes learn from their own."""
+        shares = self._shared_out() if self.own_share else [self.pieces]
+        return max(math.ceil(sum(piece.rows for piece in share) / batch_size) for share in shares)
 
-    def stream(
-        self, seed: Sequence[int], *, batch_size: int, batches: int, shares: int = 1, share: int | None = None
-    ) -> Iterator[Block]:
+    def stream(self, seed: Sequence[int], *, batch_size: int, batches: int) -> Iterator[Block]:
         """All rows once, shuffled, in blocks of several batches; the same for the same seed.
 
         Row groups come in a random order, and a buffer of rows is mixed as they do: each new row takes the
@@ -305,27 +306,12 @@ class Files:
             seed: whole numbers, for example a key's and the epoch.
             batch_size: rows of a batch.
             batches: batches of a block; the last block is filled up with rows that have no number.
-            shares: processes that read a share of each batch.
-            share: which share to read, whose part of each batch is returned; all where it is None.
-
-        Raises:
-            ValueError: if there are more parts than row groups, or they can't have equal parts of a batch.
         """
-        parts, whole = self._parted(batch_size, shares), self.batches(batch_size, shares)
-        size, blocks = batch_size // len(parts), math.ceil(whole / batches)
-        # Here, because the thread that reads doesn't know of jax.enable_x64.
+        blocks = math.ceil(self.batches(batch_size) / batches)
+        pieces = self._own_pieces() if self.own_share else self.pieces
+        # Chosen here, because the thread that reads doesn't know of jax.enable_x64.
         dtype = default_dtype(np.dtype(np.float64))
-        streams = [
-            self._blocks(own, [*seed, i], size, batches, blocks, dtype)
-            for i, own in enumerate(parts)
-            if share in (None, i * shares // len(parts))
-        ]
-        if len(streams) == 1:
-            return ahead(streams[0])
-        return ahead(
-            Block(*(np.concatenate(arrays, axis=1) for arrays in zip(*block, strict=True)))
-            for block in zip(*streams, strict=True)
-        )
+        return ahead(self._blocks(pieces, [*seed, 0], batch_size, batches, blocks, dtype))
 
     def take(self, seed: Sequence[int], most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """At most about so many rows, drawn at random: `(numbers, x, y)`, in the order of their numbers."""
@@ -344,27 +330,16 @@ class Files:
         everywhere = self._of_all(drawn)
         return tuple(np.concatenate([part[name] for part in everywhere]) for name in everywhere[0])
 
-    def _parted(self, batch_size: int, shares: int) -> list[list[Piece]]:
-        """The row groups of each part, several parts to a share."""
-        parts = self.parts if self.parts % shares == 0 else shares
-        if batch_size % parts:
-            raise ValueError(f"a batch of {batch_size} rows has no {parts} equal parts: use a multiple")
-        return self._dealt(parts)
-
-    def _dealt(self, shares: int) -> list[list[Piece]]:
-        """Row groups that lie side by side, in parts with about the same number of rows."""
-        if shares > len(self.pieces):
-            raise ValueError(
-                f"{len(self.pieces)} row groups are too few for {shares} shares: write files of smaller row "
-                "groups, or use fewer processes"
-            )
+    def _shared_out(self) -> list[Sequence[Piece]]:
+        """Row groups that lie side by side, in shares with about the same number of rows."""
+        shares = self._shares
         middles = np.array([piece.first + piece.rows / 2 for piece in self.pieces])
         # Each share has at least one.
         at = np.searchsorted(middles, np.arange(1, shares) * self.rows / shares)
         for i in range(shares - 1):
             at[i] = np.clip(at[i], at[i - 1] + 1 if i else 1, len(self.pieces) - (shares - 1 - i))
         edges = [0, *at.tolist(), len(self.pieces)]
-        return [list(self.pieces[a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        return [self.pieces[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
 
     def _is_absent(self, numbers: Int[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
         if self.absent is None:
@@ -381,7 +356,7 @@ class Files:
 
     def _blocks(
         self,
-        pieces: list[Piece],
+        pieces: Sequence[Piece],
         seed: Sequence[int],
         batch_size: int,
         batches: int,
@@ -406,7 +381,7 @@ class Files:
             yield Block(*(whole.reshape(batches, batch_size, *whole.shape[1:]) for whole in filled))
 
     def _mixed(
-        self, pieces: list[Piece], rng: np.random.Generator
+        self, pieces: Sequence[Piece], rng: np.random.Generator
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Row numbers, features and targets, shuffled through the buffer."""
         buffer = min(self.buffer, sum(piece.rows for piece in pieces))

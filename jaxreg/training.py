@@ -502,13 +502,11 @@ class Job(NamedTuple):
         settings: numbers that were given, by name.
         arrays: all arrays that were given, by name: the key, data, rows, and the first state.
         program: gives the text of one member's program, which model, loss, optimizer and batches make.
-        together: the processes that take the same steps as this one, itself among them; empty for itself.
     """
 
     settings: dict[str, Any]
     arrays: dict[str, ArrayLike]
     program: Callable[[], str]
-    together: tuple[int, ...] = ()
 
 
 class Hook:
@@ -711,9 +709,7 @@ class Feed(Hook):
     Args:
         source: where the rows are.
         seed: of the order of the rows, with the number of the epoch.
-        batch_size: rows per step, of all shares together.
-        shares: parts of the rows that each batch is put together from.
-        share: the only one to be read; all where it is None.
+        batch_size: rows per step.
         first_epoch: is added to the number of the epoch in the seed.
 
     Attributes:
@@ -721,19 +717,11 @@ class Feed(Hook):
         length: batches of a block.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        seed: Sequence[int],
-        batch_size: int,
-        shares: int = 1,
-        share: int | None = None,
-        first_epoch: int = 0,
-    ):
+    def __init__(self, source: Source, seed: Sequence[int], batch_size: int, first_epoch: int = 0):
         self._first = first_epoch
-        self._open = partial(source.stream, batch_size=batch_size, shares=shares, share=share)
+        self._open = partial(source.stream, batch_size=batch_size)
         self._seed = list(seed)
-        self.per_epoch = source.batches(batch_size, shares)
+        self.per_epoch = source.batches(batch_size)
         self.length = min(self.per_epoch, max(1, BLOCK_ROWS // batch_size))
         self._blocks: Iterator[Block] = iter(())
         self._at = self._next = (-1, 0)
@@ -785,7 +773,6 @@ def blocks_in_turn(
                 jax.block_until_ready(parts[-1])
             parts.append(tuple(part))
             batch += count
-            # As `periods` rounds, so that processes that share batches keep the same checkpoints.
             due = epoch + batch / feed.per_epoch >= stop - ROUNDING
             if last or due or time.perf_counter() - began > CHUNK_SECONDS:
                 losses, nlls = zip(*parts, strict=True)
@@ -1002,7 +989,6 @@ def describe_stream(
     *,
     validation_rows: ArrayLike | None = None,
     members: bool = False,
-    together: tuple[int, ...] = (),
     **settings: Any,
 ) -> Job:
     """What a run on a source is made of; with `members`, `key`, `state` and the rows have an axis of them."""
@@ -1019,7 +1005,7 @@ def describe_stream(
             trainer, run, batches, number, last, validation, number, validation_rows=own[1]
         ).as_text()
 
-    return Job({"batches_per_epoch": feed.per_epoch, **settings}, given, program, together)
+    return Job({"batches_per_epoch": feed.per_epoch, **settings}, given, program)
 
 
 def _named_arrays(

@@ -102,10 +102,10 @@ class Rows:
     x: np.ndarray
     y: np.ndarray
 
-    def batches(self, batch_size, shares=1):
+    def batches(self, batch_size):
         return -(-len(self.x) // batch_size)
 
-    def stream(self, seed, *, batch_size, batches, shares=1, share=None):
+    def stream(self, seed, *, batch_size, batches):
         *words, epoch = seed
         key = jax.random.wrap_key_data(np.array(words, np.uint32))
         size = batch_size * batches

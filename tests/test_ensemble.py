@@ -327,7 +327,7 @@ jax.config.update("jax_enable_x64", True)
 rows = tuple(np.asarray(a, float) for a in data.sinusoid(jax.random.key(0)))
 trainer, key = make_trainer(MeanVarRegressor(hidden=(8,)), sgd(5e-3, 0.9, 1e-4)), jax.random.key(1)
 settings = {"epochs": 3, "batch_size": 64}
-grid = Mesh(np.array(jax.devices()[:2]).reshape(2, 1), ("members", "rows"))
+grid = Mesh(np.array(jax.devices()[:2]), ("members",))
 for members, mesh, side_by_side in [(5, None, 2), (4, grid, None)]:
     states, history = fit_ensemble(
         key, trainer, rows, members=members, mesh=mesh, side_by_side=side_by_side, **settings
@@ -361,7 +361,7 @@ def rows_mesh():
         ({"members": -2}, "members must be at least 1, got -2"),
         (
             {"mesh": rows_mesh},
-            r"mesh must have an axis 'members' and may have one 'rows', it has \('rows',\)",
+            r"mesh must have one axis, 'members', it has \('rows',\); batches aren't split over devices",
         ),
         ({"side_by_side": 0}, "side_by_side must be at least 1"),
         (

@@ -15,23 +15,19 @@ import jax
 import numpy as np
 import polars as pl
 import pytest
-from jax.sharding import Mesh
 
 from jaxreg import MeanVarRegressor, cli, fit_ensemble, hosts, layout, make_trainer, sgd, sources
+from jaxreg.ensemble import held_out_sample
 
 KEY = jax.random.key(0)
 TRAINER = make_trainer(MeanVarRegressor(hidden=(8,)), sgd(1e-2, 0.9))
-# Members, and how many processes share the rows of a batch.
-AXES = {2: {"members": (5, 1), "rows": (2, 2)}, 4: {"members": (5, 1), "rows": (2, 4), "both": (3, 2)}}
+MEMBERS = 5
 
 
-def train(files, axis, count, mesh=None, **more):
-    """More than 200 steps; with as many parts whatever the number of processes."""
-    members, split = AXES[count][axis]
-    files = replace(files, buffer=300, parts=split)
-    mesh = mesh and mesh(members, 48, split)
+def train(files, mesh=None, **more):
+    """More than 200 steps."""
     given = {"epochs": 6, "batch_size": 48, "folds": 3, "patience": 5, "bootstrap": True} | more
-    return fit_ensemble(KEY, TRAINER, files, members=members, mesh=mesh, **given)
+    return fit_ensemble(KEY, TRAINER, replace(files, buffer=300), members=MEMBERS, mesh=mesh, **given)
 
 
 # What each process runs; `test_hosts` is this file.
@@ -47,7 +43,7 @@ from pathlib import Path
 folder, out, kill = sys.argv[1:4]
 count, process, port = map(int, sys.argv[4:])
 hosts.start(f"localhost:{port}", count, process, heartbeat=5)
-from test_hosts import AXES, train
+from test_hosts import MEMBERS, train
 assert [part["a"].tolist() for part in hosts.gather({"a": np.arange(process)})] == [
     list(range(i)) for i in range(count)
 ]
@@ -70,16 +66,16 @@ class Die(Hook):
 
 if kill:
     try:
-        train(files, kill, count, hosts.make_mesh, hooks=[Die()], epochs=10**6)
+        train(files, hosts.make_mesh(MEMBERS), hooks=[Die()], epochs=10**6)
     except Exception as error:
         assert hosts.is_lost(error), error
         print(hosts.lost_message(error), file=sys.stderr)
         hosts.leave(hosts.LOST_CODE)
-for axis in AXES[count]:
-    states, history = train(files, axis, count, hosts.make_mesh)
+for name, own_share in (("all", False), ("own", True)):
+    states, history = train(replace(files, own_share=own_share), hosts.make_mesh(MEMBERS))
     leaves = {f"state{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(states))}
     arrays = {"loss": history.loss, "nll": history.validation_nll, "best": history.best_epoch}
-    np.savez(f"{out}/{axis}-{process}.npz", **arrays, **leaves)
+    np.savez(f"{out}/{name}-{process}.npz", **arrays, **leaves)
 print("done")
 """
 
@@ -126,24 +122,34 @@ def test_processes_train_what_one_does(folder, tmp_path, x64, count):
     assert [code for code, *_ in ended] == [0] * count, ended
     assert all(out == "done\n" and err == "" for _, out, err in ended)
     files = sources.from_files(folder, target="y").standardised()
-    for axis in AXES[count]:
-        states, history = train(files, axis, count)
-        assert states.step.max() >= 200
-        bound = 1e-12 if axis == "members" else 1e-10
+    edges = [i * MEMBERS // count for i in range(count + 1)]
+    for name in ("all", "own"):
+        # A process's members are those that one process would have trained on that share.
+        validation, rows = held_out_sample(KEY, files, MEMBERS, 3)
+        held_out = {"validation": validation, "validation_rows": rows}
+        shares = [files]
+        if name == "own":
+            shares = [replace(files, process=(i, count), own_share=True) for i in range(count)]
+        alone = [train(share, **held_out) for share in shares]
         for process in range(count):
-            found = np.load(tmp_path / f"{axis}-{process}.npz")
-            np.testing.assert_allclose(found["loss"], history.loss, rtol=bound)
-            np.testing.assert_allclose(found["nll"], history.validation_nll, rtol=bound)
-            best = np.take_along_axis(found["nll"], found["best"][:, None], axis=1)[:, 0]
-            np.testing.assert_allclose(best, np.nanmin(history.validation_nll, axis=1), rtol=bound)
-            for i, leaf in enumerate(jax.tree.leaves(states)):
-                np.testing.assert_allclose(found[f"state{i}"], leaf, rtol=bound, atol=bound)
+            with np.load(tmp_path / f"{name}-{process}.npz") as file:
+                found = dict(file)
+            for i in range(MEMBERS):
+                owner = np.searchsorted(edges, i, side="right") - 1 if name == "own" else 0
+                states, history = alone[owner]
+                assert states.step[i] >= 200 / count
+                best = found["nll"][i, found["best"][i]]
+                np.testing.assert_allclose(found["loss"][i], history.loss[i], rtol=1e-12)
+                np.testing.assert_allclose(found["nll"][i], history.validation_nll[i], rtol=1e-12)
+                np.testing.assert_allclose(best, np.nanmin(history.validation_nll[i]), rtol=1e-12)
+                for j, leaf in enumerate(jax.tree.leaves(states)):
+                    np.testing.assert_allclose(found[f"state{j}"][i], leaf[i], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("axis, count", [("rows", 2), ("members", 4), ("rows", 4)], indirect=["count"])
-def test_the_others_end_when_one_is_killed(folder, tmp_path, count, axis):
-    command = [sys.executable, "-c", CODE, folder, tmp_path, axis, count]
+@pytest.mark.parametrize("count", [2, 4], indirect=True)
+def test_the_others_end_when_one_is_killed(folder, tmp_path, count):
+    command = [sys.executable, "-c", CODE, folder, tmp_path, "kill", count]
     ended, seconds = launch(count, lambda i, port: list(map(str, [*command, i, port])))
     assert seconds < 60
     assert ended.pop()[0] == -signal.SIGKILL
@@ -173,12 +179,13 @@ def command(folder, out, *more, epochs=40):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [4], indirect=True)
-@pytest.mark.parametrize("split, victim, epochs", [(1, 2, 40), (4, 0, 4), (2, 3, 4)])
-def test_a_killed_run_goes_on_bit_for_bit(folder, tmp_path, count, split, victim, epochs):
+@pytest.mark.parametrize("own_files, victim, epochs", [(False, 2, 40), (True, 0, 40)])
+def test_a_killed_run_goes_on_bit_for_bit(folder, tmp_path, count, own_files, victim, epochs):
     def arguments(out, *more):
         def of(i, port):
             own = "--coordinator", f"localhost:{port}", "--processes", count, "--process", i
-            return command(folder, tmp_path / out, *own, "--split-rows", split, *more, epochs=epochs)
+            share = ["--own-files"] if own_files else []
+            return command(folder, tmp_path / out, *own, *share, *more, epochs=epochs)
 
         return of
 
@@ -303,20 +310,10 @@ def test_a_run_that_starts_too_late():
     assert "ValueError: hosts.start has to come before anything is computed" in ended.stderr
 
 
-@pytest.mark.parametrize(
-    "processes, members, batch_size, split, words",
-    [
-        (4, 3, 64, 1, "4 processes in 4 groups are more than 3 members can use"),
-        (4, 3, 64, 3, "4 processes can't be parted in groups of 3"),
-        (4, 1, 66, None, "a batch of 66 rows can't be split over 8 devices"),
-        (6, 4, 66, None, "a batch of 66 rows can't be split over 4 devices"),
-    ],
-)
-def test_what_no_mesh_can_serve(monkeypatch, processes, members, batch_size, split, words):
-    monkeypatch.setattr(jax, "process_count", lambda: processes)
-    monkeypatch.setattr(jax, "local_device_count", lambda: 2)
-    with pytest.raises(ValueError, match=words):
-        hosts.make_mesh(members, batch_size, split)
+def test_more_processes_than_members(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    with pytest.raises(ValueError, match="4 processes are more than 3 members can use: use fewer"):
+        hosts.make_mesh(3)
 
 
 class Device:
@@ -329,22 +326,15 @@ class Device:
 @pytest.mark.parametrize(
     "owners, axes, words",
     [
-        ([[0, 1], [1, 2]], ("members", "rows"), "share the rows of 'members' or have none in common"),
-        ([[0], [1], [2]], ("members", "rows"), "2 members are too few for the 3 groups"),
-        ([[1], [2]], ("members", "rows"), "mesh has no device of this process, 0"),
-        ([[0], [1]], ("members", "model"), "may have one 'rows', it has"),
+        ([0, 1, 2], ("members",), "2 members are too few for the 3 processes"),
+        ([1, 2], ("members",), "mesh has no device of this process, 0"),
+        ([0, 1], ("model",), r"one axis, 'members', it has \('model',\)$"),
+        ([[0, 1]], ("members", "rows"), "batches aren't split over devices any more: .*--own-files"),
     ],
 )
 def test_meshes_that_cannot_be(owners, axes, words):
     class Fake:
         axis_names, devices = axes, np.vectorize(Device, otypes=[object])(owners)
-        shape = dict(zip(axes, devices.shape, strict=True))
 
     with pytest.raises(ValueError, match=words):
         inspect.unwrap(layout.find_place)(Fake(), 2)
-
-
-def test_arrays_are_not_split(sinusoid):
-    mesh = Mesh(np.array(jax.devices() * 2).reshape(1, 2), ("members", "rows"))
-    with pytest.raises(ValueError, match="only rows from a source are split over devices"):
-        fit_ensemble(KEY, TRAINER, sinusoid, members=2, epochs=1, mesh=mesh)

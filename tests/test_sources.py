@@ -69,33 +69,31 @@ def test_a_stream_has_every_row_once(folder, batch_size, batches, buffer):
     assert (other != numbers).any()
 
 
-@pytest.mark.parametrize("shares", [2, 3, 4])
-def test_shares_of_a_stream_are_parts_of_its_batches(folder, shares):
+@pytest.mark.parametrize("count", [2, 3, 4, 18])
+def test_shares_of_processes_are_all_rows(folder, count):
     files = replace(sources.from_files(str(folder), target="y"), buffer=500).without([3], 200)
-    given = {"batch_size": 96, "batches": 4, "shares": shares}
-    whole = list(files.stream([5], **given))
-    parts = [list(files.stream([5], share=share, **given)) for share in range(shares)]
-    for block, *own in zip(whole, *parts, strict=True):
-        for joined, *pieces in zip(block, *own, strict=True):
-            np.testing.assert_array_equal(joined, np.concatenate(pieces, axis=1))
-    for joined, same in zip(
-        whole, replace(files, parts=shares).stream([5], **given | {"shares": 1}), strict=True
-    ):
-        np.testing.assert_array_equal(joined.numbers, same.numbers)
-    numbers = np.concatenate([block.numbers.ravel() for block in whole])
+    given = {"batch_size": 32, "batches": 4}
+    shares = [replace(files, process=(i, count), own_share=True) for i in range(count)]
+    assert len({share.batches(32) for share in shares}) == 1
+    streams = [list(share.stream([5], **given)) for share in shares]
+    assert len({len(stream) for stream in streams}) == 1
+    own = [np.concatenate([block.numbers.ravel() for block in stream]) for stream in streams]
+    own = [numbers[numbers >= 0] for numbers in own]
     left_out, x, _ = sources.from_files(str(folder), target="y").take([3], 200)
     assert 150 < len(left_out) < 250
     np.testing.assert_array_equal(x[:, 0], left_out)
-    np.testing.assert_array_equal(np.sort(np.r_[numbers[numbers >= 0], left_out]), np.arange(N))
+    np.testing.assert_array_equal(np.sort(np.concatenate([*own, left_out])), np.arange(N))
     assert not set(left_out) & set(files.take([4], N)[0])
 
 
-def test_what_no_shares_can_have(folder):
+def test_processes_that_are_more_than_row_groups_read_all(folder):
     files = sources.from_files(str(folder), target="y")
-    with pytest.raises(ValueError, match="18 row groups are too few for 20 shares"):
-        files.batches(100, 20)
-    with pytest.raises(ValueError, match="a batch of 50 rows has no 4 equal parts"):
-        next(files.stream([0], batch_size=50, batches=1, shares=4))
+    expected = jax.tree.leaves((files.scalers(), files.take([3], 200)))
+    for i in (0, 18, 19):
+        own = replace(files, process=(i, 20))
+        found = jax.tree.leaves((own.scalers(), own.take([3], 200)))
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
 
 
 def test_neighbours_in_a_stream_know_little_of_each_other(folder):
