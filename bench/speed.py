@@ -26,7 +26,7 @@ from bench import rivals
 from bench.machine import GPU, Limit, count_compilations, seconds, versions
 from bench.readme import write
 from jaxreg import MeanVarRegressor, data, fit, fit_ensemble, make_trainer, sgd, torch_weights
-from jaxreg.layout import cores
+from jaxreg.training.members import cores
 
 OURS, LIMIT, LIMIT_ONE = "jaxreg", "limit of the machine", "limit of one core"
 ROWS = 256

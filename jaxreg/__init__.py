@@ -5,9 +5,6 @@ from jaxreg import metrics as metrics
 from jaxreg.cache import use_cache as use_cache
 from jaxreg.data import Scaler as Scaler
 from jaxreg.embeddings import PeriodicEmbedding as PeriodicEmbedding
-from jaxreg.ensemble import fit_ensemble as fit_ensemble
-from jaxreg.ensemble import predict_ensemble as predict_ensemble
-from jaxreg.ensemble import without_failed as without_failed
 from jaxreg.fitted import Fitted as Fitted
 from jaxreg.gaussian import Affine as Affine
 from jaxreg.gaussian import Gaussian as Gaussian
@@ -27,15 +24,18 @@ from jaxreg.models import predict as predict
 from jaxreg.models import start_variance as start_variance
 from jaxreg.optimizers import adamw as adamw
 from jaxreg.optimizers import by_head as by_head
+from jaxreg.optimizers import sgd as sgd
 from jaxreg.optimizers import warm_up as warm_up
+from jaxreg.prediction import predict_ensemble as predict_ensemble
 from jaxreg.training import History as History
 from jaxreg.training import Hook as Hook
 from jaxreg.training import Run as Run
 from jaxreg.training import Trainer as Trainer
 from jaxreg.training import TrainState as TrainState
 from jaxreg.training import fit as fit
+from jaxreg.training import fit_ensemble as fit_ensemble
 from jaxreg.training import make_trainer as make_trainer
 from jaxreg.training import run_epochs as run_epochs
-from jaxreg.training import sgd as sgd
+from jaxreg.training import without_failed as without_failed
 
 __version__ = "0.1.0"

@@ -17,8 +17,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 from scipy.optimize import minimize_scalar
 
+from jaxreg.checks import check_probability
 from jaxreg.data import TableLike
-from jaxreg.gaussian import Affine, Gaussian, GaussianMixture, check_probability
+from jaxreg.gaussian import Affine, Gaussian, GaussianMixture
 from jaxreg.metrics import Distribution, check_prediction
 
 # Factors of the variance that are tried before the best is refined.

@@ -26,8 +26,8 @@ from filelock import FileLock, Timeout
 from jaxtyping import PyTree
 
 from jaxreg.files import check_folder
-from jaxreg.layout import cores
 from jaxreg.training import History, Hook, Job, Run, periods, position
+from jaxreg.training.members import cores
 
 LIBRARIES = ("jaxreg", "jax", "jaxlib", "flax", "optax", "numpy")
 # What of a run may differ from its checkpoint's, with a warning: the bits may then differ too.
@@ -98,7 +98,7 @@ class Checkpoint(Hook):
         self.quiet = self.over = False
         self._manager: ocp.CheckpointManager | None = None
         self._lock: FileLock | None = None
-        self._latest: tuple[Run, History] | None = None
+        self._latest: Run | None = None
         self._job: dict[str, Any] | None = None
 
     @property
@@ -184,7 +184,7 @@ class Checkpoint(Hook):
                 self._own_folder.absolute(), options=options, item_handlers=_OneFile()
             )
 
-    def restore(self, run: Run) -> Run | tuple[Run, History]:
+    def restore(self, run: Run) -> Run:
         """The run where its last good checkpoint left it."""
         if not self.resume:
             return run
@@ -200,8 +200,8 @@ class Checkpoint(Hook):
         self._check_same(about)
         self.resumed_epoch = step // self._per_epoch
         self._written = self._periods(step)
-        run, history = _unpacked(run, arrays)
-        return run._replace(active=run.active & (not self.over)), history
+        run = _unpacked(run, arrays)
+        return run._replace(active=run.active & (not self.over))
 
     def _readable(self, step: int) -> tuple[int, dict, dict[str, np.ndarray]] | None:
         """A checkpoint, or None, with a warning, where it is damaged."""
@@ -222,7 +222,7 @@ class Checkpoint(Hook):
 
     def after_chunk(self, run: Run, history: History) -> None:
         """Keep the run at each multiple of `every` epochs."""
-        self._latest = run, history
+        self._latest = run
         over = self._periods(self._step(run))
         if over > self._written:
             self._write()
@@ -249,11 +249,11 @@ class Checkpoint(Hook):
         return periods(step / self._per_epoch, self.every)
 
     def _write(self) -> None:
-        run, history = self._latest
+        run = self._latest
         step = self._step(run)
         if step in self._manager.all_steps():
             return
-        arrays = _packed(run, history)
+        arrays = _packed(run)
         about = {"job": self._job, "digests": {name: _digest(array) for name, array in arrays.items()}}
         try:
             with _quiet():
@@ -442,17 +442,14 @@ def _difference(name: str, theirs: Any, ours: Any) -> str:
     return f"other {name}" if long else f"{name} {theirs!r} there and {ours!r} here"
 
 
-def _packed(run: Run, history: History) -> dict[str, np.ndarray]:
-    """A run and its history as named arrays."""
-    leaves, _ = jax.tree.flatten((run, history))
-    return {f"{i:04d}": np.array(leaf) for i, leaf in enumerate(leaves)}
+def _packed(run: Run) -> dict[str, np.ndarray]:
+    """A run as named arrays."""
+    return {f"{i:04d}": np.array(leaf) for i, leaf in enumerate(jax.tree.leaves(run))}
 
 
-def _unpacked(run: Run, arrays: dict[str, np.ndarray]) -> tuple[Run, History]:
+def _unpacked(run: Run, arrays: dict[str, np.ndarray]) -> Run:
     """The opposite; `run` is one of the same kind."""
-    series = None if run.best_params is None else 0
-    like = run, History(0, series, 0, 0)
-    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in sorted(arrays)])
+    return jax.tree.unflatten(jax.tree.structure(run), [arrays[name] for name in sorted(arrays)])
 
 
 def _digest(array: np.ndarray) -> str:

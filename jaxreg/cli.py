@@ -30,11 +30,12 @@ from rich.text import Text
 from jaxreg import export, hosts, model_file, plots, report, sources, tables
 from jaxreg.cache import use_cache
 from jaxreg.checkpoints import LIBRARIES, Checkpoint, Interrupted, StopOnSignal
+from jaxreg.checks import check_probability
 from jaxreg.data import Scaler, check_data, check_features, check_trainable, grid, sinusoid
 from jaxreg.estimator import DeepEnsembleRegressor
 from jaxreg.files import check_writable, replacing
 from jaxreg.fitted import Fitted
-from jaxreg.gaussian import Affine, Gaussian, check_probability
+from jaxreg.gaussian import Affine, Gaussian
 from jaxreg.metrics import evaluate
 from jaxreg.models import MeanOnlyRegressor, MeanVarRegressor
 from jaxreg.progress import Bar

@@ -5,7 +5,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
-from difflib import get_close_matches
 from functools import partial
 from numbers import Real
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -16,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy.typing import DTypeLike
 
-from jaxreg.gaussian import as_key
+from jaxreg.checks import as_key, over_outputs
 
 # What the border takes: arrays of any library, nested lists, pandas and polars frames and series.
 TableLike = Any
@@ -90,11 +89,19 @@ def grid(x: TableLike, n: int = 400, margin: float = 0.25) -> Float[np.ndarray, 
     return np.linspace(low - reach, high + reach, n, dtype=x.dtype)[:, None]
 
 
-def batch_order(key: Array | int, epoch: int | Int[Array, ""], n: int) -> Int[Array, " n"]:
+def batch_order(
+    key: Array | int, epoch: int | Int[Array, ""], n: int | Int[Array, ""], size: int | None = None
+) -> Int[Array, " n"]:
     """The order in which an epoch visits the rows: a permutation of n, drawn from `fold_in(key, epoch)`.
 
     It depends on the key and the epoch alone, so a run may be cut and resumed anywhere, and another
     library can be handed the same batches.
+
+    Args:
+        key: a JAX random key.
+        epoch: its number.
+        n: number of rows; it may be traced where `size` is given.
+        size: length of what is returned, n by default: after the first n, numbers that mean nothing.
 
     >>> import jax
     >>> from jaxreg import data
@@ -103,16 +110,24 @@ def batch_order(key: Array | int, epoch: int | Int[Array, ""], n: int) -> Int[Ar
     """
     # Random high bits and a position in the low bits make one word to sort, which XLA does 4 to 8 times
     # faster on a CPU than the pairs of jax.random.permutation. Rounds are repeated, as it does too, until
-    # the random bits are three times those of a position, and ties (kept in order) hardly occur.
-    position_bits = max((n - 1).bit_length(), 1)
-    low = np.uint32((1 << position_bits) - 1)
+    # the random bits are three times those of a position, and ties (kept in order) hardly occur. Positions
+    # from n on have all bits set, and come last.
+    size = n if size is None else size
     key = jax.random.fold_in(as_key(key), epoch)
-    order = positions = jnp.arange(n, dtype=jnp.uint32)
-    for round_ in range(-(-3 * position_bits // (32 - position_bits))):
-        bits = jax.random.bits(key if round_ == 0 else jax.random.fold_in(key, round_), (n,), jnp.uint32)
-        shuffled = jax.lax.sort((bits & ~low) | positions, is_stable=False) & low
-        order = shuffled if round_ == 0 else order[shuffled]
-    return order.astype(jnp.int32)
+    positions, n = jnp.arange(size, dtype=jnp.uint32), jnp.asarray(n, jnp.uint32)
+    bits = jnp.maximum(32 - jax.lax.clz(n - 1), 1)
+    low = (jnp.uint32(1) << bits) - 1
+    present = positions < n
+
+    def shuffle(round_: int | Array, order: Array) -> Array:
+        own = jnp.where(round_ == 0, key, jax.random.fold_in(key, round_))
+        drawn = jax.random.bits(own, (size,), jnp.uint32)
+        words = jnp.where(present, (drawn & ~low) | positions, np.uint32(2**32 - 1))
+        shuffled = jnp.where(present, jax.lax.sort(words, is_stable=False) & low, positions)
+        return order[shuffled]
+
+    rounds = (3 * bits + 31 - bits) // (32 - bits)
+    return jax.lax.fori_loop(jnp.uint32(0), rounds, shuffle, positions).astype(jnp.int32)
 
 
 def bootstrap_rows(key: Array | int, n: int, members: int) -> tuple[Int[np.ndarray, "members n"], np.ndarray]:
@@ -304,9 +319,7 @@ class Scaler(NamedTuple):
         """
         values = np.asarray(values, np.float64)
         weight = np.ones(values.shape) if weight is None else np.asarray(weight, np.float64)
-        weight = np.broadcast_to(
-            weight.reshape(weight.shape + (1,) * (values.ndim - weight.ndim)), values.shape
-        )
+        weight = np.broadcast_to(over_outputs(weight, values.shape), values.shape)
         values = np.where(weight > 0, values, np.nan)
         # Moments are taken of values divided by their largest, whose squares neither overflow nor vanish.
         largest = np.nanmax(np.abs(values), axis=0)
@@ -346,31 +359,6 @@ def column_names(values: TableLike) -> list[str] | None:
         raise TypeError(f"a pyarrow {type(values).__name__} is no data frame: pass its to_pandas()")
     columns = getattr(values, "columns", None)
     return None if columns is None else [str(column) for column in columns]
-
-
-def listed(names: Sequence[str], most: int = 20) -> str:
-    """Column names for a message.
-
-    >>> from jaxreg.data import listed
-    >>> listed(["a", "b", "c"], most=2)
-    "columns 'a', 'b' and 1 more"
-    """
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ("columns " if len(names) > 1 else "column ") + ", ".join(map(repr, names[:most])) + more
-
-
-def did_you_mean(name: str, names: Sequence[str]) -> str:
-    """The end of a message on a column that isn't there: one with almost its name, if there is any.
-
-    >>> from jaxreg.data import did_you_mean
-    >>> did_you_mean("Price", ["area", "price"])
-    "; did you mean 'price'?"
-    >>> did_you_mean("city", ["area", "price"])
-    ''
-    """
-    folded = {each.casefold(): each for each in names}
-    close = get_close_matches(name.casefold(), folded, n=1)
-    return f"; did you mean {folded[close[0]]!r}?" if close else ""
 
 
 def column_dtypes(values: TableLike) -> tuple[str, ...]:
@@ -767,7 +755,7 @@ def check_data(data: TableLike, name: str = "data") -> tuple[np.ndarray, ...]:
             raise ValueError(f"weight has {(weight < 0).sum()} negative values; 0 means an absent target")
         if not weight.any():
             raise ValueError("weight is zero everywhere: nothing is left to learn from")
-        present = np.broadcast_to(weight.reshape(weight.shape + (1,) * (raw.ndim - weight.ndim)), raw.shape)
+        present = np.broadcast_to(over_outputs(weight, raw.shape), raw.shape)
         y, weight = np.where(present > 0, raw, 0), without_unit(weight)
     given = data[0], y
     y = check_targets(y, f"{name}: y" if name != "data" else "y")

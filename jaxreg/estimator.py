@@ -24,6 +24,7 @@ from sklearn.utils.validation import (
 
 from jaxreg import hosts
 from jaxreg.calibration import NoiseScaling
+from jaxreg.checks import check_number, check_same_shape, check_whole
 from jaxreg.data import (
     Scaler,
     TableLike,
@@ -37,13 +38,13 @@ from jaxreg.data import (
     without_unit,
 )
 from jaxreg.embeddings import PeriodicEmbedding
-from jaxreg.ensemble import HELD_OUT_ROWS, held_out_sample, predict_ensemble, without_failed
 from jaxreg.fitted import Fitted
-from jaxreg.gaussian import Affine, check_same_shape
+from jaxreg.gaussian import Affine
 from jaxreg.losses import beta_nll, crps_gaussian, gaussian_nll
 from jaxreg.metrics import neg_crps as neg_crps
 from jaxreg.metrics import neg_nll as neg_nll
 from jaxreg.models import ACTIVATIONS, MOST_LAYERS, MeanVarRegressor
+from jaxreg.prediction import predict_ensemble
 from jaxreg.recipe import (
     DECAY_ROWS,
     MOST_WAVES,
@@ -61,7 +62,8 @@ from jaxreg.recipe import (
     stream_epochs,
     try_scales,
 )
-from jaxreg.training import History, Hook, TrainState, check_hooks, check_number, check_whole
+from jaxreg.training import History, Hook, TrainState, check_hooks
+from jaxreg.training.fitting import HELD_OUT_ROWS, held_out_sample, without_failed
 
 FEWEST_ROWS = 4
 FOLD_ROWS = 2

@@ -8,10 +8,11 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxreg.calibration import NoiseScaling, VarianceScaling
-from jaxreg.data import Scaler, TableLike, check_features, column_names, did_you_mean, listed
-from jaxreg.ensemble import predict_ensemble
+from jaxreg.checks import did_you_mean, listed
+from jaxreg.data import Scaler, TableLike, check_features, column_names
 from jaxreg.gaussian import Affine
 from jaxreg.models import predict
+from jaxreg.prediction import predict_ensemble
 
 # Standard deviations from the training rows' mean. What lies farther off is predicted as if it lay there,
 # where no network's arithmetic overflows.

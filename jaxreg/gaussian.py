@@ -13,6 +13,8 @@ from jax.scipy.special import log_ndtr, logsumexp, ndtr, ndtri
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jaxreg.checks import as_key, check_probability, check_same_shape, check_std
+
 # Arrays of any library, nested lists, and series.
 Values = Any
 
@@ -25,61 +27,6 @@ LARGEST_Z = 1e18
 
 # Far more halvings of a bracket than a float64 has bits: reached by no root, it only bounds the loop.
 MOST_ROOT_STEPS = 256
-
-
-def check_same_shape(**arrays: ArrayLike) -> None:
-    """Raise unless all arrays have one shape: targets and predictions never broadcast."""
-    shapes = {name: np.shape(array) for name, array in arrays.items()}
-    if len(set(shapes.values())) > 1:
-        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise ValueError(
-            f"shapes differ: {found}. Targets and predictions are never broadcast; "
-            "reshape one, for example y[:, 0] for a model with outputs=None."
-        )
-
-
-def check_probability(name: str, value: ArrayLike | Sequence[ArrayLike]) -> None:
-    """Raise unless every entry lies strictly between 0 and 1; traced values pass unchecked."""
-    if isinstance(value, jax.core.Tracer):
-        return
-    numbers = np.asarray(value, np.float64)
-    outside = numbers[~((numbers > 0) & (numbers < 1))]
-    if outside.size:
-        raise ValueError(f"{name} must lie strictly between 0 and 1, got {outside.flat[0]:g}")
-
-
-def check_std(**stds: ArrayLike) -> None:
-    """Raise unless every standard deviation is positive and finite; traced values pass unchecked."""
-    for name, std in stds.items():
-        if isinstance(std, jax.core.Tracer):
-            continue
-        std = np.asarray(std)
-        wrong = std[~((std > 0) & np.isfinite(std))]
-        if wrong.size:
-            raise ValueError(
-                f"{name} must be positive and finite, {wrong.size} of {std.size} values aren't, "
-                f"such as {wrong.flat[0]:g}"
-            )
-
-
-def as_key(key: Array | int) -> Array:
-    """A JAX random key; a whole number is taken for its seed.
-
-    Raises:
-        TypeError: for anything else.
-
-    >>> from jaxreg.gaussian import as_key
-    >>> print(as_key(7))
-    Array((), dtype=key<fry>) overlaying:
-    [0 7]
-    """
-    if isinstance(key, int | np.integer) and not isinstance(key, bool):
-        return jax.random.key(int(key))
-    if isinstance(key, jax.Array) or isinstance(key, np.ndarray) and key.dtype == np.uint32:
-        return key
-    raise TypeError(
-        f"key must be a JAX random key, as jax.random.key(0) makes one, got a {type(key).__name__}"
-    )
 
 
 def _as_shape(shape: tuple[int, ...] | int) -> tuple[int, ...]:

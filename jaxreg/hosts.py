@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxreg.files import remove_scratch
-from jaxreg.layout import AXIS, wait_for_all
+from jaxreg.training.members import AXIS, wait_for_all
 
 # Seconds until a process that can't begin says so, and until one that was lost is missed.
 START_SECONDS = 40

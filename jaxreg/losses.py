@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxreg.gaussian import Gaussian, check_same_shape
+from jaxreg.checks import check_same_shape
+from jaxreg.gaussian import Gaussian
 
 
 def gaussian_nll(

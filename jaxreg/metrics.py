@@ -10,9 +10,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jaxreg.checks import check_probability, check_same_shape, check_std, check_whole
 from jaxreg.data import TableLike, as_floats, check_numbers, check_targets
-from jaxreg.gaussian import Affine, Gaussian, check_probability, check_same_shape, check_std
-from jaxreg.training import check_whole
+from jaxreg.gaussian import Affine, Gaussian
 
 # What scores take: a Gaussian, GaussianMixture or Affine, or what a calibration made of one.
 Distribution = Any

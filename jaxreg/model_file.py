@@ -19,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from jaxreg.calibration import NoiseScaling, VarianceScaling
-from jaxreg.data import Scaler, listed
+from jaxreg.checks import listed
+from jaxreg.data import Scaler
 from jaxreg.embeddings import PeriodicEmbedding
 from jaxreg.files import check_writable, replacing
 from jaxreg.fitted import Fitted

@@ -1,14 +1,89 @@
 """What to train with beside SGD: AdamW whose learning rate dies away, and optimizers for each head."""
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
 
+from jaxreg.checks import check_number, check_whole
+from jaxreg.data import TableLike
 from jaxreg.models import head_labels
-from jaxreg.training import check_number, check_whole
+
+
+class SGDState(NamedTuple):
+    """What `sgd` carries: its numbers, as arrays of the parameters' dtype, and the velocity."""
+
+    learning_rate: Float[Array, "..."]
+    momentum: Float[Array, "..."]
+    weight_decay: Float[Array, "..."]
+    velocity: PyTree
+
+
+def sgd(
+    learning_rate: ArrayLike | optax.Schedule, momentum: ArrayLike = 0.9, weight_decay: ArrayLike = 0.0
+) -> optax.GradientTransformation:
+    """SGD with momentum and coupled weight decay, update for update that of `torch.optim.SGD`.
+
+    `v <- momentum v + (g + weight_decay p)`, then `p <- p - learning_rate v`. Sutskever et al. 2013,
+    "On the importance of initialization and momentum in deep learning", in PyTorch's form.
+
+    The numbers live in the optimizer's state, so another learning rate needs no other program. Clipping
+    comes from Optax: `optax.chain(optax.clip_by_global_norm(1.0), sgd(1e-2))`.
+
+    Args:
+        learning_rate: step size, not negative; or a schedule of Optax's, a function of the number of steps,
+            with which each optimizer is a program of its own.
+        momentum: share of the velocity that is kept, not negative.
+        weight_decay: added to every gradient, times its parameter; not negative.
+
+    Raises:
+        ValueError: if a number is none, is negative or not finite.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxreg import sgd
+    >>> optimizer = sgd(0.1, momentum=0.9)
+    >>> state = optimizer.init(jnp.ones(()))
+    >>> updates, state = optimizer.update(jnp.ones(()), state, jnp.ones(()))
+    >>> print(updates)
+    -0.1
+    """
+    if callable(learning_rate):
+        return optax.chain(sgd(1.0, momentum, weight_decay), optax.scale_by_schedule(learning_rate))
+    for name, number in (
+        ("learning_rate", learning_rate),
+        ("momentum", momentum),
+        ("weight_decay", weight_decay),
+    ):
+        check_number(name, number)
+    # A Partial is a pytree whose leaves are the numbers: a trainer made of it passes through jit and
+    # vmap as an argument, and two of them that differ in numbers alone share one program.
+    return optax.GradientTransformation(
+        Partial(_sgd_init, learning_rate, momentum, weight_decay), _sgd_update
+    )
+
+
+def _sgd_init(
+    learning_rate: ArrayLike, momentum: ArrayLike, weight_decay: ArrayLike, params: PyTree
+) -> SGDState:
+    leaves = jax.tree.leaves(params)
+    dtype = jnp.result_type(*leaves) if leaves else jnp.float32  # a part of a model may have none
+    numbers = (jnp.asarray(number, dtype) for number in (learning_rate, momentum, weight_decay))
+    return SGDState(*numbers, velocity=jax.tree.map(jnp.zeros_like, params))
+
+
+def _sgd_update(grads: PyTree, state: SGDState, params: PyTree | None = None) -> tuple[PyTree, SGDState]:
+    if params is None:
+        raise ValueError(optax.NO_PARAMS_MSG)
+    velocity = jax.tree.map(
+        lambda v, g, p: state.momentum * v + (g + state.weight_decay * p), state.velocity, grads, params
+    )
+    return jax.tree.map(lambda v: -state.learning_rate * v, velocity), state._replace(velocity=velocity)
 
 
 def adamw(
@@ -101,3 +176,62 @@ def warm_up(optimizer: optax.GradientTransformation, steps: int) -> optax.Gradie
     check_whole("steps", steps, 0)
     later = optax.conditionally_mask(optimizer, lambda step: step >= steps)
     return by_head(optimizer, later)
+
+
+def _is_numbered(node: object) -> bool:
+    return isinstance(node, SGDState) or hasattr(node, "hyperparams")
+
+
+def _numbers_of(node: object) -> dict[str, object]:
+    """The numbers of one optimizer that its update takes from its state."""
+    if isinstance(node, SGDState):
+        return {name: getattr(node, name) for name in ("learning_rate", "momentum", "weight_decay")}
+    scheduled = getattr(node, "hyperparams_states", {})
+    return {name: value for name, value in node.hyperparams.items() if name not in scheduled}
+
+
+def set_numbers(opt_state: optax.OptState, numbers: Mapping[str, Array]) -> optax.OptState:
+    """An optimizer's state with other numbers, by name, wherever in a chain they stand."""
+
+    def change(node: object) -> object:
+        if not _is_numbered(node):
+            return node
+        new = {
+            name: numbers[name].astype(old.dtype)
+            for name, old in _numbers_of(node).items()
+            if name in numbers
+        }
+        if isinstance(node, SGDState):
+            return node._replace(**new)
+        return node._replace(
+            hyperparams={**node.hyperparams, **new}, inner_state=set_numbers(node.inner_state, numbers)
+        )
+
+    return jax.tree.map(change, opt_state, is_leaf=_is_numbered)
+
+
+def check_swept(
+    numbers: Mapping[str, TableLike], opt_state: optax.OptState, members: int
+) -> dict[str, np.ndarray]:
+    """A sweep's numbers as arrays, or an error that names what is unknown or doesn't fit."""
+    nodes = [node for node in jax.tree.leaves(opt_state, is_leaf=_is_numbered) if _is_numbered(node)]
+    known = sorted({name for node in nodes for name in _numbers_of(node)})
+    checked = {}
+    for name, values in numbers.items():
+        if name not in known:
+            found = (
+                f"its numbers are {', '.join(known)}"
+                if known
+                else "it has none that can be swept: use jaxreg.sgd, jaxreg.adamw, or "
+                "optax.inject_hyperparams, as in optax.inject_hyperparams(optax.adam)(1e-3)"
+            )
+            raise ValueError(f"numbers: the optimizer has no {name!r}; {found}")
+        array = np.asarray(values)
+        if array.shape != (members,):
+            raise ValueError(
+                f"numbers[{name!r}] has shape {array.shape}, expected ({members},): one for each member"
+            )
+        if not (np.isfinite(array) & (array >= 0)).all():
+            raise ValueError(f"numbers[{name!r}] must be finite and not negative, got {array.min():g}")
+        checked[name] = array.astype(float)
+    return checked

@@ -14,11 +14,11 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from scipy.special import bdtrik, chdtri
 
+from jaxreg.checks import check_probability, check_whole
 from jaxreg.data import TableLike
-from jaxreg.gaussian import check_probability
 from jaxreg.metrics import LEVELS, Distribution, check_prediction, observed_levels, pit
 from jaxreg.metrics import error_by_std as binned_error
-from jaxreg.training import History, check_whole
+from jaxreg.training import History
 
 # Share of pictures of a right prediction that stay inside a consistency band, at each point.
 CONSISTENCY = 0.95

@@ -50,7 +50,7 @@ class Bar(Hook):
         epoch, batch = position(run)
         series = history.loss if history.validation_nll is None else history.validation_nll
         latest = np.asarray(series[..., max(epoch - 1, 0)]).ravel()
-        if epoch == 0 and run.sums is not None:
+        if epoch == 0 and batch:
             losses, weights = map(np.asarray, run.sums)
             latest = (losses / np.where(weights > 0, weights, np.nan)).ravel()
         finite = latest[np.isfinite(latest)]

@@ -13,12 +13,12 @@ from jax.sharding import Mesh
 from jaxreg import metrics
 from jaxreg.calibration import NoiseScaling
 from jaxreg.data import Scaler, Source, default_dtype
-from jaxreg.ensemble import fit_ensemble, predict_ensemble
 from jaxreg.gaussian import GaussianMixture
 from jaxreg.losses import scaled_nll
 from jaxreg.models import MeanVarRegressor
 from jaxreg.optimizers import adamw
-from jaxreg.training import History, Hook, Run, Trainer, TrainState, make_trainer, memory_errors
+from jaxreg.prediction import predict_ensemble
+from jaxreg.training import History, Hook, Run, Trainer, TrainState, fit_ensemble, make_trainer, memory_errors
 
 # What "auto" stands for: about so many steps, in so many epochs at least and at most, of batches that grow
 # with the rows; of rows in files other numbers, which are those of 100,000 rows in memory and go on from

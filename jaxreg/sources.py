@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int
 
 from jaxreg import hosts, tables
-from jaxreg.data import Block, Scaler, default_dtype, did_you_mean, listed, row_fractions, warn_of_far
+from jaxreg.checks import did_you_mean, listed
+from jaxreg.data import Block, Scaler, default_dtype, row_fractions, warn_of_far
 from jaxreg.files import replacing, scratch_folder
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import polars as pl
 
-from jaxreg.data import did_you_mean, listed
+from jaxreg.checks import did_you_mean, listed
 from jaxreg.files import replacing
 
 # How pandas calls the column of an index that it reads from a CSV file, once or more often.

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from jaxreg import data, training
+from jaxreg import data
+from jaxreg.training import feeds
 
 # The same examples each time, however long one takes; `--hypothesis-profile long` takes more of them.
 for profile in ("short", "long"):
@@ -127,5 +128,5 @@ class Rows:
 @pytest.fixture
 def as_source(monkeypatch):
     """Makes a source of arrays, whose blocks have a few batches alone."""
-    monkeypatch.setattr(training, "BLOCK_ROWS", 150)
+    monkeypatch.setattr(feeds, "BLOCK_ROWS", 150)
     return Rows

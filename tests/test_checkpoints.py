@@ -22,10 +22,10 @@ from jaxreg import (
     fit_ensemble,
     make_trainer,
     sgd,
-    training,
 )
 from jaxreg.checkpoints import Checkpoint, Interrupted, StopOnSignal
 from jaxreg.estimator import DeepEnsembleRegressor
+from jaxreg.training import feeds, position
 
 MODEL = MeanVarRegressor(hidden=(8,))
 TRAINER = make_trainer(MODEL, sgd(5e-3, 0.9, 1e-4))
@@ -372,13 +372,13 @@ def test_the_estimator_with_its_trial(tmp_path):
 
 @pytest.mark.parametrize("settings", [{}, {"members": 3, "folds": 3, "patience": 2, "bootstrap": True}])
 def test_a_run_on_a_source_goes_on_within_an_epoch(tmp_path, as_source, monkeypatch, settings):
-    monkeypatch.setattr(training, "BLOCK_ROWS", 60)
+    monkeypatch.setattr(feeds, "BLOCK_ROWS", 60)
 
     class Crash(Hook):
         every = 0.2
 
         def after_chunk(self, run, history):
-            if training.position(run) == (1, 2):
+            if position(run) == (1, 2):
                 raise RuntimeError("stopped")
 
     given = {"table": as_source(*ROWS), "epochs": 4, "batch_size": 30, **settings}

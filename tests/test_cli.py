@@ -15,11 +15,12 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from jaxreg import PeriodicEmbedding, Scaler, cli, metrics, model_file, recipe, report, sources, training
+from jaxreg import PeriodicEmbedding, Scaler, cli, metrics, model_file, recipe, report, sources
 from jaxreg.checkpoints import Checkpoint, StopOnSignal
 from jaxreg.estimator import DeepEnsembleRegressor
 from jaxreg.fitted import Fitted
 from jaxreg.models import MeanVarRegressor
+from jaxreg.training import feeds, position
 
 
 def table(n=60, seed=0):
@@ -616,14 +617,14 @@ def test_size_decides_what_is_streamed_and_that_is_said(run, parts, tmp_path, mo
 
 
 def test_a_streamed_run_resumes_within_an_epoch(run, parts, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "BLOCK_ROWS", 64)
+    monkeypatch.setattr(feeds, "BLOCK_ROWS", 64)
     kept = tmp_path / "kept"
     given = ["--read", "stream", "--batch-size", 32, "--frequency-scale", 1, "--checkpoint", kept]
     after_chunk = StopOnSignal.after_chunk
 
     def interrupt(self, current, history):
         self.every = 0.2
-        if training.position(current) >= (1, 6):
+        if position(current) >= (1, 6):
             self._came(signal.SIGINT, None)
         after_chunk(self, current, history)
 

@@ -15,16 +15,17 @@ from jaxreg import (
     Hook,
     MeanVarRegressor,
     data,
-    ensemble,
     fit,
     fit_ensemble,
     make_trainer,
     predict,
     predict_ensemble,
+    prediction,
     sgd,
     without_failed,
 )
-from jaxreg.training import CHUNK_EPOCHS
+from jaxreg.training import CHUNK_EPOCHS, feeds, fitting
+from jaxreg.training import members as places
 
 MODEL = MeanVarRegressor(hidden=(8,))
 TRAINER = make_trainer(MODEL, sgd(5e-3, 0.9, 1e-4))
@@ -71,7 +72,7 @@ LAYOUTS = [
 
 @pytest.mark.parametrize("members,side_by_side,cores,validated", LAYOUTS)
 def test_a_member_is_the_solo_fit_with_its_key(split, monkeypatch, members, side_by_side, cores, validated):
-    monkeypatch.setattr(ensemble, "cores", lambda: cores)
+    monkeypatch.setattr(places, "cores", lambda: cores)
     settings = SETTINGS | ({"validation": split[1], "patience": 2} if validated else {})
     states, history = fit_ensemble(
         KEY, TRAINER, split[0], members=members, side_by_side=side_by_side, **settings
@@ -228,7 +229,7 @@ class Watching(Hook):
     [(3, 1, True), (3, 2, False), (2, 2, True), pytest.param(3, 2, True, marks=pytest.mark.slow)],
 )
 def test_a_run_cut_into_chunks_is_bit_identical(sinusoid, monkeypatch, members, side_by_side, validated):
-    monkeypatch.setattr(ensemble, "cores", lambda: 2 if side_by_side < members else 1)
+    monkeypatch.setattr(places, "cores", lambda: 2 if side_by_side < members else 1)
     settings = {
         "members": members,
         "side_by_side": side_by_side,
@@ -401,7 +402,7 @@ def test_bad_input_is_named_before_anything_compiles(sinusoid, monkeypatch, chan
         change = {"states": fit_ensemble(KEY, TRAINER, sinusoid, members=3, epochs=0)[0]}
     if callable(change.get("mesh")):
         change = {"mesh": change["mesh"]()}
-    monkeypatch.setattr(ensemble, "dealt", None)
+    monkeypatch.setattr(fitting, "dealt", None)
     settings = SETTINGS | {"members": 2, "data": sinusoid} | change
     with pytest.raises(ValueError, match=message):
         fit_ensemble(KEY, TRAINER, settings.pop("data"), **settings)
@@ -444,7 +445,7 @@ def test_a_rows_prediction_depends_on_the_rows_beside_it_by_rounding_alone(hidde
 
 def test_predictions_are_those_of_each_member(x64):
     model = MeanVarRegressor(hidden=(8,), outputs=2)
-    x = np.random.default_rng(0).normal(size=(2 * ensemble.ENSEMBLE_PREDICTION_BLOCK + 3, 3))
+    x = np.random.default_rng(0).normal(size=(2 * prediction.ENSEMBLE_PREDICTION_BLOCK + 3, 3))
     params = jax.vmap(model.init, (0, None))(jax.random.split(jax.random.key(0), 3), x[:1])
     dist = predict_ensemble(model, params, x)
     assert dist.means.shape == dist.log_vars.shape == (3, len(x), 2) and dist.weights is None
@@ -477,7 +478,7 @@ def test_members_on_a_source_step_through_its_batches(
     sinusoid, as_source, x64, monkeypatch, members, cores, side_by_side, bootstrap, folds
 ):
     """Each is a loop of `trainer.step` over the same batches with its own weights of the rows."""
-    monkeypatch.setattr(ensemble, "cores", lambda: cores)
+    monkeypatch.setattr(prediction, "cores", lambda: cores)
     x, y = (a.astype(np.float64) for a in sinusoid)
     source, epochs = as_source(x, y), 3
     given = {"epochs": epochs, "batch_size": 40, "bootstrap": bootstrap, "folds": folds}
@@ -496,7 +497,7 @@ def test_members_on_a_source_step_through_its_batches(
                 if folds is not None:
                     weight *= of_fold[numbers] != i % folds
                 if bootstrap:
-                    drawn = ensemble._poisson(key, np.zeros(40, np.uint32), numbers.astype(np.uint32))
+                    drawn = feeds.poisson(key, np.zeros(40, np.uint32), numbers.astype(np.uint32))
                     weight *= np.asarray(drawn)
                     total += weight.sum() / members / epochs
                 state, loss = TRAINER.step(state, (*batch, weight))
@@ -518,10 +519,10 @@ def test_members_on_a_source_step_through_its_batches(
 
 def test_draws_for_rows_are_poisson():
     numbers = np.arange(100_000, dtype=np.uint32)
-    drawn = np.asarray(ensemble._poisson(KEY, np.zeros_like(numbers), numbers))
+    drawn = np.asarray(feeds.poisson(KEY, np.zeros_like(numbers), numbers))
     counts = np.bincount(drawn, minlength=8)[:8] / len(drawn)
     np.testing.assert_allclose(counts, scipy.stats.poisson.pmf(np.arange(8), 1), atol=0.006)
-    other = np.asarray(ensemble._poisson(KEY, np.ones_like(numbers), numbers))
+    other = np.asarray(feeds.poisson(KEY, np.ones_like(numbers), numbers))
     assert abs(np.corrcoef(drawn, other)[0, 1]) < 0.01
 
 

@@ -11,14 +11,21 @@ import jaxreg
 
 # A file imports only files that stand before it.
 CORE = [
+    "checks",
     "gaussian",
     "data",
     "embeddings",
     "models",
     "losses",
-    "training",
-    "layout",
     "optimizers",
+    "training.trainer",
+    "training.hooks",
+    "training.feeds",
+    "training.run",
+    "training.members",
+    "training.fitting",
+    "training",
+    "prediction",
     "ensemble",
     "metrics",
     "calibration",
@@ -65,23 +72,30 @@ def imported(path):
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("jaxreg"):
-            names = [a.name for a in node.names] if node.module == "jaxreg" else [node.module.split(".")[1]]
-            yield from names
+            whole = node.module == "jaxreg"
+            yield from ([a.name for a in node.names] if whole else [node.module.removeprefix("jaxreg.")])
         if isinstance(node, ast.Import):
-            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("jaxreg."))
+            yield from (a.name.removeprefix("jaxreg.") for a in node.names if a.name.startswith("jaxreg."))
+
+
+def name_of(path):
+    """The dotted name of a file within the package; that of a folder for its `__init__`."""
+    return ".".join(path.relative_to(FOLDER).with_suffix("").parts).removesuffix(".__init__")
 
 
 def test_every_file_has_its_place():
-    assert {path.stem for path in FOLDER.glob("*.py")} == {"__init__", "__main__", *ORDER}
+    assert {*map(name_of, FOLDER.rglob("*.py"))} == {"__init__", "__main__", *ORDER}
 
 
 @pytest.mark.parametrize("name", ORDER)
 def test_a_file_imports_only_files_above_it(name):
     allowed = ORDER[: ORDER.index(name)]
-    assert set(imported(FOLDER / f"{name}.py")) <= set(allowed)
+    path = FOLDER / name.replace(".", "/")
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    assert set(imported(path)) <= set(allowed)
 
 
-@pytest.mark.parametrize("path", [*FOLDER.glob("*.py")], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*FOLDER.rglob("*.py")], ids=name_of)
 def test_nothing_is_imported_inside_a_function(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef):

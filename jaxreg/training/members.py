@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
-from jaxreg.training import check_whole
+from jaxreg.checks import check_whole
 
 AXIS = "members"
 
@@ -126,6 +126,8 @@ def lay_out(members: int, multiply_adds: int, place: Place, side_by_side: int | 
     """
     if side_by_side is not None:
         check_whole("side_by_side", side_by_side, 1)
+    if jax.config.jax_disable_jit:  # one call, of a function that Python goes through
+        return Layout(members, 1, 1, None)
     default = jax.config.jax_default_device
     devices = [default] if isinstance(default, jax.Device) else jax.local_devices(backend=default)
     mesh = place.mesh
@@ -160,7 +162,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def dealt(lower: Callable, layout: Layout, pool: ThreadPoolExecutor, each: PyTree, shared: tuple) -> Callable:
+def dealt(
+    function: Callable, layout: Layout, pool: ThreadPoolExecutor, each: PyTree, shared: tuple
+) -> Callable:
     """Compile a program for some members, and return a function that calls it for all of them.
 
     Where one call takes them all, arrays stay on its devices. Else they are NumPy arrays, of which a call
@@ -174,7 +178,9 @@ def dealt(lower: Callable, layout: Layout, pool: ThreadPoolExecutor, each: PyTre
         return part if layout.mesh is None else jax.device_put(part, _sharding(layout.mesh, AXIS))
 
     # Compiled here, because the context managers of JAX don't reach other threads.
-    program = lower(*part(each, 0), *shared).compile()
+    program = function
+    if not jax.config.jax_disable_jit:
+        program = function.func.lower(*part(each, 0), *shared, **function.keywords).compile()
     wide = jax.config.jax_enable_x64
 
     def one_call(each: PyTree, shared: tuple, out: PyTree = None) -> PyTree:

@@ -1,0 +1,129 @@
+"""Checks of what users pass that many rooms share: numbers, shapes, keys, weights, and names in messages."""
+
+import operator
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+# The largest whole number that runs count with.
+MOST = np.iinfo(np.int32).max
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Raise unless a number is whole and not too small."""
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, got {value!r}") from None
+    if whole < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    if whole > MOST:
+        raise ValueError(f"{name} must be at most {MOST:,}, got {value:,}")
+
+
+def check_number(name: str, number: Any, *, positive: bool = False) -> None:
+    """Raise unless a number, or each of an array, is finite and not negative; traced ones pass unchecked."""
+    if isinstance(number, jax.core.Tracer):
+        return
+    array, bound = np.asarray(number), "positive" if positive else "not negative"
+    if array.dtype.kind not in "iuf" and array.dtype != jnp.bfloat16:
+        raise ValueError(f"{name} must be a number, finite and {bound}, got {number!r}")
+    if not np.all((array > 0 if positive else array >= 0) & np.isfinite(array)):
+        raise ValueError(f"{name} must be finite and {bound}, got {number}")
+
+
+def check_same_shape(**arrays: ArrayLike) -> None:
+    """Raise unless all arrays have one shape: targets and predictions never broadcast."""
+    shapes = {name: np.shape(array) for name, array in arrays.items()}
+    if len(set(shapes.values())) > 1:
+        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(
+            f"shapes differ: {found}. Targets and predictions are never broadcast; "
+            "reshape one, for example y[:, 0] for a model with outputs=None."
+        )
+
+
+def check_probability(name: str, value: ArrayLike | Sequence[ArrayLike]) -> None:
+    """Raise unless every entry lies strictly between 0 and 1; traced values pass unchecked."""
+    if isinstance(value, jax.core.Tracer):
+        return
+    numbers = np.asarray(value, np.float64)
+    outside = numbers[~((numbers > 0) & (numbers < 1))]
+    if outside.size:
+        raise ValueError(f"{name} must lie strictly between 0 and 1, got {outside.flat[0]:g}")
+
+
+def check_std(**stds: ArrayLike) -> None:
+    """Raise unless every standard deviation is positive and finite; traced values pass unchecked."""
+    for name, std in stds.items():
+        if isinstance(std, jax.core.Tracer):
+            continue
+        std = np.asarray(std)
+        wrong = std[~((std > 0) & np.isfinite(std))]
+        if wrong.size:
+            raise ValueError(
+                f"{name} must be positive and finite, {wrong.size} of {std.size} values aren't, "
+                f"such as {wrong.flat[0]:g}"
+            )
+
+
+def as_key(key: Array | int) -> Array:
+    """A JAX random key; a whole number is taken for its seed.
+
+    Raises:
+        TypeError: for anything else.
+
+    >>> from jaxreg.checks import as_key
+    >>> print(as_key(7))
+    Array((), dtype=key<fry>) overlaying:
+    [0 7]
+    """
+    if isinstance(key, int | np.integer) and not isinstance(key, bool):
+        return jax.random.key(int(key))
+    if isinstance(key, jax.Array) or isinstance(key, np.ndarray) and key.dtype == np.uint32:
+        return key
+    raise TypeError(
+        f"key must be a JAX random key, as jax.random.key(0) makes one, got a {type(key).__name__}"
+    )
+
+
+def over_outputs(weight: Any, shape: Sequence[int]) -> Any:
+    """Weights of rows, or of single values, with the axes that targets of a shape have; not yet broadcast.
+
+    >>> import numpy as np
+    >>> from jaxreg.checks import over_outputs
+    >>> over_outputs(np.ones(3), (3, 2)).shape
+    (3, 1)
+    """
+    return weight.reshape(weight.shape + (1,) * (len(shape) - weight.ndim))
+
+
+def listed(names: Sequence[str], most: int = 20) -> str:
+    """Column names for a message.
+
+    >>> from jaxreg.checks import listed
+    >>> listed(["a", "b", "c"], most=2)
+    "columns 'a', 'b' and 1 more"
+    """
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ("columns " if len(names) > 1 else "column ") + ", ".join(map(repr, names[:most])) + more
+
+
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+    """The end of a message on a column that isn't there: one with almost its name, if there is any.
+
+    >>> from jaxreg.checks import did_you_mean
+    >>> did_you_mean("Price", ["area", "price"])
+    "; did you mean 'price'?"
+    >>> did_you_mean("city", ["area", "price"])
+    ''
+    """
+    folded = {each.casefold(): each for each in names}
+    close = get_close_matches(name.casefold(), folded, n=1)
+    return f"; did you mean {folded[close[0]]!r}?" if close else ""

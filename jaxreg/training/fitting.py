@@ -1,0 +1,792 @@
+"""The host's door to training: check what is given, compile, run chunk after chunk, report."""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
+from jaxtyping import Array, PyTree
+
+from jaxreg.checks import MOST, as_key, check_whole, over_outputs
+from jaxreg.data import (
+    Source,
+    TableLike,
+    bootstrap_rows,
+    check_data,
+    check_rows,
+    check_trainable,
+    check_weights,
+    key_words,
+    row_folds,
+)
+from jaxreg.losses import mean_nll, scaled_nll
+from jaxreg.optimizers import check_swept, set_numbers
+from jaxreg.training.feeds import (
+    CHUNK_EPOCHS,
+    CHUNK_SECONDS,
+    Arrays,
+    Own,
+    Stream,
+    Table,
+    share_class,
+    size_class,
+)
+from jaxreg.training.hooks import ROUNDING, History, Hook, Job, Run, check_hooks, periods, start_run
+from jaxreg.training.members import CALL_SECONDS, dealt, find_place, lay_out, map_members
+from jaxreg.training.run import Limits, Report, advance
+from jaxreg.training.trainer import Batch, Trainer, TrainState
+
+# Rows of a source that are kept in memory for the validation of members, of all folds together.
+HELD_OUT_ROWS = 2**17
+# Scores in which rows of no weight count for nothing, so that held-out rows may be filled up, too.
+WEIGHTED_SCORES = mean_nll, scaled_nll
+
+
+@contextmanager
+def memory_errors(remedy: str) -> Iterator[None]:
+    """In place of JAX's or NumPy's error say that there isn't enough memory, and what to do; a decorator."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise MemoryError(f"there isn't enough memory ({str(error).splitlines()[0]}): {remedy}") from error
+
+
+@memory_errors("smaller layers, smaller batches or fewer rows need less")
+def fit(
+    key: Array | int,
+    trainer: Trainer,
+    data: Batch | Source,
+    *,
+    epochs: int,
+    batch_size: int | None = None,
+    validation: Batch | None = None,
+    patience: int | None = None,
+    state: TrainState | None = None,
+    first_epoch: int = 0,
+    hooks: Sequence[Hook] = (),
+) -> tuple[TrainState, History]:
+    """Train a network: check the data, run compiled chunks of epochs, report.
+
+    The epochs are those of `run_epochs` with the same key; without `state` the run begins from
+    `trainer.init(key, x)`. A second call with data of the same shape compiles nothing, whatever the
+    optimizer's numbers and the number of epochs. Nothing is printed.
+
+    Args:
+        key: a JAX random key.
+        trainer: from `make_trainer`.
+        data: `(x, y)` or `(x, y, weight)`; arrays, data frames and nested lists serve. x is `(n, features)`,
+            y `(n,)` or `(n, d)`, weights `(n,)` or y's shape, 0 for an absent target. Or a `data.Source`,
+            which says itself in what order its rows come.
+        epochs: passes over the rows.
+        batch_size: rows per step; None for all rows, which a source can't give.
+        validation: arrays of the same form, held out. The parameters of the epoch with the lowest
+            validation NLL are returned; the optimizer's state and the step count are the last epoch's.
+        patience: stop after so many epochs without a better validation NLL.
+        state: where to begin; it isn't consumed.
+        first_epoch: number of the first epoch, for a run that goes on: `fit(epochs=10)`, and then
+            `fit(epochs=10, state=..., first_epoch=10)` with the same key, are `fit(epochs=20)`. With
+            validation they aren't, since the state that is returned has the parameters of the best epoch: use
+            `checkpoints.Checkpoint`, whose run may be resumed with more epochs.
+        hooks: called between chunks of epochs.
+
+    Returns:
+        The trained state and a `History`.
+
+    Raises:
+        ValueError: for unusable data or settings, by name.
+        MemoryError: if there isn't enough, with what was asked for.
+
+    Warns:
+        RuntimeWarning: if the loss stops being finite. The state is the last finite epoch's; of a source's,
+            it is the one before the block of batches in which that happened.
+
+    >>> import jax
+    >>> from jaxreg import MeanVarRegressor, data, fit, make_trainer, sgd
+    >>> trainer = make_trainer(MeanVarRegressor(), sgd(5e-3, momentum=0.9, weight_decay=1e-4))
+    >>> state, history = fit(
+    ...     jax.random.key(1), trainer, data.sinusoid(jax.random.key(0)), epochs=5, batch_size=64
+    ... )
+    >>> history.loss.shape
+    (5,)
+    """
+    check_on_host("fit", (key, trainer, data, validation, state))
+    key = as_key(key)
+    check_hooks(hooks)
+    states, history = _train(
+        key,
+        key[None],
+        trainer,
+        data,
+        alone=True,
+        epochs=epochs,
+        batch_size=batch_size,
+        validation=validation,
+        patience=patience,
+        states=state,
+        first_epoch=first_epoch,
+        hooks=[_Alone(hook) for hook in hooks],
+    )
+    state, history = _first((states, history))
+    if history.failed_epoch >= 0:
+        warnings.warn(failure_message("the run", history.loss, int(history.failed_epoch)), RuntimeWarning, 2)
+    return state, history
+
+
+@memory_errors(
+    "fewer members at once (side_by_side), smaller layers, smaller batches or fewer rows need less"
+)
+def fit_ensemble(
+    key: Array | int,
+    trainer: Trainer,
+    data: Batch | Source,
+    *,
+    members: int,
+    epochs: int,
+    batch_size: int | None = None,
+    validation: Batch | None = None,
+    patience: int | None = None,
+    rows: TableLike | None = None,
+    validation_rows: TableLike | None = None,
+    bootstrap: bool = False,
+    folds: int | None = None,
+    weights: TableLike | None = None,
+    numbers: Mapping[str, TableLike] | None = None,
+    states: TrainState | None = None,
+    first_epoch: int = 0,
+    hooks: Sequence[Hook] = (),
+    mesh: Mesh | None = None,
+    side_by_side: int | None = None,
+) -> tuple[TrainState, History]:
+    """Train many networks at once: member i is `fit(jax.random.split(key, members)[i], ...)`.
+
+    All cores of a CPU, or all accelerators, take their share of the members; nothing needs to be set.
+    A member is the same whatever the number of the others. Lakshminarayanan et al. 2017, "Simple and
+    scalable predictive uncertainty estimation using deep ensembles".
+
+    Args:
+        key: a JAX random key. Each member has its own from it, for its weights and the order of its rows.
+        trainer: from `make_trainer`.
+        data: `(x, y)` or `(x, y, weight)`, as `fit` takes it, or a `data.Source`; shared by all members, of
+            which each has its own order of the rows of arrays, whereas one batch of a source serves them all.
+        members: number of networks.
+        epochs: passes over the rows.
+        batch_size: rows per step; None for all rows.
+        validation: data of the same form, held out. Each member returns its best epoch's parameters.
+        patience: stop a member after so many epochs without a better validation NLL.
+        rows: the rows of `data` that each member trains on, integers `(members, k)`; -1 stands for no row.
+        validation_rows: the rows of `validation`, or without it of `data`, that each member is validated
+            on, integers `(members, k)`; -1 stands for no row.
+        bootstrap: each member trains on rows drawn with replacement, `data.bootstrap_rows(key, n, members)`.
+            Rows of a source weigh what is drawn from a Poisson distribution of mean 1 (Oza and Russell 2001,
+            "Online bagging and boosting").
+        folds: of a source alone: member i holds out the rows of fold `i % folds`, by `data.row_folds`, and
+            is validated on a sample of them.
+        weights: `(members, n)`, a weight of each row of `data` for each member, times that of `data`.
+        numbers: a sweep: arrays `(members,)` of some of the optimizer's numbers, for example
+            `{"learning_rate": [1e-3, 1e-2]}`. Those of `sgd` and of `optax.inject_hyperparams` are
+            known. Other values need no other program.
+        states: where to begin, with a leading axis of members; they aren't consumed.
+        first_epoch: number of the first epoch, for a run that goes on, as in `fit`.
+        hooks: called between chunks of epochs. The arrays of the `Run` have a leading axis of members.
+        mesh: the devices to use, with the axis "members", over which members are dealt; by default all of
+            this process. The devices of several processes may be in it (`hosts.make_mesh`), of which each
+            then calls this function with the same arguments, is shown its own members by hooks, and is given
+            all of them. What members learn from may be the share of the process they are on, as that of
+            `sources.Files` with `own_share`.
+        side_by_side: members that a core or device runs as one batch of matrix products; by default one
+            on a CPU, a few where the network is tiny, and all on an accelerator.
+
+    Returns:
+        The trained states, with a leading axis of members, and a `History` of shape `(members, epochs)`.
+
+    Raises:
+        ValueError: for unusable data or settings, by name, before anything is compiled.
+        FloatingPointError: if the loss of every member stops being finite.
+        MemoryError: if there isn't enough, with what was asked for.
+
+    Warns:
+        RuntimeWarning: names the members whose loss stopped being finite. Their states are the last
+            finite epoch's; `without_failed` leaves them out.
+
+    >>> import jax
+    >>> from jaxreg import MeanVarRegressor, data, fit_ensemble, make_trainer, sgd
+    >>> trainer = make_trainer(MeanVarRegressor(hidden=(16,)), sgd(5e-3))
+    >>> rows = data.sinusoid(jax.random.key(0))
+    >>> states, history = fit_ensemble(jax.random.key(1), trainer, rows, members=4, epochs=3, batch_size=64)
+    >>> history.loss.shape
+    (4, 3)
+    """
+    check_on_host("fit_ensemble", (key, trainer, data, validation, rows, weights, numbers, states))
+    key = as_key(key)
+    check_whole("members", members, 1)
+    check_hooks(hooks)
+    states, history = _train(
+        key,
+        jax.random.split(key, members),
+        trainer,
+        data,
+        epochs=epochs,
+        batch_size=batch_size,
+        validation=validation,
+        patience=patience,
+        rows=rows,
+        validation_rows=validation_rows,
+        bootstrap=bootstrap,
+        folds=folds,
+        weights=weights,
+        numbers=numbers,
+        states=states,
+        first_epoch=first_epoch,
+        hooks=hooks,
+        mesh=mesh,
+        side_by_side=side_by_side,
+    )
+    _report_failed(history)
+    return states, history
+
+
+def _first(tree: PyTree) -> PyTree:
+    """What belongs to the first of several members."""
+    return jax.tree.map(lambda leaf: leaf[0], tree)
+
+
+class _Alone(Hook):
+    """A hook that is shown a run of one member as a run without an axis of members."""
+
+    def __init__(self, hook: Hook):
+        self._hook, self.every = hook, hook.every
+        self.begin, self.close = hook.begin, hook.close
+
+    def restore(self, run: Run) -> Run:
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[None], self._hook.restore(_first(run)))
+
+    def after_chunk(self, run: Run, history: History) -> bool | None:
+        return self._hook.after_chunk(_first(run), _first(history))
+
+
+def _train(
+    key: Array,
+    keys: Array,
+    trainer: Trainer,
+    data: Batch | Source,
+    *,
+    epochs: int,
+    batch_size: int | None,
+    validation: Batch | None,
+    patience: int | None,
+    states: TrainState | None,
+    first_epoch: int,
+    hooks: Sequence[Hook],
+    alone: bool = False,
+    numbers: Mapping[str, TableLike] | None = None,
+    mesh: Mesh | None = None,
+    side_by_side: int | None = None,
+    **own: Any,
+) -> tuple[TrainState, History]:
+    """Train a member of each key; one that is `alone` has no axis of members in its state and in messages."""
+    members = len(keys)
+    held_out = (validation, own.get("validation_rows"), own.get("folds"))
+    check_settings(epochs, batch_size, patience, first_epoch, validated=any(p is not None for p in held_out))
+    place = find_place(mesh, members)
+    given = _given_source if isinstance(data, Source) else _given_arrays
+    own |= {"batch_size": batch_size, "validation": validation, "first_epoch": first_epoch}
+    given = given(key, trainer, data, members, **own)
+    expected = given.state
+    numbers = check_swept(numbers or {}, expected.opt_state, members)
+    check_state("state" if alone else "states", states, expected, () if alone else (members,))
+    states = jax.tree.map(lambda leaf: np.asarray(leaf)[None], states) if alone else states
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(expected.params))
+
+    typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
+    own = given.own._replace(key=np.asarray(jax.random.key_data(keys) if typed else keys))
+    keys, own, numbers, states = jax.tree.map(place.members_of, (keys, own, numbers, states))
+    layout = lay_out(place.count, parameters * given.most, place, side_by_side)
+    how = _How(jax.random.key_impl(keys) if typed else None, layout.side_by_side, layout.mesh)
+    limits = Limits(0, MOST if patience is None else patience, first_epoch)
+    limits = Limits(*(np.asarray(number, np.int32) for number in limits))
+    settings = {"batch_size": batch_size, "epochs": epochs, "patience": int(limits.patience)}
+    settings |= {"first_epoch": first_epoch} | given.settings
+    if place.processes > 1:
+        settings |= {"first member here": place.first, "mesh": str(dict(mesh.shape))}
+    with ThreadPoolExecutor(layout.workers) as pool:
+        deal = partial(dealt, layout=layout, pool=pool)
+        shared = trainer, given.validation, given.example
+        trainer, validation, example = jax.device_put(shared, layout.everywhere)
+        feed, begin, start = given.feed.put(layout.everywhere), (own, states, numbers), (trainer, example)
+        state = deal(partial(_start, how=how), each=begin, shared=start)(begin, start)
+        run = start_run(state, validated=validation is not None)
+        shared = trainer, jax.device_put(feed.first, layout.everywhere), validation, limits
+        program = deal(partial(_advance, how=how), each=(own, run), shared=shared)
+
+        def chunk(run: Run, stop: float | int) -> Run:
+            (epoch, batch), reports = run.position, []
+            series = [None if part is None else part.copy() for part in (run.losses, run.scores)]
+            run = run._replace(losses=None, scores=None)
+            upto = limits._replace(stop=np.asarray(math.ceil(stop), np.int32))
+            for part in feed.parts(epoch, batch, stop):
+                shared = trainer, jax.device_put(part, layout.everywhere), validation, upto
+                # A hook may keep a run that it was shown, so only without hooks is it written over.
+                run, report = program((own, run), shared, None if hooks else run)
+                if reports:  # the device may be one block behind, no more
+                    jax.block_until_ready(reports[-1])
+                reports.append(report)
+            for report in reports:
+                _record(series, report, epoch)
+            return run._replace(losses=series[0], scores=series[1])
+
+        def job(state: TrainState) -> Job:
+            return _described(keys, trainer, given, state, own, settings=settings, limits=limits)
+
+        calls = math.ceil(place.count / (layout.call * layout.workers))
+        seconds = max(CHUNK_SECONDS, calls * CALL_SECONDS)
+        series = np.full((place.count, epochs), np.nan, run.best_nll.dtype)
+        run = run._replace(losses=series, scores=None if validation is None else series.copy())
+        run = drive(chunk, run, feed, hooks, job, seconds=seconds)
+    final, history = place.all_members((run.final_state, run.history))
+    return jax.device_put(final), history
+
+
+class _Given(NamedTuple):
+    """What members train on, checked.
+
+    Attributes:
+        own: what each member has for itself.
+        feed: the rows.
+        validation: rows that are held out.
+        example: some features.
+        state: what a member's first state is like.
+        most: rows of a step.
+        settings: by name, what tells the run from others.
+        arrays: by name, the same.
+    """
+
+    own: Own
+    feed: Arrays | Stream
+    validation: Batch | None
+    example: np.ndarray
+    state: TrainState
+    most: int
+    settings: dict[str, Any]
+    arrays: dict[str, ArrayLike]
+
+
+def _given_arrays(
+    key: Array,
+    trainer: Trainer,
+    data: Batch,
+    members: int,
+    *,
+    batch_size: int | None,
+    validation: Batch | None,
+    first_epoch: int,
+    rows: TableLike | None = None,
+    validation_rows: TableLike | None = None,
+    bootstrap: bool = False,
+    folds: int | None = None,
+    weights: TableLike | None = None,
+) -> _Given:
+    """What members train on, from rows in memory, filled up to size classes."""
+    if folds is not None:
+        raise ValueError("folds are for rows that come from a source: pass what data.fold_rows gives as rows")
+    data = check_data(data)
+    n = len(data[0])
+    if bootstrap:
+        if rows is not None:
+            raise ValueError("bootstrap draws the rows of each member itself: pass either bootstrap or rows")
+        rows, _ = bootstrap_rows(key, n, members)
+    validation, validation_rows = _checked_validation(data, validation, validation_rows, members)
+    rows = None if rows is None else check_rows("rows", rows, members, n)
+    weights = None if weights is None else check_weights(weights, members, n)
+    _check_each_trainable(data, rows, weights)
+    example = data[0][:1]
+    state = jax.eval_shape(trainer.init, key, jnp.asarray(example))
+    dtype = jnp.result_type(*jax.tree.leaves(state.params))
+    as_dtype = partial(jax.tree.map, partial(np.asarray, dtype=dtype))
+    data, validation, weights, example = as_dtype((data, validation, weights, example))
+    arrays = dict(zip(("x", "y", "weight"), data, strict=False))
+    arrays |= _named_validation(validation)
+
+    used = n if rows is None else rows.shape[1]
+    if rows is not None:
+        data = _weighted(data) if (rows < 0).any() else data
+        rows = _columns(rows, share_class(used, n), -1)
+    weights = None if weights is None else _columns(weights, size_class(n), 0)
+    if validation is not None:
+        validation, validation_rows = _filled_validation(trainer, validation, validation_rows)
+    full = batch_size is None or batch_size >= used
+    data = tuple(_rows(array, size_class(n)) for array in data)
+    table = Table(data, np.asarray(used, np.int32), None if full else batch_size)
+    own = Own(None, rows, validation_rows, weights)
+    return _Given(own, Arrays(table), validation, example, state, used if full else batch_size, {}, arrays)
+
+
+def _given_source(
+    key: Array,
+    trainer: Trainer,
+    source: Source,
+    members: int,
+    *,
+    batch_size: int | None,
+    validation: Batch | None,
+    first_epoch: int,
+    rows: TableLike | None = None,
+    validation_rows: TableLike | None = None,
+    bootstrap: bool = False,
+    folds: int | None = None,
+    weights: TableLike | None = None,
+) -> _Given:
+    """What members train on, from rows that are read as they are needed."""
+    for name, value in (("rows", rows), ("weights", weights)):
+        if value is not None:
+            raise ValueError(f"{name} name rows in memory: a source knows bootstrap and folds")
+    if folds is not None:
+        check_whole("folds", folds, 2)
+        if validation is None:
+            validation, validation_rows = held_out_sample(key, source, members, folds)
+    elif validation is None and validation_rows is not None:
+        raise ValueError("validation_rows of a source need validation=(x, y), rows in memory")
+    if batch_size is None:
+        raise ValueError("rows that are read as they are needed need a batch_size, for example 256")
+    feed = Stream(key, source, batch_size, first_epoch=first_epoch, folds=folds, bootstrap=bootstrap)
+    first = feed.block(0, 0)
+    validation, validation_rows = _checked_validation(
+        (first.x[0], first.y[0]), validation, validation_rows, members
+    )
+    example = first.x[0][:1]
+    state = jax.eval_shape(trainer.init, key, jnp.asarray(example))
+    feed.dtype = dtype = jnp.result_type(*jax.tree.leaves(state.params))
+    validation, example = jax.tree.map(partial(np.asarray, dtype=dtype), (validation, example))
+    arrays = source.describe() | _named_validation(validation)
+    if validation is not None:
+        validation, validation_rows = _filled_validation(trainer, validation, validation_rows)
+    fold = None if folds is None else np.arange(members, dtype=np.int32) % folds
+    own = Own(None, None, validation_rows, None, fold)
+    settings = {"batches_per_epoch": feed.per_epoch, "folds": folds, "bootstrap": bootstrap}
+    return _Given(own, feed, validation, example, state, batch_size, settings, arrays)
+
+
+def _filled_validation(
+    trainer: Trainer, validation: Batch, rows: np.ndarray | None
+) -> tuple[Batch, np.ndarray | None]:
+    """Held-out rows filled up to size classes, where the score can tell; else as they are."""
+    made_of = getattr(getattr(trainer.init, "func", None), "made_of", [None])
+    if made_of[-1] not in WEIGHTED_SCORES:
+        absent = rows is not None and (rows < 0).any()
+        return _weighted(validation) if absent else validation, rows
+    x, y, weight = _weighted(validation)
+    n = len(x)
+    if rows is not None:
+        rows = _columns(rows, share_class(rows.shape[1], n), -1)
+    weight = np.concatenate([weight, np.full((size_class(n) - n, *weight.shape[1:]), -1, weight.dtype)])
+    return (_rows(x, size_class(n)), _rows(y, size_class(n)), weight), rows
+
+
+def _weighted(data: Batch) -> Batch:
+    """The same rows with weights."""
+    return data if len(data) == 3 else (*data, np.ones(len(data[0]), data[0].dtype))
+
+
+def _rows(array: np.ndarray, size: int) -> np.ndarray:
+    """An array of more rows, which repeat the first."""
+    return (
+        np.concatenate([array, np.repeat(array[:1], size - len(array), axis=0)])
+        if size > len(array)
+        else array
+    )
+
+
+def _columns(array: np.ndarray, size: int, value: int) -> np.ndarray:
+    """An array of more columns, all of one value."""
+    return np.pad(array, ((0, 0), (0, size - array.shape[1])), constant_values=value)
+
+
+def held_out_sample(key: Array, source: Source, members: int, folds: int) -> tuple[Batch, np.ndarray]:
+    """Some rows of a source, and for each member those of its fold, which it holds out.
+
+    Returns:
+        `(x, y)` and integers `(members, k)`, -1 for no row, as `fit_ensemble` takes them.
+
+    Raises:
+        ValueError: if a fold has no row.
+    """
+    numbers, x, y = source.take([*key_words(key), members], HELD_OUT_ROWS)
+    own = [np.flatnonzero(row_folds(key, numbers, folds) == fold) for fold in range(min(members, folds))]
+    if not all(map(len, own)):
+        raise ValueError(
+            f"{len(numbers)} rows are too few for {folds} folds by the hash of their numbers: use fewer "
+            "folds, or read the rows into memory"
+        )
+    listed = np.full((len(own), max(map(len, own))), -1, np.int32)
+    for line, rows in zip(listed, own, strict=True):
+        line[: len(rows)] = rows
+    return (x, y), listed[np.arange(members) % folds]
+
+
+def without_failed(states: TrainState, history: History) -> TrainState:
+    """The states of the members whose loss stayed finite.
+
+    >>> import jax, numpy as np
+    >>> from jaxreg import History, TrainState, without_failed
+    >>> states = TrainState(step=np.array([8, 3, 8]), params=None, opt_state=None)
+    >>> history = History(np.zeros((3, 9)), None, np.full(3, -1), failed_epoch=np.array([-1, 4, -1]))
+    >>> without_failed(states, history).step
+    array([8, 8])
+    """
+    kept = np.flatnonzero(history.failed_epoch < 0)
+    return jax.tree.map(lambda leaf: leaf[kept], states)
+
+
+class _How(NamedTuple):
+    """How a program goes through its members: what of it is static."""
+
+    key_impl: str | None
+    side_by_side: int
+    mesh: Mesh | None
+
+
+@partial(jax.jit, static_argnames="how")
+def _start(each: PyTree, real: Array, trainer: Trainer, x: Array, *, how: _How) -> TrainState:
+    """The first states of some members."""
+
+    def member(each: PyTree, trainer: Trainer, x: Array) -> TrainState:
+        own, state, numbers = each
+        if state is None:
+            state = trainer.init(_wrap_key(own.key, how.key_impl), x)
+        return state._replace(opt_state=set_numbers(state.opt_state, numbers))
+
+    return map_members(member, each, (trainer, x), how.side_by_side, how.mesh)
+
+
+@partial(jax.jit, static_argnames="how")
+def _advance(each: PyTree, real: Array, *shared: PyTree, how: _How) -> tuple[Run, Report]:
+    """`advance` for some members."""
+
+    def member(
+        each: PyTree, trainer: Trainer, blocks: PyTree, validation: Batch | None, limits: Limits
+    ) -> tuple[Run, Report]:
+        (own, run), real = each
+        run = run._replace(active=run.active & real)
+        key = _wrap_key(own.key, how.key_impl)
+        return advance(key, trainer, run, (blocks, own), (validation, limits))
+
+    return map_members(member, (each, real), shared, how.side_by_side, how.mesh)
+
+
+_advance_one = jax.jit(advance)
+
+
+def _wrap_key(key: Array, impl: str | None) -> Array:
+    return key if impl is None else jax.random.wrap_key_data(key, impl=impl)
+
+
+def _described(
+    keys: Array,
+    trainer: Trainer,
+    given: _Given,
+    state: TrainState,
+    own: Own,
+    *,
+    settings: dict[str, Any],
+    limits: Limits,
+) -> Job:
+    """What a run is made of."""
+    typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
+    arrays = {"rows": own.rows, "validation_rows": own.validation_rows, "weights": own.weight} | given.arrays
+    arrays["key"] = jax.random.key_data(keys) if typed else keys
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    arrays |= {f"first state{jax.tree_util.keystr(path)}": leaf for path, leaf in leaves}
+
+    def program() -> str:
+        run = _first(start_run(state, validated=given.validation is not None))
+        feed = given.feed.first, _first(own._replace(key=None))
+        return _advance_one.lower(jax.random.key(0), trainer, run, feed, (given.validation, limits)).as_text()
+
+    return Job(settings, {name: array for name, array in arrays.items() if array is not None}, program)
+
+
+def _named_validation(validation: Batch | None) -> dict[str, ArrayLike]:
+    named = zip(("x", "y", "weight"), validation or (), strict=False)
+    return {f"validation {name}": array for name, array in named}
+
+
+def drive(
+    chunk: Callable[[Run, float | int], Run],
+    run: Run,
+    feed: Arrays | Stream,
+    hooks: Sequence[Hook],
+    job: Callable[[TrainState], Job],
+    *,
+    seconds: float | int = CHUNK_SECONDS,
+) -> Run:
+    """Call chunk after chunk until the epochs are done, all members are over, or a hook says stop.
+
+    Each chunk is made about as long as `seconds`. `job` describes the run that begins with a state. A chunk
+    may end within an epoch of a source; what a hook stops there is judged as if the epoch ended.
+    """
+    epochs = run.losses.shape[-1]
+    try:
+        if hooks:
+            described = job(run.state)
+            for hook in hooks:
+                hook.begin(described)
+            del described  # the first state, which nothing else may need any more
+        for hook in hooks:
+            run = _of_length(hook.restore(run), epochs)
+        (epoch, batch), length = run.position, 1
+        while epoch < epochs and np.any(np.asarray(run.active)):
+            here = epoch + batch / feed.per_epoch
+            marks = [(periods(here, hook.every) + 1) * hook.every for hook in hooks if hook.every]
+            stop = min(epochs, epoch + length, *(_at_batch(mark, feed.per_epoch) for mark in marks))
+            began = time.perf_counter()
+            run = chunk(run, stop)
+            each = (time.perf_counter() - began) / max(stop - epoch, 1)
+            length = int(np.clip(seconds / each, 1, CHUNK_EPOCHS))
+            epoch, batch = run.position
+            # A list, so that every hook is called, also when an earlier one says stop.
+            if any([hook.after_chunk(run, run.history) for hook in hooks]):
+                return chunk(run, 0) if batch else run
+    finally:
+        for each in (*hooks, feed):
+            each.close()
+    return run
+
+
+def _at_batch(mark: float | int, per_epoch: int) -> float:
+    """The first end of a batch that isn't before a number of epochs."""
+    return math.ceil(mark * per_epoch - ROUNDING) / per_epoch
+
+
+def _of_length(run: Run, epochs: int) -> Run:
+    """A run whose report has room for so many epochs."""
+
+    def grown(series: np.ndarray | None) -> np.ndarray | None:
+        if series is None or series.shape[-1] == epochs:
+            return series
+        whole = np.full((*series.shape[:-1], epochs), np.nan, series.dtype)
+        done = series[..., :epochs]
+        whole[..., : done.shape[-1]] = done
+        return whole
+
+    return run._replace(losses=grown(run.losses), scores=grown(run.scores))
+
+
+def _record(series: Sequence[np.ndarray | None], report: Report, epoch: int) -> None:
+    """Write what a call tells of the epochs from `epoch` on, as many as each member has done."""
+    parts = (report.losses, report.done), (report.scores, report.judged)
+    for whole, (values, count) in zip(series, parts, strict=True):
+        if whole is not None:
+            there = whole[..., epoch : epoch + np.shape(values)[-1]]
+            values = np.asarray(values)[..., : there.shape[-1]]
+            np.copyto(there, values, where=np.arange(there.shape[-1]) < np.asarray(count)[..., None])
+
+
+def failure_message(who: str, loss: np.ndarray, epoch: int) -> str:
+    """What to tell a user whose loss stopped being finite."""
+    return (
+        f"{who} stopped in epoch {epoch + 1}: its loss or parameters were no longer finite (loss "
+        f"{loss[epoch]:g}); the parameters before that are kept. Usual remedies: a lower learning "
+        "rate, gradient clipping (optax.clip_by_global_norm), standardised features and targets"
+    )
+
+
+def check_on_host(name: str, arguments: PyTree) -> None:
+    """Raise inside jit, vmap or grad."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments)):
+        raise ValueError(f"{name} works on the host; inside jit, vmap or grad call run_epochs instead")
+
+
+def check_settings(
+    epochs: int, batch_size: int | None, patience: int | None, first_epoch: int, *, validated: bool
+) -> None:
+    """Raise for numbers that no run can have."""
+    check_whole("epochs", epochs, 0)
+    check_whole("first_epoch", first_epoch, 0)
+    check_whole("first_epoch + epochs", first_epoch + epochs, 0)
+    for name, value in (("batch_size", batch_size), ("patience", patience)):
+        if value is not None:
+            check_whole(name, value, 1)
+    if patience is not None and not validated:
+        raise ValueError("patience counts epochs without a better validation NLL: pass validation=(x, y) too")
+
+
+def check_state(name: str, state: Any, expected: TrainState, members: tuple[int, ...] = ()) -> None:
+    """Raise unless a given state, None for none, is one of this trainer, or of so many members."""
+    if state is None:
+        return
+    if jax.tree.structure(state) != jax.tree.structure(expected):
+        raise ValueError(f"{name} must be those of this trainer's model and optimizer, a TrainState")
+    shapes = {path: leaf.shape for path, leaf in jax.tree.leaves_with_path(expected)}
+    for path, leaf in jax.tree.leaves_with_path(state):
+        want = (*members, *shapes[path])
+        if np.shape(leaf) != want:
+            where = jax.tree_util.keystr(path)
+            raise ValueError(f"{name}{where} has shape {np.shape(leaf)}, expected {want}")
+
+
+def check_alike(data: Batch, validation: Batch) -> None:
+    """Raise unless validation has the columns of the training data."""
+    for name, ours, theirs in zip("xy", data, validation, strict=False):
+        if ours.shape[1:] != theirs.shape[1:]:
+            raise ValueError(
+                f"validation: {name} has shape {theirs.shape}, the training data's has {ours.shape}"
+            )
+
+
+def _checked_validation(
+    data: Batch, validation: Batch | None, validation_rows: TableLike | None, members: int
+) -> tuple[Batch | None, np.ndarray | None]:
+    """What members are validated on, as checked arrays; with weights where some rows are none."""
+    if validation is not None:
+        validation = check_data(validation, "validation")
+        check_alike(data, validation)
+    if validation_rows is not None:
+        validation = data if validation is None else validation
+        validation_rows = check_rows("validation_rows", validation_rows, members, len(validation[0]))
+    return validation, validation_rows
+
+
+def _check_each_trainable(data: Batch, rows: np.ndarray | None, weights: np.ndarray | None) -> None:
+    """Raise, and name the member, if the rows of one can't train a variance."""
+    if rows is None and weights is None:
+        return check_trainable(data)
+    x, y, *weight = data
+    for i in range(len(weights if rows is None else rows)):
+        present = slice(None) if rows is None else rows[i][rows[i] >= 0]
+        parts = [a[present] for a in weight]
+        if weights is not None:
+            own = weights[i][present]
+            parts = [part * over_outputs(own, part.shape) for part in parts] or [own]
+        try:
+            check_trainable((x[present], y[present], *parts))
+        except ValueError as error:
+            raise ValueError(f"member {i}: {error}") from None
+
+
+def _report_failed(history: History) -> None:
+    """Warn of members whose loss stopped being finite; raise if none is left."""
+    failed = np.flatnonzero(history.failed_epoch >= 0)
+    if not failed.size:
+        return
+    members = len(history.failed_epoch)
+    first = failed[0]
+    message = failure_message(f"member {first}", history.loss[first], int(history.failed_epoch[first]))
+    if failed.size == members:
+        raise FloatingPointError(f"all {members} members failed; {message}")
+    listed = ", ".join(map(str, failed[:10])) + (" ..." if failed.size > 10 else "")
+    warnings.warn(
+        f"{failed.size} of {members} members failed: {listed}; without_failed(states, history) leaves them "
+        f"out. {message}",
+        RuntimeWarning,
+        stacklevel=3,
+    )

@@ -1,0 +1,363 @@
+"""One step: the functions that train a network, and a run of epochs made of them, pure throughout."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache, partial, wraps
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.tree_util import Partial
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PyTree
+
+from jaxreg.checks import as_key, check_same_shape, over_outputs
+from jaxreg.data import TableLike, batch_order, check_features
+from jaxreg.losses import gaussian_nll, mean_nll
+from jaxreg.models import Model
+
+Loss = Callable[[Array, Array, Array], Array]
+Score = Callable[[Array, Array, Array, Array | None], Array]
+Batch = tuple[TableLike, ...] | list[TableLike]
+
+
+class TrainState(NamedTuple):
+    """What a step changes: the number of steps taken, the parameters, the optimizer's state."""
+
+    step: Array
+    params: PyTree
+    opt_state: PyTree
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Trainer:
+    """Pure functions that train one network; a pytree whose leaves are the optimizer's numbers.
+
+    Attributes:
+        init: `(key, x) -> TrainState`; parameters take the dtype of x.
+        step: `(state, batch) -> (state, loss)`, jitted; the given state stays valid. A batch is `(x, y)`
+            or `(x, y, weight)` with weights `(n,)` or `(n, d)`, 0 for an absent target; the loss is
+            `sum(weight * loss) / sum(weight)`. A batch of no weight has loss 0 and changes nothing. A weight
+            of -1 marks a row that repeats another to fill up the batch: it counts as 0, and y is left as is.
+        nll: `(params, batch) -> gaussian_nll` of each entry, whatever loss is trained on.
+        score: `(params, batch) -> score`, one number for all held-out rows, by which `fit` picks the epoch.
+    """
+
+    init: Callable[[Array | int, TableLike], TrainState]
+    step: Callable[[TrainState, Batch], tuple[TrainState, Array]] = field(metadata={"static": True})
+    nll: Callable[[PyTree, Batch], Array] = field(metadata={"static": True})
+    score: Callable[[PyTree, Batch], Array] = field(metadata={"static": True})
+
+    def __reduce__(self) -> tuple:
+        # Its functions can't be pickled; what they were made of can, if the optimizer is one of ours.
+        return _remade, (self.init.args[0], *self.init.func.made_of)
+
+
+def make_trainer(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    loss: Loss = gaussian_nll,
+    score: Score = mean_nll,
+) -> Trainer:
+    """Build the functions that train a model.
+
+    Compiled programs are shared between trainers of an equal model, the same `optimizer.update` and the
+    same loss. `sgd` keeps one update whatever its numbers; `optax.adam(1e-3)` and its like make a new one
+    at each call, so build such an optimizer once and keep it.
+
+    A trainer can be pickled where its optimizer, loss and score can, as all of `jaxreg` can.
+
+    Args:
+        model: a Linen module with only `params` that returns `(mean, log_var)`, or anything with
+            `init(key, x) -> variables` and `apply(variables, x) -> (mean, log_var)`.
+        optimizer: `sgd(...)` or any Optax transformation; those that ask for the loss, such as `optax.lbfgs`
+            and `optax.contrib.reduce_on_plateau`, are given it.
+        loss: elementwise, `(y, mean, log_var) -> loss`. Whatever it is, what the model returns is read as a
+            Gaussian afterwards: with a Student-t or Laplace loss intervals are still a Gaussian's.
+        score: of held-out rows, `(y, mean, log_var, weight) -> score`, lower is better; or `scaled_nll`,
+            where the variance will be scaled afterwards.
+
+    Raises:
+        TypeError: for a model without `init` and `apply`, and for a loss of other arguments.
+
+    >>> import jax
+    >>> from jaxreg import MeanVarRegressor, data, make_trainer, sgd
+    >>> x, y = data.sinusoid(jax.random.key(0))
+    >>> trainer = make_trainer(MeanVarRegressor(), sgd(5e-3, momentum=0.9, weight_decay=1e-4))
+    >>> state = trainer.init(jax.random.key(1), x)
+    >>> state, loss = trainer.step(state, (x, y))
+    >>> int(state.step), loss.shape
+    (1, ())
+    """
+    check_parts(model, optimizer, loss)
+    told = isinstance(optimizer, optax.GradientTransformationExtraArgs)
+    try:
+        init, step, nll, score = _functions(model, optimizer.update, told, loss, score)
+    except TypeError as error:
+        if "unhashable" not in str(error):
+            raise
+        init, step, nll, score = _functions.__wrapped__(model, optimizer.update, told, loss, score)
+    start = optimizer.init if isinstance(optimizer.init, Partial) else Partial(optimizer.init)
+    return Trainer(Partial(init, start), step, nll, score)
+
+
+def check_parts(model: Model, optimizer: Any, loss: Any) -> None:
+    """Raise unless a model, an optimizer and a loss are what a trainer calls."""
+    name = type(model).__name__
+    parts = [getattr(model, part, None) for part in ("init", "apply")]
+    if isinstance(model, type) or not all(map(callable, parts)):
+        raise TypeError(
+            f"model must have init(key, x) and apply(variables, x), as a Linen module has, got a {name}: "
+            "make a class into an object first; a Flax NNX module becomes Linen by nnx.bridge.to_linen, "
+            "an Equinox module needs an object with these two functions (docs/guide.md)"
+        )
+    if not all(callable(getattr(optimizer, part, None)) for part in ("init", "update")):
+        given = getattr(optimizer, "__name__", repr(optimizer))
+        raise TypeError(f"optimizer must be one of Optax's or jaxreg.sgd(1e-3), got {given}: call it first")
+    if not callable(loss):
+        raise TypeError(f"loss must be a function of (y, mean, log_var), got {loss!r}")
+    try:
+        inspect.signature(loss).bind(None, None, None)
+    except TypeError:
+        called = getattr(loss, "__name__", repr(loss))
+        raise TypeError(
+            f"loss must take (y, mean, log_var), {called} takes {inspect.signature(loss)}: a function that "
+            "makes a loss is called first, as in beta_nll(0.5)"
+        ) from None
+    except ValueError:  # one that doesn't say what it takes
+        return
+
+
+def _remade(start: Callable, model: Model, update: Callable, told: bool, loss: Loss, score: Score) -> Trainer:
+    kind = optax.GradientTransformationExtraArgs if told else optax.GradientTransformation
+    return make_trainer(model, kind(start, update), loss, score)
+
+
+@lru_cache(maxsize=256)
+def _functions(model: Model, update: Callable, told: bool, loss: Loss, score: Score) -> tuple[Callable, ...]:
+    """The functions of a trainer: one set for equal arguments, so that one compiled program serves.
+
+    `told` says that the optimizer is told the loss, too.
+    """
+
+    @jax.jit
+    def start(optimizer_init: Callable, key: Array, x: Array) -> TrainState:
+        params = model.init(key, x)
+        _check_model(model, params, x)
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer_init(params))
+
+    def init(optimizer_init: Callable, key: Array | int, x: TableLike) -> TrainState:
+        key = as_key(key)
+        x = x if isinstance(x, jax.core.Tracer) else jnp.asarray(check_features(x))
+        return start(optimizer_init, key, x)
+
+    init.made_of = model, update, told, loss, score
+
+    def batch_loss(params: PyTree, batch: Batch) -> tuple[Array, Array | None]:
+        x, y, weight = _present(batch)
+        mean, log_var = model.apply(params, x)
+        check_same_shape(y=y, mean=mean)
+        losses = loss(y.astype(mean.dtype), mean, log_var)
+        if jnp.shape(losses) != y.shape:
+            raise ValueError(f"the loss must be elementwise: for y {y.shape} it returned {jnp.shape(losses)}")
+        return _weighted_mean(losses, weight)
+
+    @_arrays_only
+    @jax.jit
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Array]:
+        (value, total), grads = jax.value_and_grad(batch_loss, has_aux=True)(state.params, batch)
+        grads, more = _all_at_once(grads), {}
+        if told:
+            more = {"value": value, "grad": grads, "value_fn": lambda params: batch_loss(params, batch)[0]}
+        updates, opt_state = update(grads, state.opt_state, state.params, **more)
+        new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
+        return (new if total is None else where(total > 0, new, state)), value
+
+    @jax.jit
+    def nll(params: PyTree, batch: Batch) -> Array:
+        x, y, _ = _present(batch)
+        mean, log_var = model.apply(params, x)
+        return gaussian_nll(y.astype(mean.dtype), mean, log_var)
+
+    @jax.jit
+    def score_all(params: PyTree, batch: Batch) -> Array:
+        x, y, weight = _present(batch)
+        mean, log_var = model.apply(params, x)
+        check_same_shape(y=y, mean=mean)
+        return score(y.astype(mean.dtype), mean, log_var, weight)
+
+    return init, step, nll, score_all
+
+
+def _arrays_only(step: Callable) -> Callable:
+    """A jitted step whose error for anything but arrays says what to pass."""
+
+    @wraps(step)
+    def checked(state: TrainState, batch: Batch) -> tuple[TrainState, Array]:
+        try:
+            return step(state, batch)
+        except TypeError as error:
+            odd = [type(part) for part in batch if not isinstance(part, ArrayLike)]
+            if not odd:
+                raise
+            kind = f"{odd[0].__module__.partition('.')[0]}.{odd[0].__name__}"
+            raise TypeError(f"a step takes arrays of NumPy or JAX, got a {kind}: convert it first") from error
+        except flax.errors.ScopeParamShapeError as error:
+            x = np.shape(batch[0])
+            raise ValueError(f"x of shape {x} doesn't fit the state's parameters: {error}") from error
+
+    checked.lower = step.lower  # for whoever compiles it ahead
+    return checked
+
+
+def _all_at_once(grads: PyTree) -> PyTree:
+    """The same gradients, each of which waits for all the others.
+
+    No parameter is then written before the last product that reads it, and XLA needs no copy of them in each
+    step. On a CPU that saves 3 % of a step with layers of 128, and 11 % with layers of 512.
+    """
+    done = 0 * jnp.stack([leaf.ravel()[0] for leaf in jax.tree.leaves(grads) if leaf.size]).sum()
+    done = jnp.where(jnp.isnan(done), 0, done)  # where a gradient is infinite
+    return jax.tree.map(lambda leaf: leaf + done.astype(leaf.dtype), grads)
+
+
+def _present(batch: Batch) -> tuple[Array, Array, Array | None]:
+    """A batch as x, y and weights of y's shape; absent targets are 0 before any arithmetic sees them.
+
+    Rows of a negative weight repeat present ones, whose loss is finite wherever that of 0 may not be.
+    """
+    x, y, weight = (*(jnp.asarray(a) for a in batch), None)[:3]
+    if weight is None:
+        return x, y, None
+    if weight.shape not in (y.shape, y.shape[:1]):
+        raise ValueError(f"weight has shape {weight.shape}, expected {y.shape[:1]} or y's {y.shape}")
+    weight = jnp.broadcast_to(over_outputs(weight, y.shape), y.shape)
+    return x, jnp.where(weight == 0, 0, y), jnp.maximum(weight, 0)
+
+
+def _weighted_mean(losses: Array, weight: Array | None) -> tuple[Array, Array | None]:
+    """The mean over all entries, and the sum of weights; 0 where there is no weight."""
+    if weight is None:
+        return losses.mean(), None
+    weight = weight.astype(losses.dtype)
+    total = weight.sum()
+    return jnp.where(weight > 0, weight * losses, 0).sum() / jnp.where(total > 0, total, 1), total
+
+
+def where(condition: Array, new: PyTree, old: PyTree) -> PyTree:
+    """One of two trees."""
+    return jax.tree.map(partial(jnp.where, condition), new, old)
+
+
+def _check_model(model: Model, variables: PyTree, x: Array) -> None:
+    """Raise unless the model holds only `params`, needs no random numbers, and returns (mean, log_var)."""
+    name = type(model).__name__
+    extra = sorted(set(variables) - {"params"})
+    if extra:
+        raise ValueError(
+            f"{name} keeps the collection {extra[0]!r} beside its params, as BatchNorm does; only models "
+            "with params alone can be trained: use LayerNorm or GroupNorm instead"
+        )
+    try:
+        out = jax.eval_shape(model.apply, variables, x)
+    except flax.errors.InvalidRngError as error:
+        raise ValueError(
+            f"{name} asks for random numbers at each call, as Dropout does ({error}); only models without "
+            "them can be trained: remove it, or make it deterministic"
+        ) from None
+    if not (isinstance(out, tuple) and len(out) == 2 and out[0].shape == out[1].shape):
+        shapes = jax.tree.map(lambda a: a.shape, out)
+        raise ValueError(f"{name} must return (mean, log_var) of one shape, it returned {shapes}")
+
+
+def take_rows(data: Batch, rows: Array) -> Batch:
+    """The named rows of a batch; where it has weights, a row of -1 fills up."""
+    x, y, *weight = data
+    at = jnp.maximum(rows, 0) if weight else rows
+    if weight:
+        weight = [fill_up(weight[0][at], rows >= 0)]
+    return x[at], y[at], *weight
+
+
+def fill_up(weight: Array, present: Array) -> Array:
+    """Weights of which those of rows that aren't present say that the rows only fill up the batch."""
+    return jnp.where(over_outputs(present, weight.shape), weight, -1)
+
+
+def weight_of(batch: Batch) -> Array:
+    """How much a batch's loss counts in the mean over an epoch."""
+    dtype = jnp.asarray(batch[1]).dtype
+    return jnp.maximum(batch[2], 0).sum() if len(batch) == 3 else jnp.asarray(len(batch[1]), dtype)
+
+
+def _epoch(
+    trainer: Trainer, order: Array, state: TrainState, data: Batch, batch_size: int
+) -> tuple[TrainState, Array]:
+    """One pass over the rows in an order; the loss is the mean over all rows as they were stepped on."""
+
+    def step(state: TrainState, rows: Array) -> tuple[TrainState, tuple[Array, Array]]:
+        batch = take_rows(data, rows)
+        state, loss = trainer.step(state, batch)
+        return state, (loss, weight_of(batch).astype(loss.dtype))
+
+    whole, rest = divmod(len(order), batch_size)
+    state, parts = jax.lax.scan(step, state, order[: whole * batch_size].reshape(whole, batch_size))
+    if rest:
+        state, last = step(state, order[-rest:])
+        parts = jax.tree.map(jnp.append, parts, last)
+    losses, totals = parts
+    return state, (losses * totals).sum() / totals.sum()
+
+
+def run_epochs(
+    key: Array | int,
+    trainer: Trainer,
+    state: TrainState,
+    data: Batch,
+    *,
+    epochs: int,
+    batch_size: int | None = None,
+    first_epoch: int | Array = 0,
+) -> tuple[TrainState, Float[Array, " epochs"]]:
+    """Train for a number of epochs: one pure function, which jit, vmap and grad go through.
+
+    Each epoch visits the rows in the order `batch_order(key, epoch, n)`, in batches of `batch_size`; the
+    last, smaller one is used too.
+
+    Args:
+        key: a JAX random key, for the order of the rows.
+        trainer: from `make_trainer`.
+        state: from `trainer.init`, or where another run ended.
+        data: `(x, y)` or `(x, y, weight)`, of shapes `(n, features)`, `(n,)` or `(n, d)`, and y's or `(n,)`.
+        epochs: number of passes; static.
+        batch_size: rows per step; None takes all rows in one step, in their own order. Static.
+        first_epoch: number of the first epoch, which its order of the rows comes from: 10 epochs, and then 10
+            from the state they led to with `first_epoch=10`, are 20 epochs.
+
+    Returns:
+        The last state, and each epoch's loss: the mean over rows of the loss of the batch each was in.
+
+    >>> import jax
+    >>> from jaxreg import MeanVarRegressor, data, make_trainer, run_epochs, sgd
+    >>> x, y = data.sinusoid(jax.random.key(0))
+    >>> trainer = make_trainer(MeanVarRegressor(hidden=(16,)), sgd(5e-3))
+    >>> run = jax.jit(run_epochs, static_argnames=("epochs", "batch_size"))
+    >>> state = trainer.init(jax.random.key(1), x)
+    >>> state, losses = run(jax.random.key(2), trainer, state, (x, y), epochs=3, batch_size=64)
+    >>> losses.shape
+    (3,)
+    """
+    key, data = as_key(key), tuple(jnp.asarray(a) for a in data)
+    n = len(data[0])
+
+    def one_epoch(state: TrainState, epoch: Array) -> tuple[TrainState, Array]:
+        if batch_size is None or batch_size >= n:
+            return trainer.step(state, data)
+        return _epoch(trainer, batch_order(key, epoch, n), state, data, batch_size)
+
+    return jax.lax.scan(one_epoch, state, first_epoch + jnp.arange(epochs))
