@@ -28,6 +28,7 @@ CORE = [
 LEAVES = [
     "isotonic",
     "files",
+    "model.archive",
     "cache",
     "plots",
     "report",
@@ -61,27 +62,33 @@ OPTIONAL = [
 FOLDER = Path(jaxreg.__file__).parent
 
 
+def file_of(name):
+    return FOLDER / f"{name.replace('.', '/')}.py"
+
+
 def imported(path):
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("jaxreg"):
-            names = [a.name for a in node.names] if node.module == "jaxreg" else [node.module.split(".")[1]]
-            yield from names
+        names = [f"{node.module}.{a.name}" for a in node.names] if isinstance(node, ast.ImportFrom) else []
         if isinstance(node, ast.Import):
-            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("jaxreg."))
+            names = [a.name for a in node.names]
+        for name in (name.removeprefix("jaxreg.") for name in names if name.startswith("jaxreg.")):
+            # The last part may be what a file has in it.
+            yield name if file_of(name).exists() else name.rpartition(".")[0]
 
 
 def test_every_file_has_its_place():
-    assert {path.stem for path in FOLDER.glob("*.py")} == {"__init__", "__main__", *ORDER}
+    files = {".".join(path.relative_to(FOLDER).with_suffix("").parts) for path in FOLDER.rglob("*.py")}
+    assert files == {"__init__", "__main__", "model.__init__", *ORDER}
 
 
 @pytest.mark.parametrize("name", ORDER)
 def test_a_file_imports_only_files_above_it(name):
     allowed = ORDER[: ORDER.index(name)]
-    assert set(imported(FOLDER / f"{name}.py")) <= set(allowed)
+    assert set(imported(file_of(name))) <= set(allowed)
 
 
-@pytest.mark.parametrize("path", [*FOLDER.glob("*.py")], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*FOLDER.rglob("*.py")], ids=lambda path: path.stem)
 def test_nothing_is_imported_inside_a_function(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef):
