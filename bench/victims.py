@@ -150,21 +150,19 @@ def read_damaged(path: Path, kind: str, stride: int) -> tuple[int, list[str]]:
     return n, failures
 
 
-def resume_damaged(folder: Path, parts: list[Path], stride: int, whole: Path) -> tuple[int, list[str]]:
-    """The same for files of a checkpoint: a run goes on from a copy of its folder with one changed."""
+def resume_damaged(folder: Path, last: Path, stride: int, whole: Path) -> tuple[int, list[str]]:
+    """The same for a checkpoint: a run goes on from a copy of its folder with the last one changed."""
     copy, out, failures, n = whole.with_name("copy"), whole.with_name("damaged.npz"), [], 0
-    for part in parts:
-        for content in damaged((folder / part).read_bytes(), stride):
-            n += 1
-            shutil.copytree(folder, copy)
-            (copy / part).write_bytes(content)
-            try:
-                train(copy, out)
-                if not same(out, whole):
-                    failures.append(f"{part} {n}: other numbers")
-            except Exception as error:
-                failures.append(f"{part} {n}: {type(error).__name__} {error}")
-            shutil.rmtree(copy)
+    for n, content in enumerate(damaged((folder / last).read_bytes(), stride), 1):
+        shutil.copytree(folder, copy)
+        (copy / last).write_bytes(content)
+        try:
+            train(copy, out)
+            if not same(out, whole):
+                failures.append(f"{n}: other numbers")
+        except Exception as error:
+            failures.append(f"{n}: {type(error).__name__} {error}")
+        shutil.rmtree(copy)
     return n, failures
 
 

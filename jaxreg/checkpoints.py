@@ -1,42 +1,39 @@
-"""Hooks of `fit`: checkpoints, from which a run goes on bit for bit (Orbax), and an orderly end on Ctrl-C."""
+"""Hooks of `fit`: checkpoints, from which a run goes on bit for bit, and an orderly end on Ctrl-C."""
 
 import hashlib
 import json
-import logging
 import math
 import platform
 import re
-import shutil
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib.metadata import version
-from itertools import count
-from pathlib import Path, PurePath
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from filelock import FileLock, Timeout
-from jaxtyping import PyTree
 
 from jaxreg.files import check_folder
+from jaxreg.model.archive import FORMAT
+from jaxreg.model.store import SUFFIX, Store
 from jaxreg.training import History, Hook, Job, Run, periods, position
 from jaxreg.training.members import cores
 
 LIBRARIES = ("jaxreg", "jax", "jaxlib", "flax", "optax", "numpy")
 # What of a run may differ from its checkpoint's, with a warning: the bits may then differ too.
 TOLERATED = ("cores",)
-FORMAT = 1
-# Folders of checkpoints are called epoch_12 or batch_345, so that nobody else's are taken for one.
+# Checkpoints are called epoch_12.jaxreg or batch_345.jaxreg, so that nobody else's files are taken for one.
 PREFIXES = "epoch", "batch"
-CHECKPOINT = re.compile(rf"({'|'.join(PREFIXES)})_\d+")
-RUNNING = ("_manager", "_lock", "_latest", "_job")
+CHECKPOINT = re.compile(rf"({'|'.join(PREFIXES)})_\d+({re.escape(SUFFIX)})?")
+# What a folder epoch_12 of earlier versions holds.
+EARLIER = "_CHECKPOINT_METADATA", "commit_success.txt", "default/run.npz"
+RUNNING = ("_store", "_lock", "_latest", "_job")
 MOST_SHOWN = 6
 
 
@@ -96,7 +93,7 @@ class Checkpoint(Hook):
         self.resumed_epoch: int | None = None
         self._per_epoch, self._prefix, self._written = 1, PREFIXES[0], 0
         self.quiet = self.over = False
-        self._manager: ocp.CheckpointManager | None = None
+        self._store: Store | None = None
         self._lock: FileLock | None = None
         self._latest: Run | None = None
         self._job: dict[str, Any] | None = None
@@ -143,11 +140,7 @@ class Checkpoint(Hook):
             within.append(self.folder / "trial" / self._own_folder.relative_to(self.folder))
         paths = [path for folder in within if folder.is_dir() for path in folder.iterdir()]
         for path in paths:
-            if _is_foreign(path):
-                raise ValueError(
-                    f"{path} has the name of a checkpoint, but no run wrote it: rename it, "
-                    "or choose another folder"
-                )
+            _check_written(path)
         return any(CHECKPOINT.fullmatch(path.name) for path in paths)
 
     def begin(self, job: Job) -> None:
@@ -166,29 +159,13 @@ class Checkpoint(Hook):
         # A run on a source may end within an epoch: its checkpoints are counted in batches.
         per_epoch = job.settings.get("batches_per_epoch")
         self._per_epoch, self._prefix, self._written = per_epoch or 1, PREFIXES[per_epoch is not None], 0
-        here, alone = jax.process_index(), jax.process_count() == 1
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=self.keep,
-            create=alone,
-            multiprocessing_options=ocp.options.MultiprocessingOptions()
-            if alone
-            else ocp.options.MultiprocessingOptions(
-                primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process_{here}"
-            ),
-            enable_async_checkpointing=False,
-            cleanup_tmp_directories=True,
-            step_prefix=self._prefix,
-        )
-        with _quiet():
-            self._manager = ocp.CheckpointManager(
-                self._own_folder.absolute(), options=options, item_handlers=_OneFile()
-            )
+        self._store = Store(self._own_folder, self._prefix, self.keep)
 
     def restore(self, run: Run) -> Run:
         """The run where its last good checkpoint left it."""
         if not self.resume:
             return run
-        steps = sorted(self._manager.all_steps(), reverse=True)
+        steps = self._store.steps()[::-1]
         good = next(filter(None, map(self._readable, steps)), None)
         if steps and good is None:
             raise ValueError(f"every checkpoint in {self.folder} is damaged: begin anew in another folder")
@@ -206,18 +183,15 @@ class Checkpoint(Hook):
     def _readable(self, step: int) -> tuple[int, dict, dict[str, np.ndarray]] | None:
         """A checkpoint, or None, with a warning, where it is damaged."""
         try:
-            return step, *self._read(step)
-        except MemoryError:
-            raise
-        except Exception as error:  # whatever Orbax makes of a damaged file
-            path = self._own_folder / f"{self._prefix}_{step}"
+            header, arrays = self._store.load(step)
+            return step, header["job"], arrays
+        except (OSError, ValueError) as error:
+            path = self._store.path(step)
+            reason = _one_line(str(error).replace(str(path), "it"))
             warnings.warn(
-                f"the checkpoint {path} is damaged ({_one_line(error)}), the one before it is used",
-                stacklevel=5,
+                f"the checkpoint {path} is damaged ({reason}), the one before it is used", stacklevel=5
             )
-            # Put aside and not deleted: the reason may lie elsewhere.
-            path.rename(_unused(f"{path}.damaged"))
-            self._manager.reload()
+            self._store.put_aside(step)
             return None
 
     def after_chunk(self, run: Run, history: History) -> None:
@@ -231,14 +205,12 @@ class Checkpoint(Hook):
     def close(self) -> None:
         """Keep the run as it ended, and give the folder back."""
         try:
-            if self._manager is not None:
-                if self._latest is not None:
-                    self._write()
-                self._manager.close()
+            if self._latest is not None:
+                self._write()
         finally:
             if self._lock is not None:
                 self._lock.release()
-            self._manager = self._lock = self._latest = self._job = None
+            self._store = self._lock = self._latest = self._job = None
 
     def _step(self, run: Run) -> int:
         """Epochs that are done, or batches of all epochs."""
@@ -251,31 +223,17 @@ class Checkpoint(Hook):
     def _write(self) -> None:
         run = self._latest
         step = self._step(run)
-        if step in self._manager.all_steps():
+        if step in self._store.steps():
             return
-        arrays = _packed(run)
-        about = {"job": self._job, "digests": {name: _digest(array) for name, array in arrays.items()}}
+        header = {"format": FORMAT, "versions": {"jaxreg": version("jaxreg")}, "job": self._job}
         try:
-            with _quiet():
-                self._manager.save(step, args=_Save(about | {"sha256": _of_json(about)}, arrays))
-        except Exception as error:  # whatever Orbax makes of a full disk
+            self._store.save(step, header, _packed(run))
+        except OSError as error:
             self._latest = None
-            for part in self._own_folder.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(part, ignore_errors=True)
             raise OSError(
                 f"the checkpoint of {self._prefix} {step} can't be written to {self.folder}: "
-                f"{_one_line(error)}"
+                f"{_one_line(str(error.__cause__ or error))}"
             ) from error
-
-    def _read(self, step: int) -> tuple[dict, dict[str, np.ndarray]]:
-        """What a checkpoint says of its run, and its arrays, both as they were written."""
-        with _quiet():
-            found, arrays = self._manager.restore(step, args=_Restore())
-        if found.pop("sha256") != _of_json(found):
-            raise ValueError("its description isn't what was written")
-        if {name: _digest(array) for name, array in arrays.items()} != found["digests"]:
-            raise ValueError("its arrays aren't what was written")
-        return found["job"], arrays
 
     def _check_same(self, theirs: dict) -> None:
         """Raise unless the checkpoint is one of this run."""
@@ -300,37 +258,6 @@ class Checkpoint(Hook):
         shown = [_difference(name, theirs.get(name), self._job.get(name)) for name in ordered[:MOST_SHOWN]]
         more = [f"and {len(names) - MOST_SHOWN} more"] if len(names) > MOST_SHOWN else []
         return "; ".join(shown + more)
-
-
-class _OneFile(ocp.CheckpointHandler):
-    """How Orbax is to write a checkpoint: a description and named arrays in one file.
-
-    Its own writers work side by side, and go on writing after one of them has met a full disk; for arrays as
-    small as these they also take seven times as long.
-    """
-
-    NAME = "run.npz"
-
-    def save(self, directory: PurePath, args: "_Save") -> None:
-        np.savez(Path(directory) / self.NAME, about=np.array(json.dumps(args.about)), **args.arrays)
-
-    def restore(self, directory: PurePath, args: "_Restore") -> tuple[dict, dict[str, np.ndarray]]:
-        with (Path(directory) / self.NAME).open("rb") as file, np.load(file, allow_pickle=False) as found:
-            arrays = dict(found)
-        return json.loads(arrays.pop("about").item()), arrays
-
-
-@ocp.args.register_with_handler(_OneFile, for_save=True)
-@dataclass
-class _Save(ocp.args.CheckpointArgs):
-    about: dict
-    arrays: dict[str, np.ndarray]
-
-
-@ocp.args.register_with_handler(_OneFile, for_restore=True)
-@dataclass
-class _Restore(ocp.args.CheckpointArgs):
-    pass
 
 
 class Interrupted(KeyboardInterrupt):
@@ -388,41 +315,27 @@ class StopOnSignal(Hook):
         self.signal = number
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Orbax from logging what it raises as well, or can do without."""
-    log = logging.getLogger("absl")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
+def _check_written(path: Path) -> None:
+    """Raise if something that no run of this version wrote has the name of a checkpoint."""
+    name = CHECKPOINT.fullmatch(path.name)
+    if name is None or (name[2] and path.is_file()):
+        return
+    if any((path / part).exists() for part in EARLIER):
+        raise ValueError(
+            f"{path.parent} holds checkpoints of an earlier version of jaxreg: begin anew in another folder"
+        )
+    raise ValueError(
+        f"{path} has the name of a checkpoint, but no run wrote it: rename it, or choose another folder"
+    )
 
 
-def _is_foreign(path: Path) -> bool:
-    """Whether something that no run wrote has the name of a checkpoint."""
-    if not CHECKPOINT.fullmatch(path.name):
-        return False
-    # A checkpoint whose deletion was cut off may have folders alone.
-    holds_files = path.is_file() or any(inner.is_file() for inner in path.rglob("*"))
-    written = ("_CHECKPOINT_METADATA", "commit_success.txt", f"default/{_OneFile.NAME}")
-    return holds_files and not any((path / name).exists() for name in written)
-
-
-def _unused(name: str) -> Path:
-    """The name, or with a number the first that nothing has."""
-    names = (Path(name if i == 1 else f"{name}_{i}") for i in count(1))
-    return next(path for path in names if not path.exists())
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:200]
 
 
 def _described(job: Job, about: Mapping[str, Any]) -> dict[str, Any]:
     """What has to be equal for a run to go on, what a user may have changed first."""
-    described = {**about, **job.settings, "format": FORMAT}
+    described = {**about, **job.settings}
     described |= {f"version of {name}": version(name) for name in LIBRARIES}
     described |= {
         "device": jax.devices()[0].device_kind,
@@ -443,13 +356,18 @@ def _difference(name: str, theirs: Any, ours: Any) -> str:
 
 
 def _packed(run: Run) -> dict[str, np.ndarray]:
-    """A run as named arrays."""
-    return {f"{i:04d}": np.array(leaf) for i, leaf in enumerate(jax.tree.leaves(run))}
+    """A run as named arrays, bfloat16 and the like as their bits."""
+    leaves = map(np.array, jax.tree.leaves(run))
+    plain = (leaf.view(f"u{leaf.itemsize}") if leaf.dtype.kind == "V" else leaf for leaf in leaves)
+    return {f"{i:04d}": leaf for i, leaf in enumerate(plain)}
 
 
 def _unpacked(run: Run, arrays: dict[str, np.ndarray]) -> Run:
     """The opposite; `run` is one of the same kind."""
-    return jax.tree.unflatten(jax.tree.structure(run), [arrays[name] for name in sorted(arrays)])
+    like, structure = jax.tree.flatten(run)
+    types = [jnp.result_type(leaf) for leaf in like]
+    pairs = zip(types, [arrays[name] for name in sorted(arrays)], strict=True)
+    return structure.unflatten(leaf.view(kind) if kind.kind == "V" else leaf for kind, leaf in pairs)
 
 
 def _digest(array: np.ndarray) -> str:
@@ -457,7 +375,3 @@ def _digest(array: np.ndarray) -> str:
     digest = hashlib.sha256(json.dumps([array.dtype.str, array.shape]).encode())
     digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-def _of_json(value: PyTree) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -3,6 +3,7 @@
 import atexit
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -82,6 +83,13 @@ def replacing(path: Path) -> Iterator[Path]:
         raise OSError(f"{path} can't be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, name: re.Pattern[str]) -> None:
+    """Delete what killed processes left of files of such a name, as `replacing` calls them until it ends."""
+    for path in folder.glob(".*.*.part"):
+        if name.fullmatch(path.name[1:].rsplit(".", 2)[0]):
+            path.unlink(missing_ok=True)
 
 
 def _behind_links(path: str | Path) -> Path:

@@ -1,6 +1,5 @@
-"""A fitted model in one file: a JSON header and named arrays (safetensors); no code runs when it is read."""
+"""A fitted model in one file: a JSON header and named arrays; no code runs when it is read."""
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -15,15 +14,15 @@ import msgspec
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from msgspec import Meta, Struct
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from jaxreg.calibration import NoiseScaling, VarianceScaling
 from jaxreg.checks import listed
 from jaxreg.data import Scaler
 from jaxreg.embeddings import PeriodicEmbedding
-from jaxreg.files import check_writable, replacing
+from jaxreg.files import check_writable
 from jaxreg.fitted import Fitted
+from jaxreg.model import archive
+from jaxreg.model.archive import FORMAT
 from jaxreg.models import (
     ACTIVATIONS,
     MOST_LAYERS,
@@ -32,22 +31,14 @@ from jaxreg.models import (
     NaturalRegressor,
 )
 
-# 2: ensembles, calibrations, embeddings. 3: a digest, scores, types of columns. Older files are read.
-FORMAT = 3
-DIGEST_SINCE = 3
 MODELS = {model.__name__: model for model in (MeanVarRegressor, MeanOnlyRegressor, NaturalRegressor)}
 CALIBRATIONS = {kind.__name__: kind for kind in (NoiseScaling, VarianceScaling)}
-
-# What a header may take, in characters: names and types of 100,000 columns.
-LONGEST_HEADER = 16 * 2**20
 
 # Settings are for the reader, and what goes through them calls itself once for each list within a list.
 DEEPEST_SETTINGS = 16
 
 # Arrays that no model has without a positive number in each place.
 POSITIVE = ("x_scaler/scale", "y_scaler/scale", "calibration/factor")
-
-NO_DIGEST = "0" * 64
 
 Count = Annotated[int, Meta(ge=1)]
 
@@ -74,7 +65,7 @@ class Header(Struct, forbid_unknown_fields=True, kw_only=True):
     """What a model file says beside its arrays.
 
     Attributes:
-        sha256: digest of the header, with zeros in the place of this, and of the arrays.
+        sha256: digest of the file, with zeros in the place of this.
         format: number of the file's format.
         model: the network.
         feature_names: columns in the order the model takes them.
@@ -117,7 +108,6 @@ def save(path: str | Path, fitted: Fitted) -> None:
     path = Path(path)
     check_writable(path)
     header = Header(
-        sha256=NO_DIGEST,
         format=FORMAT,
         model=_describe(fitted.model),
         versions={name: version(name) for name in ("jaxreg", "jax", "flax")},
@@ -132,13 +122,7 @@ def save(path: str | Path, fitted: Fitted) -> None:
         arrays["calibration/factor"] = np.asarray(fitted.calibration.factor, np.float64)
     arrays = {name: np.array(array, order="C") for name, array in arrays.items()}
     _check("the model can't be saved", _faults(fitted.model, header, arrays))
-    text = msgspec.json.encode(header).decode()
-    text = text.replace(NO_DIGEST, _digest(text, arrays), 1)
-    with replacing(path) as temporary:
-        try:
-            save_file(arrays, temporary, metadata={"jaxreg": text})
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
+    archive.write(path, "model", json.loads(msgspec.json.encode(header)), arrays)
 
 
 def load(path: str | Path) -> Fitted:
@@ -177,57 +161,14 @@ def read_header(path: str | Path) -> Header:
 
 def _read(path: Path) -> tuple[Header, dict[str, np.ndarray]]:
     """Header and arrays as they were written."""
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no model file {path}")
+    found, arrays = archive.read(path, "model")
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if "jaxreg" not in metadata:
-                raise ValueError(f"{path} holds arrays but no jaxreg model: give a file written by jaxreg")
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, TypeError, AttributeError) as error:  # the last two: a type NumPy lacks
-        raise ValueError(f"{path} is truncated or isn't a jaxreg model file ({error})") from None
-    text = metadata["jaxreg"]
-    header = _parse(path, text)
-    if header.sha256 is None and header.format >= DIGEST_SINCE:
-        raise ValueError(f"{path} is damaged: its digest is missing")
-    if header.sha256 and header.sha256 != _digest(text.replace(header.sha256, NO_DIGEST, 1), arrays):
-        raise ValueError(f"{path} is damaged: its content isn't what was written (SHA-256)")
-    _check(f"{path} is damaged", _header_faults(header))
-    return header, arrays
-
-
-def _digest(header: str, arrays: dict[str, np.ndarray]) -> str:
-    """SHA-256 of a header and of arrays with their names, types and shapes."""
-    digest = hashlib.sha256(header.encode())
-    for name, array in sorted(arrays.items()):
-        digest.update(json.dumps([name, array.dtype.str, array.shape]).encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def _parse(path: Path, text: str) -> Header:
-    """The header, if it is one that this version reads."""
-    if len(text) > LONGEST_HEADER:
-        raise ValueError(f"{path} is damaged: its header has {len(text):,} characters")
-    try:
-        found = json.loads(text, object_pairs_hook=_without_repeats)
-        if found["format"] <= FORMAT:
-            return msgspec.convert(found, Header)
-        newer = found["format"], found["versions"]["jaxreg"]
-    except (KeyError, TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:  # JSON's too
+        header = msgspec.convert(found, Header)
+    except (msgspec.MsgspecError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{path} is damaged, its header can't be understood ({reason})") from None
-    raise ValueError(
-        f"{path} has format {newer[0]}, this version of jaxreg reads up to {FORMAT}: upgrade jaxreg "
-        f"(the file was written by {newer[1]})"
-    )
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) != len(pairs):
-        raise TypeError("a name stands twice")
-    return dict(pairs)
+    _check(f"{path} is damaged", _header_faults(header))
+    return header, arrays
 
 
 def _describe(model: nn.Module) -> _Model:

@@ -5,12 +5,16 @@ import os
 import pickle
 import signal
 import threading
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from filelock import FileLock
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from jaxreg import (
     Hook,
@@ -25,6 +29,7 @@ from jaxreg import (
 )
 from jaxreg.checkpoints import Checkpoint, Interrupted, StopOnSignal
 from jaxreg.estimator import DeepEnsembleRegressor
+from jaxreg.model.store import Store
 from jaxreg.training import feeds, position
 
 MODEL = MeanVarRegressor(hidden=(8,))
@@ -70,6 +75,7 @@ KINDS = {
     "weights": {"members": 2, "weights": np.random.default_rng(0).uniform(0, 2, (2, 256))},
     "a sweep": {"members": 2, "numbers": {"learning_rate": np.array([1e-3, 1e-2])}},
     "another optimizer": {"trainer": make_trainer(MODEL, optax.adam(1e-3))},
+    "bfloat16": {"trainer": make_trainer(MODEL, optax.adam(1e-3, mu_dtype=jnp.bfloat16))},
 }
 
 
@@ -121,8 +127,8 @@ def test_in_float64(tmp_path, x64):
 
 def test_the_last_few_are_kept(tmp_path):
     run(Checkpoint(tmp_path, every=3, keep=4))
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [
-        f"epoch_{i}" for i in (12, 15, 18, 20)
+    assert sorted(path.name for path in tmp_path.glob("epoch_*")) == [
+        f"epoch_{i}.jaxreg" for i in (12, 15, 18, 20)
     ]
 
 
@@ -182,23 +188,28 @@ def flipped(path):
     path.write_bytes(content)
 
 
-def rewritten(path, **changes):
-    """As a file that its own checksums know nothing against."""
-    with np.load(path) as found:
-        np.savez(path, **dict(found) | changes)
+def rewritten(path, other=None, **changes):
+    """As a file that safetensors has nothing against."""
+    with safe_open(path, framework="numpy") as file:
+        metadata = {name: text.replace(*other or ("", "")) for name, text in file.metadata().items()}
+    save_file(load_file(path) | changes, path, metadata=metadata)
 
 
 DAMAGES = {
     "a byte": (flipped, ""),
-    "the end": (lambda path: path.write_bytes(path.read_bytes()[:-9]), ""),
-    "nothing left": (lambda path: path.write_bytes(b""), ""),
+    "the end": (lambda path: path.write_bytes(path.read_bytes()[:-9]), "it is truncated"),
+    "nothing left": (lambda path: path.write_bytes(b""), "it is truncated"),
     "an array": (
         lambda path: rewritten(path, **{"0000": np.zeros((1, 8), np.float32)}),
-        "arrays aren't what",
+        "it is damaged: its content isn't what",
     ),
     "the description": (
-        lambda path: rewritten(path, about=np.array('{"job": {}, "sha256": ""}')),
-        "description isn't what",
+        lambda path: rewritten(path, ('"epochs": 20', '"epochs": 19')),
+        "it is damaged: its content isn't what",
+    ),
+    "the digest": (
+        lambda path: rewritten(path, ('"sha256"', '"sha257"')),
+        "it is damaged: its digest is missing",
     ),
 }
 
@@ -208,25 +219,28 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path, what):
     damage, words = DAMAGES[what]
     whole = run()
     stopped(tmp_path, at=12)
-    damage(tmp_path / "epoch_12" / "default" / "run.npz")
+    damage(tmp_path / "epoch_12.jaxreg")
     hook = Checkpoint(tmp_path, every=5, resume=True)
-    message = f"checkpoint {tmp_path / 'epoch_12'} is damaged .*{words}.*the one before it is used"
+    message = f"checkpoint {tmp_path / 'epoch_12.jaxreg'} is damaged .*{words}.*the one before it is used"
     with pytest.warns(UserWarning, match=message):
         same(run(hook), whole)
-    assert hook.resumed_epoch == 10 and (tmp_path / "epoch_12.damaged" / "default" / "run.npz").exists()
+    assert hook.resumed_epoch == 10 and (tmp_path / "epoch_12.jaxreg.damaged").exists()
 
 
 def test_what_is_no_checkpoint_is_left_alone(tmp_path):
-    for name in ("1", "2", "2024", "notes", "epoch_x"):
+    for name in ("1", "2", "2024", "notes", "epoch_x", "epoch_2.csv"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "data.txt").write_text("precious")
     stopped(tmp_path)
     same(run(Checkpoint(tmp_path, every=2, keep=1, resume=True)), run())
-    assert len(list(tmp_path.glob("*/data.txt"))) == 5
+    assert len(list(tmp_path.glob("*/data.txt"))) == 6
 
 
 @pytest.mark.parametrize("resume", [False, True])
-@pytest.mark.parametrize("name", ["epoch_10", "batch_7", "epoch_007", "epoch_10/default", "trial/epoch_3"])
+@pytest.mark.parametrize(
+    "name",
+    ["epoch_10", "batch_7", "epoch_007", "epoch_10/default", "trial/epoch_3", "epoch_3.jaxreg"],
+)
 def test_what_only_has_the_name_of_a_checkpoint_is_refused_and_left_alone(tmp_path, name, resume):
     precious = tmp_path / name / "data.txt"
     precious.parent.mkdir(parents=True)
@@ -240,16 +254,68 @@ def test_what_only_has_the_name_of_a_checkpoint_is_refused_and_left_alone(tmp_pa
     assert precious.read_text() == "precious"
 
 
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", ["epoch_10/default/run.npz", "trial/batch_3/_CHECKPOINT_METADATA"])
+def test_checkpoints_of_an_earlier_version_are_refused_by_name(tmp_path, name, resume):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True)
+    path.write_text("precious")
+    folder = tmp_path / "trial" if "trial" in name else tmp_path
+    words = f"^{folder} holds checkpoints of an earlier version of jaxreg: begin anew in another folder"
+    with pytest.raises(ValueError, match=words):
+        Checkpoint(tmp_path, resume=resume).check()
+    assert path.read_text() == "precious"
+
+
 def test_a_damaged_checkpoint_takes_no_name_that_is_used(tmp_path):
-    for name in ("epoch_12.damaged", "epoch_12.damaged_2"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "data.txt").write_text("precious")
+    for name in ("epoch_12.jaxreg.damaged", "epoch_12.jaxreg.damaged_2"):
+        (tmp_path / name).write_text("precious")
     stopped(tmp_path, at=12)
-    (tmp_path / "epoch_12" / "default" / "run.npz").unlink()
+    (tmp_path / "epoch_12.jaxreg").write_bytes(b"")
     with pytest.warns(UserWarning, match="is damaged"):
         same(run(Checkpoint(tmp_path, every=5, resume=True)), run())
-    assert len(list(tmp_path.glob("epoch_12.damaged*/data.txt"))) == 2
-    assert (tmp_path / "epoch_12.damaged_3" / "default").is_dir()
+    put_aside = sorted(tmp_path.glob("epoch_12.jaxreg.damaged*"))
+    assert [path.read_text() for path in put_aside] == ["precious", "precious", ""]
+
+
+def test_what_a_killed_process_left_half_written_is_deleted(tmp_path):
+    left = tmp_path / ".epoch_3.jaxreg.ab12cd_4.part"
+    others = ".epoch_x.jaxreg.ab12cd34.part", ".model.jaxreg.ab12cd34.part", ".epoch_3.part", "a.part"
+    kept = [tmp_path / name for name in others]
+    for path in (left, *kept):
+        path.write_bytes(b"precious")
+    run(Checkpoint(tmp_path))
+    assert not left.exists() and all(path.exists() for path in kept)
+
+
+def test_a_bit_that_flips_is_found(tmp_path):
+    run(Checkpoint(tmp_path))
+    store = Store(tmp_path, "epoch", keep=3)
+    whole, rng = store.path(20).read_bytes(), np.random.default_rng(0)
+    store.load(20)
+    for bit in rng.choice(8 * len(whole), 1000, replace=False):
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        store.path(20).write_bytes(changed)
+        with pytest.raises(ValueError, match=f"^{store.path(20)} "):
+            store.load(20)
+
+
+def test_a_full_disk_is_named_and_nothing_half_written_left(tmp_path, monkeypatch):
+    stopped(tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+
+    def fail(path, content):
+        with path.open("wb") as file:
+            file.write(content[:100])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", fail)
+        with pytest.raises(OSError, match=f"of epoch 10 can't be written to {tmp_path}: .*No space left"):
+            run(Checkpoint(tmp_path, every=5, resume=True))
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    same(run(Checkpoint(tmp_path, every=5, resume=True)), run())
 
 
 def test_a_hook_that_has_been_used(tmp_path):
@@ -276,9 +342,7 @@ def test_a_trial_that_the_clock_stopped_is_not_tried_again(tmp_path):
 
 def test_only_damaged_ones(tmp_path):
     stopped(tmp_path, at=5)
-    for path in (tmp_path / "epoch_5").rglob("*"):
-        if path.is_file():
-            path.write_bytes(b"")
+    (tmp_path / "epoch_5.jaxreg").write_bytes(b"")
     with (
         pytest.warns(UserWarning, match="is damaged"),
         pytest.raises(ValueError, match=f"every checkpoint in {tmp_path} is damaged"),
@@ -386,7 +450,8 @@ def test_a_run_on_a_source_goes_on_within_an_epoch(tmp_path, as_source, monkeypa
     with pytest.raises(RuntimeError, match="stopped"):
         run(Checkpoint(tmp_path, 0.5), Crash(), **given)
     kept = sorted(path.name for path in tmp_path.glob("batch_*"))
-    assert kept == ["batch_11", "batch_6", "batch_9"]  # the crash, and where half an epoch was over
+    # The crash, and where half an epoch was over.
+    assert kept == ["batch_11.jaxreg", "batch_6.jaxreg", "batch_9.jaxreg"]
     hook = Checkpoint(tmp_path, 0.5, resume=True)
     same(run(hook, **given), whole)
     assert hook.resumed_epoch == 1
@@ -410,7 +475,8 @@ def test_a_signal_within_an_epoch_says_where(as_source):
 
 
 def test_checkpoints_of_a_trial_alone_are_an_earlier_run_too(tmp_path):
-    (tmp_path / "trial" / "epoch_20").mkdir(parents=True)
+    (tmp_path / "trial").mkdir()
+    (tmp_path / "trial" / "epoch_20.jaxreg").touch()
     with pytest.raises(ValueError, match="holds checkpoints of an earlier run"):
         Checkpoint(tmp_path).check()
     Checkpoint(tmp_path, resume=True).check()

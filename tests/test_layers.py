@@ -35,6 +35,9 @@ CORE = [
 LEAVES = [
     "isotonic",
     "files",
+    "model",
+    "model.archive",
+    "model.store",
     "cache",
     "plots",
     "report",
@@ -55,7 +58,6 @@ OPTIONAL = [
     "torch",
     "sklearn",
     "matplotlib",
-    "orbax",
     "typer",
     "polars",
     "pyarrow",
