@@ -213,30 +213,15 @@ def inputs(rows: list[dict]) -> list[str]:
 
 
 def scale(rows: list[dict]) -> list[str]:
-    """Memory and rates of rows that aren't held, many processes, and what a model says of larger machines."""
-    grouped = {question: own for (question,), own in _grouped(rows, "question").items()}
-    assumed, lines, told = grouped.pop("assumed by the model"), ["| measured | | |", "|---|---|---|"], {}
-    for question, own in grouped.items():
-        _, model, name = question.rpartition("model: ")
-        if model:
-            case, _, what = name.rpartition(": ")
-            told.setdefault(case, {})[what] = own
-            continue
+    """Memory and rates of rows that aren't held, and many processes."""
+    lines = ["| measured | | |", "|---|---|---|"]
+    for (question,), own in _grouped(rows, "question").items():
         for i, row in enumerate(own):
             value = float(row["value"])
             shown = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
             shown = f"{shown} {row['unit']}".rstrip()
             lines.append(f"| {question if i == 0 else ''} | {row['what']} | {shown} |")
-    counts = [row["what"] for row in next(iter(told.values()))["efficiency"]]
-    lines += ["", f"| efficiency, told by a model | {' | '.join(counts)} |", "|---" * (len(counts) + 1) + "|"]
-    for case, own in told.items():
-        cells = []
-        for efficiency, to_a_batch, sent in zip(*own.values(), strict=True):
-            shared = f", {to_a_batch['value']} to a batch, {float(sent['value']):.2g} MB a step"
-            cells.append(f"{float(efficiency['value']):.2g}{shared if to_a_batch['value'] != '1' else ''}")
-        lines.append(f"| {case} | {' | '.join(cells)} |")
-    listed = "; ".join(f"{row['what']}, {float(row['value']):g} {row['unit']}" for row in assumed)
-    return [*lines, "", f"Assumed: {listed}. {_measured_on(rows[0])}"]
+    return [*lines, "", _measured_on(rows[0])]
 
 
 def _measured_on(row: dict) -> str:

@@ -1,4 +1,4 @@
-"""Rows that memory doesn't hold, and many processes: memory, rates, and what more machines would give."""
+"""Rows that memory doesn't hold, and many processes: memory, rates, and what files of their own cost."""
 
 import json
 import os
@@ -19,21 +19,15 @@ from rich.table import Table
 
 from bench.machine import seconds, versions
 from bench.readme import write
-from bench.scale_process import BATCH, FEATURES, KEY_SEED, MEMBERS, PREDICTING, TRAINER
-from jaxreg import data, fit_ensemble, sources
+from bench.scale_process import BATCH, FEATURES, KEY_SEED, MEMBERS, MODEL, PREDICTING, TRAINER
+from jaxreg import adamw, data, fit_ensemble, make_trainer, metrics, predict_ensemble, sources
 
-FILE_ROWS, GROUPS = 1_000_000, 8
-# Adding up gradients between processes takes so long that fewer rows show it.
-SPLIT_ROWS, PROCESS_ROUNDS = 131_072, 3
-
-# What the model assumes of larger machines: floating-point operations per second that a step reaches, the
-# least time of a step (its kernels' starts), bytes per second over each link, and seconds of a round over it.
-OPERATIONS, LEAST_STEP = 2e13, 5e-5
-LINK_BYTES, LINK_LATENCY = 2.5e10, 2e-5
-ACCELERATORS = (8, 64, 256, 1024)
-MODEL, ASSUMED = "model:", "assumed by the model"
-# Width of two layers, rows of a batch, members.
-LARGER = ((128, 256, 1024), (128, 8192, 16), (1024, 65536, 16))
+FILE_ROWS, GROUPS, SORTED_GROUPS = 1_000_000, 8, 64
+PROCESS_ROUNDS = 5
+# Numbers of processes for which the model tells an efficiency.
+MODEL_COUNTS = 2, 4, 16
+# Processes whose members learn from their own share, and rows that nobody learns from.
+SHARES, TEST_ROWS, RATE = (2, 4), 32_768, 3e-3
 
 
 class Effort(NamedTuple):
@@ -43,21 +37,23 @@ class Effort(NamedTuple):
     many: int
     fits: int
     rounds: int
+    epochs: int
 
 
-FULL, QUICK = Effort(2_000_000, 20_000_000, 524_288, 5), Effort(4096, 8192, 4096, 1)
+FULL, QUICK = Effort(2_000_000, 20_000_000, 524_288, 5, 12), Effort(4096, 8192, 4096, 1, 1)
 
 
-def make(folder: Path, rows: int) -> Path:
-    """Parquet files of float32 rows whose noise varies, in the order of their first feature."""
+def make(folder: Path, rows: int, groups: int = GROUPS, *, in_order: bool = True) -> Path:
+    """Parquet files of float32 rows whose noise varies, in the order of their first feature or in none."""
     folder.mkdir()
     for i, first in enumerate(range(0, rows, FILE_ROWS)):
         n, rng = min(FILE_ROWS, rows - first), np.random.default_rng(i)
         x = rng.normal(size=(n, FEATURES)).astype(np.float32)
-        x[:, 0] = np.linspace(6 * first / rows - 3, 6 * (first + n) / rows - 3, n)
+        ends = (6 * first / rows - 3, 6 * (first + n) / rows - 3) if in_order else (-3, 3)
+        x[:, 0] = np.linspace(*ends, n) if in_order else rng.uniform(*ends, n)
         y = np.sin(2 * x[:, 0]) + x[:, 1] + (0.1 + 0.1 * np.abs(x[:, 2])) * rng.normal(size=n)
         columns = {f"x{j}": x[:, j] for j in range(FEATURES)} | {"y": y.astype(np.float32)}
-        pq.write_table(pa.table(columns), folder / f"{i:03d}.parquet", row_group_size=n // GROUPS)
+        pq.write_table(pa.table(columns), folder / f"{i:03d}.parquet", row_group_size=n // groups)
     return folder
 
 
@@ -159,77 +155,75 @@ def mixing(folder: Path) -> list[dict]:
     return found
 
 
-def processes(folders: dict[str, Path]) -> list[dict]:
-    """Rows of all members per second against processes, each on a core of its own, and what a model tells."""
-    found, here = [], sorted(os.sched_getaffinity(0))
-    for axis, folder in folders.items():
-        for count in (2,) if len(here) < 4 else (2, 4):
-            rounds = []
-            for _ in range(PROCESS_ROUNDS):
-                one = _run_together(folder, axis, 1, here)
-                unrelated = [_start(folder, axis, 1, 0, core) for core in here[:count]]
-                slower = min(result(run)["rate"] for run in unrelated) / one["rate"]
-                many = _run_together(folder, axis, count, here)
-                if axis == "members":  # each process reads all rows
-                    told = one["seconds"] / (one["seconds"] + (count - 1) * one["read_seconds"])
-                else:
-                    step = BATCH / one["rate"]
-                    told = step / (step + count * many["sum_seconds"])
-                efficiency = many["rate"] / (count * one["rate"])
-                rounds.append((one["rate"], many["rate"], slower, efficiency, slower * told))
-            names = [
-                ("1", "rows of members/s"),
-                (f"{count}", "rows of members/s"),
-                (f"{count} unrelated runs at once: rate of each against one alone", ""),
-                (f"{count}: efficiency, measured", ""),
-                (f"{count}: efficiency, told by the model", ""),
-            ]
-            for (name, unit), value in zip(names, np.median(rounds, axis=0), strict=True):
-                found.append(_row(f"{axis} over processes of one core", name, value, unit))
-    return found
+def processes(folder: Path) -> list[dict]:
+    """Rows of all members per second over processes, each on a core of its own; all files or own ones.
+
+    The model: N processes share the training of one and each reads as many rows as one alone, so the
+    efficiency is `seconds / (seconds + (N - 1) read_seconds)` of the figures of one process.
+    """
+    cores, times = sorted(os.sched_getaffinity(0)), {}
+    question = "members over processes of one core each"
+    for _ in range(PROCESS_ROUNDS):
+        one = _run_together(folder, "all", cores[:1])
+        figures = {"1": (one["rate"], "rows of members/s")}
+        for count in (2, 4):
+            if count > len(cores):
+                continue
+            unrelated = [_start(folder, "all", 1, 0, core) for core in cores[:count]]
+            slower = min(result(run)["rate"] for run in unrelated) / one["rate"]
+            figures[f"{count} unrelated runs at once: rate of each against one alone"] = slower, ""
+            for share in ("all", "own"):
+                many, name = _run_together(folder, share, cores[:count]), f"{count}, {share} files"
+                figures[name] = many["rate"], "rows of members/s"
+                figures[f"{name}: efficiency"] = many["rate"] / (count * one["rate"]), ""
+                epoch = many["seconds"] / one["seconds"]
+                figures[f"{name}: an epoch against that of one process"] = epoch, "times"
+        for count in MODEL_COUNTS:
+            told = one["seconds"] / (one["seconds"] + (count - 1) * one["read_seconds"])
+            figures[f"{count}: efficiency told by the model"] = told, ""
+        for name, (value, unit) in figures.items():
+            times.setdefault((name, unit), []).append(value)
+    return [_row(question, name, np.median(values), unit) for (name, unit), values in times.items()]
 
 
-def _run_together(folder: Path, axis: str, count: int, cores: list[int]) -> dict:
-    """A run of so many processes, as the slowest saw it."""
+def _run_together(folder: Path, share: str, cores: list[int]) -> dict:
+    """A run of a process on each core, as the slowest saw it."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    started = [_start(folder, axis, count, i, cores[i], port) for i in range(count)]
-    return min(map(result, started), key=lambda part: part["rate"])
+    started = [_start(folder, share, len(cores), i, core, port) for i, core in enumerate(cores)]
+    return max(map(result, started), key=lambda part: part["seconds"])
 
 
-def _start(folder: Path, axis: str, count: int, number: int, core: int, port: int = 0) -> subprocess.Popen:
-    return child("process", folder, axis, count, number, port, core)
+def _start(folder: Path, share: str, count: int, number: int, core: int, port: int = 0) -> subprocess.Popen:
+    return child("process", folder, share, count, number, port, core)
 
 
-def larger_machines() -> list[dict]:
-    """What the model says of many accelerators: members over all of them, then rows over groups.
+def own_files(folders: dict[str, Path], effort: Effort) -> list[dict]:
+    """NLL of rows that nobody learned from, where members see all files and where each sees a share."""
+    found, key = [], jax.random.key(KEY_SEED)
+    for order, folder in folders.items():
+        files = sources.from_files(folder, target="y").standardised()
+        held_out = [0], min(TEST_ROWS, files.rows // 8)
+        _, x, y = files.take(*held_out)
+        files = files.without(*held_out)
+        question = f"NLL of held-out rows, members over processes, {order}"
 
-    A step of a member computes 6 operations for each parameter and row. Over the members axis nothing is
-    sent; hosts are assumed to read ahead of their accelerators. Over the rows axis a step adds up the
-    gradients of a group of R, each link carrying 2 (R - 1) / R of their bytes in 2 log2 R rounds that wait
-    for it (Sanders, Speck and Träff 2009, "Two-tree algorithms for full bandwidth broadcast, reduction and
-    scan").
-    """
-    found = [
-        _row(ASSUMED, "operations of a step", OPERATIONS, "/s"),
-        _row(ASSUMED, "the shortest step", LEAST_STEP, "s"),
-        _row(ASSUMED, "a link", LINK_BYTES, "bytes/s"),
-        _row(ASSUMED, "a round over a link", LINK_LATENCY, "s"),
-    ]
-    for width, batch, members in LARGER:
-        size = FEATURES * width + width * width + 4 * width
-        compute = 6 * size * batch / OPERATIONS
-        name = f"{members:,} members, two layers of {width:,}, batches of {batch:,}"
-        for count in ACCELERATORS:
-            rows = max(1, count // members)
-            sent = 2 * (rows - 1) / rows * 4 * size
-            wait = sent / LINK_BYTES + 2 * np.log2(rows) * LINK_LATENCY
-            efficiency = max(compute, LEAST_STEP) / (rows * (max(compute / rows, LEAST_STEP) + wait))
-            of = f"{count:,} accelerators"
-            found.append(_row(f"{MODEL} {name}: efficiency", of, efficiency, ""))
-            found.append(_row(f"{MODEL} {name}: accelerators to a batch", of, rows, ""))
-            found.append(_row(f"{MODEL} {name}: sent over a link in a step", of, sent / 1e6, "MB"))
+        def nll(count: int, epochs: int, files: sources.Files = files, x=x, y=y) -> float:
+            params = []
+            for i, own in enumerate(jax.random.split(key, count)):
+                share = replace(files, process=(i, count), own_share=True)
+                given = {"members": MEMBERS // count, "epochs": epochs, "batch_size": BATCH}
+                trainer = make_trainer(MODEL, adamw(RATE, steps=epochs * share.batches(BATCH)))
+                params.append(fit_ensemble(own, trainer, share, **given)[0].params)
+            params = jax.tree.map(lambda *leaves: np.concatenate(leaves), *params)
+            return float(np.mean(metrics.nll(predict_ensemble(MODEL, params, x), y)))
+
+        found.append(_row(question, "all files", nll(1, effort.epochs), "nats"))
+        for count in SHARES:
+            found.append(_row(question, f"a share of {count}", nll(count, effort.epochs), "nats"))
+            longer = nll(count, count * effort.epochs)
+            found.append(_row(question, f"a share of {count}, as many steps", longer, "nats"))
     return found
 
 
@@ -251,12 +245,14 @@ def main(*, quick: bool, out: Path) -> list[dict]:
     with tempfile.TemporaryDirectory() as made:
         folders = {rows: make(Path(made) / f"{rows}", rows) for rows in (effort.few, effort.many)}
         fits = make(Path(made) / "fits", effort.fits)
-        parts = [lambda: rates(fits, effort), lambda: mixing(fits)]
+        orders = {
+            "rows in random order": make(Path(made) / "mixed", effort.fits, in_order=False),
+            "rows in order of a feature": make(Path(made) / "sorted", effort.fits, SORTED_GROUPS),
+        }
+        parts = [lambda: rates(fits, effort), lambda: mixing(fits), lambda: own_files(orders, effort)]
         if not quick:
-            split = {"members": fits, "rows": make(Path(made) / "split", SPLIT_ROWS)}
             whole = [lambda: memory(folders), lambda: prediction_rates(folders[effort.few], effort)]
-            parts = [*whole, *parts, lambda: processes(split)]
-        parts.append(larger_machines)
+            parts = [*whole, *parts, lambda: processes(fits)]
         rows = []
         for part in parts:
             rows += [row | versions() for row in part()]

@@ -34,7 +34,8 @@ from jaxreg import (
 FEATURES, MEMBERS, BATCH = 16, 16, 1024
 PREDICTING = 4
 KEY_SEED = 0
-TRAINER = make_trainer(MeanVarRegressor(hidden=(64, 64)), sgd(1e-3, 0.9))
+MODEL = MeanVarRegressor(hidden=(64, 64))
+TRAINER = make_trainer(MODEL, sgd(1e-3, 0.9))
 
 
 def peak() -> float:
@@ -62,7 +63,7 @@ def predict(folder: str, read: str) -> dict:
     names = tuple(f"x{i}" for i in range(FEATURES))
     scalers = Scaler.fit(x), Scaler.fit(x[:, 0])
     with tempfile.TemporaryDirectory() as made:
-        fitted = Fitted(MeanVarRegressor(hidden=(64, 64)), params, *scalers, names, ("y",), {}, PREDICTING)
+        fitted = Fitted(MODEL, params, *scalers, names, ("y",), {}, PREDICTING)
         model_file.save(Path(made) / "model", fitted)
         arguments = [
             "predict",
@@ -99,8 +100,8 @@ def process(folder: str, share: str, count: int, number: int, port: int, core: i
     for _ in files.stream([0], batch_size=BATCH, batches=64):
         pass
     read = time.perf_counter() - began
-    trained = files.rows * MEMBERS / spent
-    return {"rate": trained, "seconds": spent, "read_seconds": read}
+    seen = files.rows // (count if share == "own" else 1)  # the shares of these files are equal
+    return {"rate": MEMBERS * seen / spent, "seconds": spent, "read_seconds": read}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Rows in more files than memory holds: where they are, what they are like, and a shuffled stream of them."""
 
 import glob
+import heapq
 import math
 import queue
 import sys
@@ -35,7 +36,7 @@ AHEAD = 2
 # Rows of a row group that is written here.
 GROUP_ROWS = 2**17
 BYTES_PER_VALUE = 8
-MOMENTS = "counts", "means", "squares", "least", "most"
+MOMENTS = "firsts", "counts", "means", "squares", "least", "most"
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
 MOST_NAMED = 5
 # Rows that are looked at for values far outside the rest, of each row group at least so many.
@@ -205,10 +206,11 @@ class Files:
 
         everywhere = self._of_all(moments)
         shift = everywhere[0]["shift"]
-        counts, means, squares, least, most = (
-            np.concatenate([part[name] for part in everywhere]) for name in MOMENTS
+        # In the order of the row groups, so that the number of processes changes no bit.
+        order = np.argsort(np.concatenate([part["firsts"] for part in everywhere]))
+        _, counts, means, squares, least, most = (
+            np.concatenate([part[name] for part in everywhere])[order] for name in MOMENTS
         )
-        # Row group by row group, so that the number of processes changes no bit.
         total, mean, m2 = 0.0, np.zeros_like(shift), np.zeros_like(shift)
         with np.errstate(over="ignore", invalid="ignore"):  # what float64 doesn't hold is named below
             for count, own, square in zip(counts, means, squares, strict=True):
@@ -239,7 +241,7 @@ class Files:
         return Scaler(mean[:-1], scale[:-1]), Scaler(mean[-1], scale[-1])
 
     def _moments(self, pieces: Sequence[Piece], shift: np.ndarray) -> dict[str, np.ndarray]:
-        """Count, means from `shift`, squares, least and largest values of each row group, and some rows."""
+        """Moments of each row group, its means counted from `shift`, and some of its rows."""
         names, some = self._names, max(LEAST_LOOKED_AT, LOOKED_AT // len(self.pieces))
         faults: dict[tuple[str, Path], int] = {}
         found, sample = [], []
@@ -254,7 +256,7 @@ class Files:
             with np.errstate(over="ignore", invalid="ignore"):  # what isn't finite is counted below
                 own = values.mean(axis=1)
                 squares = ((values - own[:, None]) ** 2).sum(axis=1)
-            found.append((float(values.shape[1]), own, squares, least, most))
+            found.append((piece.first, float(values.shape[1]), own, squares, least, most))
             if not np.isfinite(squares.sum()):
                 for i, n in enumerate((~np.isfinite(values)).sum(axis=1)):
                     if n:
@@ -329,18 +331,21 @@ class Files:
             return {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
 
         everywhere = self._of_all(drawn)
-        return tuple(np.concatenate([part[name] for part in everywhere]) for name in everywhere[0])
+        order = np.argsort(np.concatenate([part["numbers"] for part in everywhere]))
+        return tuple(np.concatenate([part[name] for part in everywhere])[order] for name in everywhere[0])
 
     def _shared_out(self) -> list[Sequence[Piece]]:
-        """Row groups that lie side by side, in shares with about the same number of rows."""
-        shares = self._shares
-        middles = np.array([piece.first + piece.rows / 2 for piece in self.pieces])
-        # Each share has at least one.
-        at = np.searchsorted(middles, np.arange(1, shares) * self.rows / shares)
-        for i in range(shares - 1):
-            at[i] = np.clip(at[i], at[i - 1] + 1 if i else 1, len(self.pieces) - (shares - 1 - i))
-        edges = [0, *at.tolist(), len(self.pieces)]
-        return [self.pieces[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        """Row groups in shares of about as many rows, neighbours in different ones.
+
+        Files are often sorted: shares of neighbours would each have seen one end of a feature alone.
+        """
+        shares: list[list[Piece]] = [[] for _ in range(self._shares)]
+        smallest = [(0, i) for i in range(len(shares))]  # a heap of numbers of rows
+        for piece in self.pieces:
+            rows, i = smallest[0]
+            shares[i].append(piece)
+            heapq.heapreplace(smallest, (rows + piece.rows, i))
+        return shares
 
     def _is_absent(self, numbers: Int[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
         if self.absent is None:

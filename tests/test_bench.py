@@ -87,16 +87,12 @@ def test_scale_bench_in_its_quick_form(tmp_path, capsys):
     assert all(np.isfinite(value) for value in values.values())
     mixed = [value for (question, _), value in values.items() if question.startswith("correlation")]
     assert mixed[0] > 0.5 > mixed[1] and abs(mixed[-1]) < 0.1 and mixed == sorted(mixed, reverse=True)
-    one = "model: 1,024 members, two layers of 128, batches of 256: efficiency"
-    assert values[one, "1,024 accelerators"] == 1  # nothing is sent
-    # 16 of 256 to a batch: 65,536 rows of 1,069,056 parameters; 1/16 of 6 operations each, 15/8 of 4 bytes.
-    size = 16 * 1024 + 1024**2 + 4 * 1024
-    compute = 6 * size * 65536 / 2e13 / 16
-    wait = 15 / 8 * 4 * size / 2.5e10 + 8 * 2e-5
-    many = "model: 16 members, two layers of 1,024, batches of 65,536: efficiency"
-    np.testing.assert_allclose(values[many, "256 accelerators"], compute / (compute + wait), rtol=1e-3)
+    shares = [f"a share of {count}{more}" for count in (2, 4) for more in ("", ", as many steps")]
+    for order in ("rows in random order", "rows in order of a feature"):
+        question = f"NLL of held-out rows, members over processes, {order}"
+        assert [what for own, what in values if own == question] == ["all files", *shares]
     table = "\n".join(readme.scale([{k: str(v) for k, v in row.items()} for row in rows]))
-    assert "| efficiency, told by a model | 8 accelerators | 64 accelerators |" in table
+    assert f"| {question} | all files | {values[question, 'all files']:.3g} nats |" in table
 
 
 @pytest.mark.slow

@@ -380,6 +380,12 @@ def test_outputs_that_would_be_lost_after_training(refused, houses, tmp_path):
     refused(train(houses, tmp_path / "m", "--epochs", 10**12), "epochs", "at most 2,147,483,647")
 
 
+def test_processes_that_share_rows_are_told_what_took_their_place(refused, houses, tmp_path):
+    refused(train(houses, tmp_path / "m", "--split-rows", 2), "--split-rows is gone", "with --own-files")
+    words = "--own-files parts the files of a run of several processes", "give --distributed too"
+    refused(train(houses, tmp_path / "m", "--own-files"), *words)
+
+
 def test_names_are_shown_as_they_are(run, tmp_path):
     odd = tmp_path / "run[red][" / "x] m"
     odd.parent.mkdir()

@@ -428,6 +428,14 @@ def test_files_with_no_row_held_out(files):
         DeepEnsembleRegressor(batch_size=None).fit_files(files[0])
 
 
+def test_row_groups_that_are_too_few_for_files_of_their_own(files, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 13)
+    model = DeepEnsembleRegressor(members=13, epochs=1)
+    words = "12 row groups are too few for 13 processes with files of their own: .* leave own_files out"
+    with pytest.raises(ValueError, match=words):
+        model.fit_files(files[0], own_files=True)
+
+
 @pytest.mark.parametrize("steps, epochs", [(20, 60), (391, 60), (3907, 51), (78125, 3), (10**6, 1)])
 def test_epochs_of_rows_in_files(steps, epochs):
     assert recipe.stream_epochs(steps) == epochs

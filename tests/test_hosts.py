@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from jaxreg import MeanVarRegressor, cli, fit_ensemble, hosts, layout, make_trainer, sgd, sources
+from jaxreg import MeanVarRegressor, cli, fit_ensemble, hosts, layout, make_trainer, model_file, sgd, sources
 from jaxreg.ensemble import held_out_sample
 
 KEY = jax.random.key(0)
@@ -208,6 +208,34 @@ def test_a_killed_run_goes_on_bit_for_bit(folder, tmp_path, count, own_files, vi
         assert [code for code, *_ in ended] == [0] * count, ended
         assert "the model is in" in ended[0][1] and all(out == "" for _, out, _ in ended[1:])
     assert (tmp_path / "model").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_file_of_one_row_group_is_read_by_all_processes(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_ENABLE_X64", "1")  # two programs differ by rounding
+    one = tmp_path / "one.parquet"
+    pl.read_parquet(folder).write_parquet(one)
+    assert len(sources.from_files(one, target="y").pieces) == 1
+
+    def arguments(i, port):
+        own = "--coordinator", f"localhost:{port}", "--processes", 2, "--process", i
+        return command(one, tmp_path / "two", *own, epochs=5)
+
+    ended, _ = launch(2, arguments)
+    assert [code for code, *_ in ended] == [0, 0], ended
+    ended = subprocess.run(
+        command(one, tmp_path / "alone", "--read", "stream", epochs=5), capture_output=True
+    )
+    assert ended.returncode == 0, ended
+    two, alone = (model_file.load(tmp_path / name) for name in ("two", "alone"))
+    assert two.settings == alone.settings
+    jax.tree.map(
+        lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12),
+        two.params,
+        alone.params,
+    )
+    # Found by a search, which ends at a tolerance of its own.
+    np.testing.assert_allclose(two.calibration.factor, alone.calibration.factor, rtol=1e-6)
 
 
 @pytest.mark.slow

@@ -86,6 +86,19 @@ def test_shares_of_processes_are_all_rows(folder, count):
     assert not set(left_out) & set(files.take([4], N)[0])
 
 
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_shares_of_sorted_files_span_all_values(folder, count):
+    """Column a is sorted; a row group has 300 rows at most."""
+    files = sources.from_files(str(folder), target="y")
+    for i in range(count):
+        share = replace(files, process=(i, count), own_share=True)
+        blocks = list(share.stream([5], batch_size=32, batches=4))
+        numbers = np.sort(np.concatenate([block.numbers.ravel() for block in blocks]))
+        numbers = numbers[numbers >= 0]
+        assert abs(len(numbers) - N / count) <= 300
+        assert np.diff(np.r_[0, numbers, N]).max() <= count * 300
+
+
 def test_processes_that_are_more_than_row_groups_read_all(folder):
     files = sources.from_files(str(folder), target="y")
     expected = jax.tree.leaves((files.scalers(), files.take([3], 200)))
