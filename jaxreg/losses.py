@@ -235,7 +235,7 @@ def scaled_nll(
     4.50 1.60
     """
     squared = _average(jnp.square((y - mean) * jnp.exp(-0.5 * log_var)), weight, 0)
-    rows = y.shape[0] if weight is None else (weight > 0).sum(0)
+    rows = y.shape[0] if weight is None else (weight > 0).sum(0, dtype=squared.dtype)
     factor = (rows * squared + 1) / (rows + 1)
     return 0.5 * jnp.mean(_average(log_var, weight, 0) + jnp.log(factor) + squared / factor)
 

@@ -16,8 +16,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from jaxreg import MeanVarRegressor, cli, fit_ensemble, hosts, layout, make_trainer, model_file, sgd, sources
+from jaxreg import MeanVarRegressor, cli, fit_ensemble, hosts, make_trainer, model_file, sgd, sources
 from jaxreg.ensemble import held_out_sample
+from jaxreg.training import members
 
 KEY = jax.random.key(0)
 TRAINER = make_trainer(MeanVarRegressor(hidden=(8,)), sgd(1e-2, 0.9))
@@ -365,4 +366,4 @@ def test_meshes_that_cannot_be(owners, axes, words):
         axis_names, devices = axes, np.vectorize(Device, otypes=[object])(owners)
 
     with pytest.raises(ValueError, match=words):
-        inspect.unwrap(layout.find_place)(Fake(), 2)
+        inspect.unwrap(members.find_place)(Fake(), 2)

@@ -30,7 +30,7 @@ from jaxreg import (
     sgd,
 )
 from jaxreg.checks import as_key
-from jaxreg.training import CHUNK_EPOCHS, check_hooks, position
+from jaxreg.training import CHUNK_EPOCHS, check_hooks, feeds, fitting, position
 
 MODEL = MeanVarRegressor(hidden=(16,))
 KEY = jax.random.key(1)
@@ -616,3 +616,112 @@ def test_fits_of_other_lengths_keep_no_memory_maps(sinusoid, lengths):
     for n in lengths:
         fit(KEY, trainer, tuple(np.resize(a, (n, *a.shape[1:])) for a in sinusoid), **given)
     assert maps() - before < 20 * len(lengths)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells")
+def test_300_lengths_share_20_programs(counting):
+    x, y = (np.asarray(a) for a in data.sinusoid(KEY, 341))
+    trainer, before = make_trainer(counting, sgd(5e-3)), maps()
+    for n in np.random.default_rng(0).permutation(np.arange(40, 340)):
+        fit(KEY, trainer, (x[:n], y[:n]), epochs=1, batch_size=32)
+    batches = [shape for shape in counting.traces if shape[0] == 32]
+    assert len(batches) <= 2 * 20  # one trace for whole batches, one for the last
+    assert maps() - before < 8000
+    traced, before = len(counting.traces), maps()
+    for n in np.random.default_rng(1).permutation(np.arange(41, 341)):
+        fit(KEY, trainer, (x[:n], y[:n]), epochs=1, batch_size=32)
+    assert len(counting.traces) == traced and maps() - before < 100
+
+
+def test_a_class_of_rows_has_one_program(counting):
+    x, y = (np.asarray(a) for a in data.sinusoid(KEY))
+    trainer = make_trainer(counting, sgd(5e-3))
+    for n in range(201, 241):
+        rows, held_out = data.fold_rows(KEY, n, 2, 10)
+        given = {"rows": rows, "validation_rows": held_out, "members": 2, "epochs": 1, "batch_size": 32}
+        fit_ensemble(KEY, trainer, (x[:n], y[:n]), **given)
+    assert sum(shape[0] == 32 for shape in counting.traces) <= 2 * 2
+    assert [feeds.size_class(n) for n in (1, 2, 64, 65, 128, 1000, 1024)] == [1, 2, 64, 74, 128, 1024, 1024]
+    for n in range(1, 5000):
+        size = feeds.size_class(n)
+        assert n <= size <= max(n * 7 / 6, n + 1) and (size - 1).bit_length() == (n - 1).bit_length()
+        assert feeds.size_class(size) == size
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_rows_that_fill_up_come_behind_the_others(impl):
+    key, order = jax.random.key(3, impl=impl), jax.jit(data.batch_order, static_argnames="size")
+    for n, size in [(1, 1), (3, 4), (201, 223), (230, 300), (257, 295), (5000, 5405), (70000, 77936)]:
+        expected = data.batch_order(key, 2, n)
+        assert sorted(expected.tolist()) == list(range(n))
+        np.testing.assert_array_equal(order(key, 2, n, size=size)[:n], expected)
+
+
+ROWS = np.stack([np.arange(0, 180), np.arange(20, 200)])
+FILLED_UP = {
+    "batches": {"batch_size": 32},
+    "all rows": {},
+    "more than all rows": {"batch_size": 210},
+    "validation": {"batch_size": 64, "validation": "rows"},
+    "members": {"batch_size": 32, "rows": ROWS, "validation_rows": 200 - ROWS},
+    "all rows of members": {"rows": ROWS},
+    "weights": {"batch_size": 32, "weights": np.random.default_rng(0).uniform(0, 2, (2, 201)).round()},
+    "bootstrap": {"batch_size": 50, "bootstrap": True},
+}
+
+
+@pytest.mark.parametrize("name", FILLED_UP)
+def test_rows_that_fill_up_change_nothing(sinusoid, x64, monkeypatch, name):
+    x, y = (np.asarray(a, float)[:201] for a in sinusoid)
+    given = {"members": 2, "epochs": 50, "patience": None} | FILLED_UP[name]
+    if "validation" in given:
+        given["validation"] = x[:37], y[:37]
+    trainer = make_trainer(MeanVarRegressor(hidden=(8,), activation="silu"), sgd(1e-2, 0.9, 1e-4))
+    filled = fit_ensemble(KEY, trainer, (x, y), **given)
+    monkeypatch.setattr(fitting, "size_class", lambda n: n)
+    monkeypatch.setattr(fitting, "share_class", lambda count, n: count)
+    close(filled, fit_ensemble(KEY, trainer, (x, y), **given))
+
+
+def test_a_loss_that_is_not_finite_at_0_trains(sinusoid):
+    def log_normal(y, mean, log_var):
+        return gaussian_nll(jnp.log(y), mean, log_var)
+
+    x, y = sinusoid[0][:201], np.exp(sinusoid[1][:201])
+    trainer = make_trainer(MODEL, sgd(1e-3), log_normal)
+    rows = np.r_[np.arange(150), np.full(10, -1)][None].repeat(2, axis=0)
+    for batch_size in (None, 64):
+        _, history = fit(KEY, trainer, (x, y), epochs=3, batch_size=batch_size)
+        assert np.isfinite(history.loss).all()
+        for own in ({}, {"rows": rows}):
+            _, history = fit_ensemble(KEY, trainer, (x, y), members=2, epochs=3, batch_size=batch_size, **own)
+            assert np.isfinite(history.loss).all()
+
+
+SWITCHES = {
+    "jax_debug_nans": True,
+    "jax_debug_infs": True,
+    "jax_numpy_dtype_promotion": "strict",
+    "jax_disable_jit": True,
+}
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_switches_for_debugging_leave_healthy_training_alone(sinusoid, monkeypatch, switch):
+    monkeypatch.setattr(feeds, "CHUNK_EPOCHS", 4)
+    data_ = tuple(a[:70] for a in sinusoid)
+    trainer = make_trainer(MeanVarRegressor(hidden=(4,)), adamw(steps=9))
+    given = {"epochs": 3, "batch_size": 32, "validation": data_, "patience": 1}
+    ways = [
+        lambda: fit(KEY, trainer, data_, **given),
+        lambda: fit_ensemble(KEY, trainer, data_, members=3, side_by_side=2, **given | {"patience": 3}),
+    ]
+    expected = [way() for way in ways]
+    before = getattr(jax.config, switch)
+    jax.config.update(switch, SWITCHES[switch])
+    try:
+        for way, (_, history) in zip(ways, expected, strict=True):
+            np.testing.assert_allclose(way()[1].loss, history.loss, rtol=1e-5)
+    finally:
+        jax.config.update(switch, before)

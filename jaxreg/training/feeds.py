@@ -86,7 +86,7 @@ class Batches(NamedTuple):
     """The batches of a block: so many whole ones, and where rows are left one more that they don't fill."""
 
     whole: Array
-    take: Callable[[Array], Batch]
+    take: Callable[[int | Array], Batch]
     left: Array | None = None
     last: Callable[[], Batch] | None = None
 
@@ -130,7 +130,7 @@ class Table:
         order = batch_order(key, epoch, self.count, size)
         order = order if own.rows is None else own.rows[order]
 
-        def take(i: Array) -> Batch:
+        def take(i: int | Array) -> Batch:
             return take_rows(data, jax.lax.dynamic_slice(order, (i * step,), (step,)))
 
         def last() -> Batch:

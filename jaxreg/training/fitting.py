@@ -271,7 +271,7 @@ class _Alone(Hook):
     def restore(self, run: Run) -> Run:
         return jax.tree.map(lambda leaf: np.asarray(leaf)[None], self._hook.restore(_first(run)))
 
-    def after_chunk(self, run: Run, history: History) -> bool | None:
+    def after_chunk(self, run: Run, history: History) -> Any:
         return self._hook.after_chunk(_first(run), _first(history))
 
 

@@ -178,8 +178,11 @@ def dealt(
         return part if layout.mesh is None else jax.device_put(part, _sharding(layout.mesh, AXIS))
 
     # Compiled here, because the context managers of JAX don't reach other threads.
-    program = function
-    if not jax.config.jax_disable_jit:
+    if jax.config.jax_disable_jit:
+
+        def program(*arguments: PyTree) -> PyTree:
+            return function(*jax.device_put(arguments))
+    else:
         program = function.func.lower(*part(each, 0), *shared, **function.keywords).compile()
     wide = jax.config.jax_enable_x64
 

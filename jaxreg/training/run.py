@@ -119,7 +119,7 @@ def _step_through(
         weight = weight_of(batch).astype(losses.dtype)
         return state, (losses + weight * loss.astype(losses.dtype), weights + weight)
 
-    def whole(i: Array, carry: tuple) -> tuple:
+    def whole(i: int | Array, carry: tuple) -> tuple:
         return step(batches.take(i), carry)
 
     def last(carry: tuple) -> tuple:

@@ -174,7 +174,9 @@ def _functions(model: Model, update: Callable, told: bool, loss: Loss, score: Sc
         grads, more = _all_at_once(grads), {}
         if told:
             more = {"value": value, "grad": grads, "value_fn": lambda params: batch_loss(params, batch)[0]}
-        updates, opt_state = update(grads, state.opt_state, state.params, **more)
+        # Under strict promotion, too: Optax's own arithmetic raises floats to whole numbers.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = update(grads, state.opt_state, state.params, **more)
         new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
         return (new if total is None else where(total > 0, new, state)), value
 
