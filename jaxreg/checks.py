@@ -73,6 +73,22 @@ def check_std(**stds: ArrayLike) -> None:
             )
 
 
+def check_varies(target: str, least: float, most: float, rows: int | None = None) -> None:
+    """Raise if a target has one value, from which no variance can be learned.
+
+    Args:
+        target: what the message calls it.
+        least: its least value.
+        most: its largest value.
+        rows: how many there are, where that is to be said.
+    """
+    if least == most:
+        where = "all rows" if rows is None else f"all {rows:,} rows"
+        raise ValueError(
+            f"the target {target} has one value, {least:g}, in {where}: there is no variance to learn"
+        )
+
+
 def as_key(key: Array | int) -> Array:
     """A JAX random key; a whole number is taken for its seed.
 

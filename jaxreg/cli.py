@@ -30,7 +30,7 @@ from rich.text import Text
 from jaxreg import export, hosts, model_file, plots, report, sources, tables
 from jaxreg.cache import use_cache
 from jaxreg.checkpoints import LIBRARIES, Checkpoint, Interrupted, StopOnSignal
-from jaxreg.checks import check_probability
+from jaxreg.checks import check_probability, check_varies
 from jaxreg.data import Scaler, check_data, check_features, check_trainable, grid, sinusoid
 from jaxreg.estimator import DeepEnsembleRegressor
 from jaxreg.files import check_writable, replacing
@@ -792,11 +792,8 @@ def trainable(table: pl.DataFrame, features: list[str], target: str) -> tuple[np
     """Checked features and target of a table of numbers, or an error that names the column."""
     x = check_features(table[features], dtype=np.float64)
     y = check_features(table[[target]], "the target", dtype=np.float64)[:, 0]
-    if len(y) > 1 and np.ptp(y) == 0:
-        raise ValueError(
-            f"the target {target!r} has one value, {y[0]:g}, in all {len(y)} rows: "
-            "there is no variance to learn, choose another column"
-        )
+    if len(y) > 1:
+        check_varies(repr(target), float(y.min()), float(y.max()), len(y))
     check_trainable((x, y))
     return x, y
 

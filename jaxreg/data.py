@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy.typing import DTypeLike
 
-from jaxreg.checks import as_key, over_outputs
+from jaxreg.checks import as_key, check_varies, over_outputs
 
 # What the border takes: arrays of any library, nested lists, pandas and polars frames and series.
 TableLike = Any
@@ -802,10 +802,12 @@ def check_trainable(data: tuple[np.ndarray, ...]) -> None:
         if weight:
             share = weight[0].reshape(len(y), -1)
             present = column[share[:, min(i, share.shape[1] - 1)] > 0]
-        if present.size == 0 or np.ptp(present) == 0:
-            which = "y" if y.ndim == 1 else f"y, column {i},"
-            found = f"has one value, {present[0]:g}," if present.size else "has no value of positive weight"
-            raise ValueError(f"the target {which} {found} in all rows: there is no variance to learn")
+        which = "y" if y.ndim == 1 else f"y, column {i},"
+        if present.size == 0:
+            raise ValueError(
+                f"the target {which} has no value of positive weight: there is no variance to learn"
+            )
+        check_varies(which, float(present.min()), float(present.max()))
 
 
 def check_rows(name: str, rows: TableLike, members: int, n: int) -> Int[np.ndarray, "members k"]:

@@ -24,7 +24,7 @@ from sklearn.utils.validation import (
 
 from jaxreg import hosts
 from jaxreg.calibration import NoiseScaling
-from jaxreg.checks import check_number, check_same_shape, check_whole
+from jaxreg.checks import check_number, check_same_shape, check_varies, check_whole
 from jaxreg.data import (
     Scaler,
     TableLike,
@@ -462,12 +462,8 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
             if len(x) < FEWEST_ROWS:
                 raise ValueError(f"{len(x)} rows have a target, {FEWEST_ROWS} are needed")
         for i, column in enumerate(y.reshape(len(y), -1).T):
-            if np.nanmin(column) == np.nanmax(column):
-                which = "y" if y.ndim == 1 else f"y, column {i},"
-                raise ValueError(
-                    f"the target {which} has one value, {np.nanmin(column):g}, in all rows: "
-                    "there is no variance to learn"
-                )
+            which = "y" if y.ndim == 1 else f"y, column {i},"
+            check_varies(which, float(np.nanmin(column)), float(np.nanmax(column)))
         return x, y, weight
 
     def _warn_of_far(self, x: np.ndarray, y: np.ndarray, target_names: tuple[str, ...] | None) -> None:

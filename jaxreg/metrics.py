@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxreg.checks import check_probability, check_same_shape, check_std, check_whole
+from jaxreg.checks import check_probability, check_same_shape, check_std, check_whole, over_outputs
 from jaxreg.data import TableLike, as_floats, check_numbers, check_targets
 from jaxreg.gaussian import Affine, Gaussian
 
@@ -68,7 +68,7 @@ def _of_rank(weight: ArrayLike, y: ArrayLike) -> ArrayLike:
         raise ValueError(
             f"sample_weight has shape {weight.shape}, expected {np.shape(y)[:1]} or y's {np.shape(y)}"
         )
-    return weight.reshape(weight.shape + (1,) * (np.ndim(y) - weight.ndim))
+    return over_outputs(weight, np.shape(y))
 
 
 def _checked(
@@ -469,7 +469,7 @@ def _estimator_score(
     known = ~np.isnan(y)
     if not known.all():
         weight = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, np.float64)
-        y, sample_weight = np.where(known, y, 0), known * weight.reshape(-1, *(1,) * (y.ndim - 1))
+        y, sample_weight = np.where(known, y, 0), known * over_outputs(weight, y.shape)
     found = float(np.mean(score(inner.predict_dist(X), y, sample_weight=sample_weight)))
     if not maps:
         return found

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int
 
 from jaxreg import hosts, tables
-from jaxreg.checks import did_you_mean, listed
+from jaxreg.checks import check_varies, did_you_mean, listed
 from jaxreg.data import Block, Scaler, default_dtype, row_fractions, warn_of_far
 from jaxreg.files import replacing, scratch_folder
 
@@ -224,10 +224,7 @@ class Files:
         warn_of_far(looked_at, called, rows="values looked at", stacklevel=3)
         mean, least, most = shift + mean, least.min(axis=0), most.max(axis=0)
         names, constant = self._names, least == most
-        if constant[-1]:
-            raise ValueError(
-                f"the target {self.target!r} has one value, {least[-1]:g}, in all {int(total):,} rows"
-            )
+        check_varies(repr(self.target), float(least[-1]), float(most[-1]), int(total))
         if constant.any():
             flagged = listed([name for name, one in zip(names, constant, strict=True) if one])
             warnings.warn(f"constant {flagged}: it tells nothing about the target", stacklevel=3)

@@ -100,11 +100,13 @@ class Table:
         data: `(x, y)` or `(x, y, weight)`.
         count: rows of an epoch, before those that fill up.
         batch_size: rows of a step; None takes all rows in their own order.
+        exact: whether no rows fill up, and all batches are whole; the step is then compiled once, not twice.
     """
 
     data: Any
     count: Any
     batch_size: int | None = field(metadata={"static": True})
+    exact: bool = field(metadata={"static": True})
 
     epochs = CHUNK_EPOCHS
     ends_epoch = True
@@ -124,6 +126,8 @@ class Table:
         if self.batch_size is None:
             whole, left = self.count // size, self.count % size
             batch = data if own.rows is None else take_rows(data, own.rows)
+            if self.exact:
+                return Batches(whole, lambda _: batch)
             return Batches(whole, lambda _: batch, left, lambda: _filled(batch, jnp.arange(size) < left))
         step = self.batch_size
         whole, left = self.count // step, self.count % step
@@ -132,6 +136,9 @@ class Table:
 
         def take(i: int | Array) -> Batch:
             return take_rows(data, jax.lax.dynamic_slice(order, (i * step,), (step,)))
+
+        if self.exact:
+            return Batches(whole, take)
 
         def last() -> Batch:
             present = jnp.arange(step) < left

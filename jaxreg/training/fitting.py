@@ -426,7 +426,9 @@ def _given_arrays(
         validation, validation_rows = _filled_validation(trainer, validation, validation_rows)
     full = batch_size is None or batch_size >= used
     data = tuple(_rows(array, size_class(n)) for array in data)
-    table = Table(data, np.asarray(used, np.int32), None if full else batch_size)
+    size = len(data[0]) if rows is None else rows.shape[1]
+    exact = used == size and (full or used % batch_size == 0)
+    table = Table(data, np.asarray(used, np.int32), None if full else batch_size, exact)
     own = Own(None, rows, validation_rows, weights)
     return _Given(own, Arrays(table), validation, example, state, used if full else batch_size, {}, arrays)
 
