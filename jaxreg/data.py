@@ -108,12 +108,16 @@ def batch_order(
     >>> sorted(data.batch_order(jax.random.key(0), epoch=3, n=4).tolist())
     [0, 1, 2, 3]
     """
+    return _batch_order(as_key(key), epoch, n, n if size is None else size)
+
+
+@partial(jax.jit, static_argnums=3)
+def _batch_order(key: Array, epoch: int | Array, n: int | Array, size: int) -> Array:
     # Random high bits and a position in the low bits make one word to sort, which XLA does 4 to 8 times
     # faster on a CPU than the pairs of jax.random.permutation. Rounds are repeated, as it does too, until
     # the random bits are three times those of a position, and ties (kept in order) hardly occur. Positions
     # from n on have all bits set, and come last.
-    size = n if size is None else size
-    key = jax.random.fold_in(as_key(key), epoch)
+    key = jax.random.fold_in(key, epoch)
     positions, n = jnp.arange(size, dtype=jnp.uint32), jnp.asarray(n, jnp.uint32)
     bits = jnp.maximum(32 - jax.lax.clz(n - 1), 1)
     low = (jnp.uint32(1) << bits) - 1

@@ -63,7 +63,8 @@ from jaxreg.recipe import (
     try_scales,
 )
 from jaxreg.training import History, Hook, TrainState, check_hooks
-from jaxreg.training.fitting import HELD_OUT_ROWS, held_out_sample, without_failed
+from jaxreg.training.fitting import without_failed
+from jaxreg.training.inputs import HELD_OUT_ROWS, held_out_sample
 
 FEWEST_ROWS = 4
 FOLD_ROWS = 2

@@ -378,3 +378,14 @@ def test_weights_have_no_unit(unit):
     expected, found = (data.check_data((x, y, weight * by))[2] for by in (1, unit))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     np.testing.assert_allclose(expected, [0.5, 0, 1, 1.5])
+
+
+def test_orders_of_other_epochs_compile_nothing(caplog):
+    key, compiled = jax.random.key(0), "Finished XLA compilation of jit(_batch_order)"
+    with jax.log_compiles():
+        data.batch_order(key, 0, 57)
+        assert compiled in caplog.text
+        caplog.clear()
+        for epoch in range(1, 5):
+            data.batch_order(key, epoch, 57)
+    assert compiled not in caplog.text

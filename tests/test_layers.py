@@ -22,6 +22,7 @@ CORE = [
     "training.hooks",
     "training.feeds",
     "training.run",
+    "training.inputs",
     "training.members",
     "training.fitting",
     "training",

@@ -30,7 +30,7 @@ from jaxreg import (
     sgd,
 )
 from jaxreg.checks import as_key
-from jaxreg.training import CHUNK_EPOCHS, check_hooks, feeds, fitting, position
+from jaxreg.training import CHUNK_EPOCHS, check_hooks, feeds, inputs, position
 
 MODEL = MeanVarRegressor(hidden=(16,))
 KEY = jax.random.key(1)
@@ -679,8 +679,8 @@ def test_rows_that_fill_up_change_nothing(sinusoid, x64, monkeypatch, name):
         given["validation"] = x[:37], y[:37]
     trainer = make_trainer(MeanVarRegressor(hidden=(8,), activation="silu"), sgd(1e-2, 0.9, 1e-4))
     filled = fit_ensemble(KEY, trainer, (x, y), **given)
-    monkeypatch.setattr(fitting, "size_class", lambda n: n)
-    monkeypatch.setattr(fitting, "share_class", lambda count, n: count)
+    monkeypatch.setattr(inputs, "size_class", lambda n: n)
+    monkeypatch.setattr(inputs, "share_class", lambda count, n: count)
     close(filled, fit_ensemble(KEY, trainer, (x, y), **given))
 
 

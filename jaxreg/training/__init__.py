@@ -7,7 +7,6 @@ from jaxreg.optimizers import sgd as sgd
 from jaxreg.training.feeds import CHUNK_EPOCHS as CHUNK_EPOCHS
 from jaxreg.training.fitting import fit as fit
 from jaxreg.training.fitting import fit_ensemble as fit_ensemble
-from jaxreg.training.fitting import held_out_sample as held_out_sample
 from jaxreg.training.fitting import memory_errors as memory_errors
 from jaxreg.training.fitting import without_failed as without_failed
 from jaxreg.training.hooks import History as History
@@ -17,6 +16,7 @@ from jaxreg.training.hooks import Run as Run
 from jaxreg.training.hooks import check_hooks as check_hooks
 from jaxreg.training.hooks import periods as periods
 from jaxreg.training.hooks import position as position
+from jaxreg.training.inputs import held_out_sample as held_out_sample
 from jaxreg.training.trainer import Trainer as Trainer
 from jaxreg.training.trainer import TrainState as TrainState
 from jaxreg.training.trainer import make_trainer as make_trainer

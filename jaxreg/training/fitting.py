@@ -13,22 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
-from jaxreg.checks import MOST, as_key, check_whole, over_outputs
+from jaxreg.checks import MOST, as_key, check_whole
 from jaxreg.data import (
     Source,
     TableLike,
-    bootstrap_rows,
-    check_data,
-    check_rows,
-    check_trainable,
-    check_weights,
-    key_words,
-    row_folds,
 )
-from jaxreg.losses import mean_nll, scaled_nll
 from jaxreg.optimizers import check_swept, set_numbers
 from jaxreg.training.feeds import (
     CHUNK_EPOCHS,
@@ -36,19 +27,12 @@ from jaxreg.training.feeds import (
     Arrays,
     Own,
     Stream,
-    Table,
-    share_class,
-    size_class,
 )
 from jaxreg.training.hooks import ROUNDING, History, Hook, Job, Run, check_hooks, periods, start_run
+from jaxreg.training.inputs import Asked, Inputs, from_arrays, from_source
 from jaxreg.training.members import CALL_SECONDS, dealt, find_place, lay_out, map_members
 from jaxreg.training.run import Limits, Report, advance
 from jaxreg.training.trainer import Batch, Trainer, TrainState
-
-# Rows of a source that are kept in memory for the validation of members, of all folds together.
-HELD_OUT_ROWS = 2**17
-# Scores in which rows of no weight count for nothing, so that held-out rows may be filled up, too.
-WEIGHTED_SCORES = mean_nll, scaled_nll
 
 
 @contextmanager
@@ -128,13 +112,11 @@ def fit(
         key[None],
         trainer,
         data,
+        Asked(batch_size, validation, first_epoch),
         alone=True,
         epochs=epochs,
-        batch_size=batch_size,
-        validation=validation,
         patience=patience,
         states=state,
-        first_epoch=first_epoch,
         hooks=[_Alone(hook) for hook in hooks],
     )
     state, history = _first((states, history))
@@ -236,18 +218,11 @@ def fit_ensemble(
         jax.random.split(key, members),
         trainer,
         data,
+        Asked(batch_size, validation, first_epoch, rows, validation_rows, bootstrap, folds, weights),
         epochs=epochs,
-        batch_size=batch_size,
-        validation=validation,
         patience=patience,
-        rows=rows,
-        validation_rows=validation_rows,
-        bootstrap=bootstrap,
-        folds=folds,
-        weights=weights,
         numbers=numbers,
         states=states,
-        first_epoch=first_epoch,
         hooks=hooks,
         mesh=mesh,
         side_by_side=side_by_side,
@@ -265,8 +240,11 @@ class _Alone(Hook):
     """A hook that is shown a run of one member as a run without an axis of members."""
 
     def __init__(self, hook: Hook):
-        self._hook, self.every = hook, hook.every
-        self.begin, self.close = hook.begin, hook.close
+        self._hook, self.begin, self.close = hook, hook.begin, hook.close
+
+    @property
+    def every(self) -> Any:
+        return self._hook.every
 
     def restore(self, run: Run) -> Run:
         return jax.tree.map(lambda leaf: np.asarray(leaf)[None], self._hook.restore(_first(run)))
@@ -280,28 +258,24 @@ def _train(
     keys: Array,
     trainer: Trainer,
     data: Batch | Source,
+    asked: Asked,
     *,
     epochs: int,
-    batch_size: int | None,
-    validation: Batch | None,
     patience: int | None,
     states: TrainState | None,
-    first_epoch: int,
     hooks: Sequence[Hook],
     alone: bool = False,
     numbers: Mapping[str, TableLike] | None = None,
     mesh: Mesh | None = None,
     side_by_side: int | None = None,
-    **own: Any,
 ) -> tuple[TrainState, History]:
     """Train a member of each key; one that is `alone` has no axis of members in its state and in messages."""
-    members = len(keys)
-    held_out = (validation, own.get("validation_rows"), own.get("folds"))
+    members, batch_size, first_epoch = len(keys), asked.batch_size, asked.first_epoch
+    held_out = asked.validation, asked.validation_rows, asked.folds
     check_settings(epochs, batch_size, patience, first_epoch, validated=any(p is not None for p in held_out))
     place = find_place(mesh, members)
-    given = _given_source if isinstance(data, Source) else _given_arrays
-    own |= {"batch_size": batch_size, "validation": validation, "first_epoch": first_epoch}
-    given = given(key, trainer, data, members, **own)
+    prepare = from_source if isinstance(data, Source) else from_arrays
+    given = prepare(key, trainer, data, members, asked)
     expected = given.state
     numbers = check_swept(numbers or {}, expected.opt_state, members)
     check_state("state" if alone else "states", states, expected, () if alone else (members,))
@@ -355,184 +329,6 @@ def _train(
         run = drive(chunk, run, feed, hooks, job, seconds=seconds)
     final, history = place.all_members((run.final_state, run.history))
     return jax.device_put(final), history
-
-
-class _Given(NamedTuple):
-    """What members train on, checked.
-
-    Attributes:
-        own: what each member has for itself.
-        feed: the rows.
-        validation: rows that are held out.
-        example: some features.
-        state: what a member's first state is like.
-        most: rows of a step.
-        settings: by name, what tells the run from others.
-        arrays: by name, the same.
-    """
-
-    own: Own
-    feed: Arrays | Stream
-    validation: Batch | None
-    example: np.ndarray
-    state: TrainState
-    most: int
-    settings: dict[str, Any]
-    arrays: dict[str, ArrayLike]
-
-
-def _given_arrays(
-    key: Array,
-    trainer: Trainer,
-    data: Batch,
-    members: int,
-    *,
-    batch_size: int | None,
-    validation: Batch | None,
-    first_epoch: int,
-    rows: TableLike | None = None,
-    validation_rows: TableLike | None = None,
-    bootstrap: bool = False,
-    folds: int | None = None,
-    weights: TableLike | None = None,
-) -> _Given:
-    """What members train on, from rows in memory, filled up to size classes."""
-    if folds is not None:
-        raise ValueError("folds are for rows that come from a source: pass what data.fold_rows gives as rows")
-    data = check_data(data)
-    n = len(data[0])
-    if bootstrap:
-        if rows is not None:
-            raise ValueError("bootstrap draws the rows of each member itself: pass either bootstrap or rows")
-        rows, _ = bootstrap_rows(key, n, members)
-    validation, validation_rows = _checked_validation(data, validation, validation_rows, members)
-    rows = None if rows is None else check_rows("rows", rows, members, n)
-    weights = None if weights is None else check_weights(weights, members, n)
-    _check_each_trainable(data, rows, weights)
-    example = data[0][:1]
-    state = jax.eval_shape(trainer.init, key, jnp.asarray(example))
-    dtype = jnp.result_type(*jax.tree.leaves(state.params))
-    as_dtype = partial(jax.tree.map, partial(np.asarray, dtype=dtype))
-    data, validation, weights, example = as_dtype((data, validation, weights, example))
-    arrays = dict(zip(("x", "y", "weight"), data, strict=False))
-    arrays |= _named_validation(validation)
-
-    used = n if rows is None else rows.shape[1]
-    if rows is not None:
-        data = _weighted(data) if (rows < 0).any() else data
-        rows = _columns(rows, share_class(used, n), -1)
-    weights = None if weights is None else _columns(weights, size_class(n), 0)
-    if validation is not None:
-        validation, validation_rows = _filled_validation(trainer, validation, validation_rows)
-    full = batch_size is None or batch_size >= used
-    data = tuple(_rows(array, size_class(n)) for array in data)
-    size = len(data[0]) if rows is None else rows.shape[1]
-    exact = used == size and (full or used % batch_size == 0)
-    table = Table(data, np.asarray(used, np.int32), None if full else batch_size, exact)
-    own = Own(None, rows, validation_rows, weights)
-    return _Given(own, Arrays(table), validation, example, state, used if full else batch_size, {}, arrays)
-
-
-def _given_source(
-    key: Array,
-    trainer: Trainer,
-    source: Source,
-    members: int,
-    *,
-    batch_size: int | None,
-    validation: Batch | None,
-    first_epoch: int,
-    rows: TableLike | None = None,
-    validation_rows: TableLike | None = None,
-    bootstrap: bool = False,
-    folds: int | None = None,
-    weights: TableLike | None = None,
-) -> _Given:
-    """What members train on, from rows that are read as they are needed."""
-    for name, value in (("rows", rows), ("weights", weights)):
-        if value is not None:
-            raise ValueError(f"{name} name rows in memory: a source knows bootstrap and folds")
-    if folds is not None:
-        check_whole("folds", folds, 2)
-        if validation is None:
-            validation, validation_rows = held_out_sample(key, source, members, folds)
-    elif validation is None and validation_rows is not None:
-        raise ValueError("validation_rows of a source need validation=(x, y), rows in memory")
-    if batch_size is None:
-        raise ValueError("rows that are read as they are needed need a batch_size, for example 256")
-    feed = Stream(key, source, batch_size, first_epoch=first_epoch, folds=folds, bootstrap=bootstrap)
-    first = feed.block(0, 0)
-    validation, validation_rows = _checked_validation(
-        (first.x[0], first.y[0]), validation, validation_rows, members
-    )
-    example = first.x[0][:1]
-    state = jax.eval_shape(trainer.init, key, jnp.asarray(example))
-    feed.dtype = dtype = jnp.result_type(*jax.tree.leaves(state.params))
-    validation, example = jax.tree.map(partial(np.asarray, dtype=dtype), (validation, example))
-    arrays = source.describe() | _named_validation(validation)
-    if validation is not None:
-        validation, validation_rows = _filled_validation(trainer, validation, validation_rows)
-    fold = None if folds is None else np.arange(members, dtype=np.int32) % folds
-    own = Own(None, None, validation_rows, None, fold)
-    settings = {"batches_per_epoch": feed.per_epoch, "folds": folds, "bootstrap": bootstrap}
-    return _Given(own, feed, validation, example, state, batch_size, settings, arrays)
-
-
-def _filled_validation(
-    trainer: Trainer, validation: Batch, rows: np.ndarray | None
-) -> tuple[Batch, np.ndarray | None]:
-    """Held-out rows filled up to size classes, where the score can tell; else as they are."""
-    made_of = getattr(getattr(trainer.init, "func", None), "made_of", [None])
-    if made_of[-1] not in WEIGHTED_SCORES:
-        absent = rows is not None and (rows < 0).any()
-        return _weighted(validation) if absent else validation, rows
-    x, y, weight = _weighted(validation)
-    n = len(x)
-    if rows is not None:
-        rows = _columns(rows, share_class(rows.shape[1], n), -1)
-    weight = np.concatenate([weight, np.full((size_class(n) - n, *weight.shape[1:]), -1, weight.dtype)])
-    return (_rows(x, size_class(n)), _rows(y, size_class(n)), weight), rows
-
-
-def _weighted(data: Batch) -> Batch:
-    """The same rows with weights."""
-    return data if len(data) == 3 else (*data, np.ones(len(data[0]), data[0].dtype))
-
-
-def _rows(array: np.ndarray, size: int) -> np.ndarray:
-    """An array of more rows, which repeat the first."""
-    return (
-        np.concatenate([array, np.repeat(array[:1], size - len(array), axis=0)])
-        if size > len(array)
-        else array
-    )
-
-
-def _columns(array: np.ndarray, size: int, value: int) -> np.ndarray:
-    """An array of more columns, all of one value."""
-    return np.pad(array, ((0, 0), (0, size - array.shape[1])), constant_values=value)
-
-
-def held_out_sample(key: Array, source: Source, members: int, folds: int) -> tuple[Batch, np.ndarray]:
-    """Some rows of a source, and for each member those of its fold, which it holds out.
-
-    Returns:
-        `(x, y)` and integers `(members, k)`, -1 for no row, as `fit_ensemble` takes them.
-
-    Raises:
-        ValueError: if a fold has no row.
-    """
-    numbers, x, y = source.take([*key_words(key), members], HELD_OUT_ROWS)
-    own = [np.flatnonzero(row_folds(key, numbers, folds) == fold) for fold in range(min(members, folds))]
-    if not all(map(len, own)):
-        raise ValueError(
-            f"{len(numbers)} rows are too few for {folds} folds by the hash of their numbers: use fewer "
-            "folds, or read the rows into memory"
-        )
-    listed = np.full((len(own), max(map(len, own))), -1, np.int32)
-    for line, rows in zip(listed, own, strict=True):
-        line[: len(rows)] = rows
-    return (x, y), listed[np.arange(members) % folds]
 
 
 def without_failed(states: TrainState, history: History) -> TrainState:
@@ -595,7 +391,7 @@ def _wrap_key(key: Array, impl: str | None) -> Array:
 def _described(
     keys: Array,
     trainer: Trainer,
-    given: _Given,
+    given: Inputs,
     state: TrainState,
     own: Own,
     *,
@@ -615,11 +411,6 @@ def _described(
         return _advance_one.lower(jax.random.key(0), trainer, run, feed, (given.validation, limits)).as_text()
 
     return Job(settings, {name: array for name, array in arrays.items() if array is not None}, program)
-
-
-def _named_validation(validation: Batch | None) -> dict[str, ArrayLike]:
-    named = zip(("x", "y", "weight"), validation or (), strict=False)
-    return {f"validation {name}": array for name, array in named}
 
 
 def drive(
@@ -734,45 +525,6 @@ def check_state(name: str, state: Any, expected: TrainState, members: tuple[int,
         if np.shape(leaf) != want:
             where = jax.tree_util.keystr(path)
             raise ValueError(f"{name}{where} has shape {np.shape(leaf)}, expected {want}")
-
-
-def check_alike(data: Batch, validation: Batch) -> None:
-    """Raise unless validation has the columns of the training data."""
-    for name, ours, theirs in zip("xy", data, validation, strict=False):
-        if ours.shape[1:] != theirs.shape[1:]:
-            raise ValueError(
-                f"validation: {name} has shape {theirs.shape}, the training data's has {ours.shape}"
-            )
-
-
-def _checked_validation(
-    data: Batch, validation: Batch | None, validation_rows: TableLike | None, members: int
-) -> tuple[Batch | None, np.ndarray | None]:
-    """What members are validated on, as checked arrays; with weights where some rows are none."""
-    if validation is not None:
-        validation = check_data(validation, "validation")
-        check_alike(data, validation)
-    if validation_rows is not None:
-        validation = data if validation is None else validation
-        validation_rows = check_rows("validation_rows", validation_rows, members, len(validation[0]))
-    return validation, validation_rows
-
-
-def _check_each_trainable(data: Batch, rows: np.ndarray | None, weights: np.ndarray | None) -> None:
-    """Raise, and name the member, if the rows of one can't train a variance."""
-    if rows is None and weights is None:
-        return check_trainable(data)
-    x, y, *weight = data
-    for i in range(len(weights if rows is None else rows)):
-        present = slice(None) if rows is None else rows[i][rows[i] >= 0]
-        parts = [a[present] for a in weight]
-        if weights is not None:
-            own = weights[i][present]
-            parts = [part * over_outputs(own, part.shape) for part in parts] or [own]
-        try:
-            check_trainable((x[present], y[present], *parts))
-        except ValueError as error:
-            raise ValueError(f"member {i}: {error}") from None
 
 
 def _report_failed(history: History) -> None:
