@@ -299,6 +299,8 @@ def _train(
         trainer, validation, example = jax.device_put(shared, layout.everywhere)
         feed, begin, start = given.feed.put(layout.everywhere), (own, states, numbers), (trainer, example)
         state = deal(partial(_start, how=how), each=begin, shared=start)(begin, start)
+        # Waited for: a program that is given what there was no memory for never ends.
+        state = jax.block_until_ready(state)
         run = start_run(state, validated=validation is not None)
         shared = trainer, jax.device_put(feed.first, layout.everywhere), validation, limits
         program = deal(partial(_advance, how=how), each=(own, run), shared=shared)
