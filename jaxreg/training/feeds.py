@@ -85,7 +85,7 @@ class Own(NamedTuple):
 class Batches(NamedTuple):
     """The batches of a block: so many whole ones, and where rows are left one more that they don't fill."""
 
-    whole: Array
+    whole: Array | int
     take: Callable[[int | Array], Batch]
     left: Array | None = None
     last: Callable[[], Batch] | None = None
@@ -124,10 +124,10 @@ class Table:
             data = x, y, weight * over_outputs(own.weight, weight.shape)
         size = len(data[0] if own.rows is None else own.rows)
         if self.batch_size is None:
-            whole, left = self.count // size, self.count % size
             batch = data if own.rows is None else take_rows(data, own.rows)
             if self.exact:
-                return Batches(whole, lambda _: batch)
+                return Batches(1, lambda _: batch)
+            whole, left = self.count // size, self.count % size
             return Batches(whole, lambda _: batch, left, lambda: _filled(batch, jnp.arange(size) < left))
         step = self.batch_size
         whole, left = self.count // step, self.count % step

@@ -126,7 +126,7 @@ def _step_through(
         return step(batches.last(), carry)
 
     # Only the last batch is filled up, because weights to select by cost a tenth of a step.
-    carry = jax.lax.fori_loop(jnp.zeros_like(batches.whole), batches.whole, whole, (state, sums))
+    carry = jax.lax.fori_loop(0, batches.whole, whole, (state, sums))
     if batches.last is None:
         return carry
     return jax.lax.cond(batches.left > 0, last, lambda carry: carry, carry)
