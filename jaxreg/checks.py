@@ -1,4 +1,4 @@
-"""Checks of what users pass that many rooms share: numbers, shapes, keys, weights, and names in messages."""
+"""Checks of what users pass that many files share: numbers, shapes, keys, weights, and names in messages."""
 
 import operator
 from collections.abc import Sequence
