@@ -5,7 +5,6 @@ import inspect
 import io
 import math
 import os
-import re
 import signal
 import sys
 import traceback
@@ -39,6 +38,7 @@ from jaxreg.gaussian import Affine, Gaussian
 from jaxreg.metrics import evaluate
 from jaxreg.models import MeanOnlyRegressor, MeanVarRegressor
 from jaxreg.progress import Bar
+from jaxreg.settings import settings_of
 from jaxreg.training import History, Hook, Run, fit, make_trainer, sgd
 
 app = typer.Typer(
@@ -86,21 +86,6 @@ FIT_FEWEST_TRAIN = 4
 INFO_COLUMNS = 20
 FIT_SCORES = ("rmse", "nll", "crps", "coverage")
 
-# Settings of the estimator that are options of `jaxreg fit`; what they mean and their defaults stand there.
-OPTION_TYPES = {
-    "members": int,
-    "activation": str,
-    "frequencies": int,
-    "frequency_scale": str,
-    "loss": str,
-    "epochs": str,
-    "batch_size": str,
-    "learning_rate": float,
-    "weight_decay": float,
-    "validation_fraction": float,
-    "patience": float,
-    "time_limit": float | None,
-}
 PREDICTED = "mean", "std", "lower", "upper"
 # Rows of files that aren't held in memory are kept from training by a seed of their own, at most so many.
 MOST_TEST_ROWS = 2**16
@@ -109,9 +94,9 @@ FIT_CHECKPOINT, STREAMED_CHECKPOINT = 20, 0.1
 # Copies of a table that training in memory makes, about.
 IN_MEMORY_COPIES = 10
 
-# None under python -OO.
-DOCSTRING = inspect.getdoc(DeepEnsembleRegressor) or ""
-ARGUMENTS = DOCSTRING.partition("Args:")[2].partition("Attributes:")[0]
+# Settings of the estimator that aren't options of `jaxreg fit`, and types that typer reads itself.
+NO_OPTIONS = "hidden", "random_state", "hooks"
+TYPES = int, float, str, float | None
 
 NoCache = Annotated[
     bool,
@@ -324,19 +309,19 @@ def demo(
 
 
 def with_settings(command: Callable) -> Callable:
-    """A command whose `settings` become an option for each setting of the estimator, and say what it says."""
+    """A command whose `settings` become an option for each setting of the estimator."""
     own = inspect.signature(command)
-    described = re.findall(r"^    (\w+): (.*?)(?=^    \w+:|\Z)", ARGUMENTS, re.M | re.S)
-    helps = {name: " ".join(text.split()) for name, text in described}
     options = [
         inspect.Parameter(
-            setting.name,
+            name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=setting.default,
-            annotation=Annotated[OPTION_TYPES[setting.name], typer.Option(help=helps.get(setting.name))],
+            default=getattr(DeepEnsembleRegressor, name),
+            annotation=Annotated[
+                setting.type if setting.type in TYPES else str, typer.Option(help=setting.description)
+            ],
         )
-        for setting in inspect.signature(DeepEnsembleRegressor).parameters.values()
-        if setting.name in OPTION_TYPES
+        for name, setting in settings_of(DeepEnsembleRegressor).items()
+        if name not in NO_OPTIONS
     ]
     kept = [parameter for name, parameter in own.parameters.items() if name != "settings"]
     command.__signature__ = own.replace(parameters=[*kept, *options])
@@ -428,7 +413,7 @@ def fit_command(
                 files, seed=seed, test_fraction=test_fraction, resume=resume, own_files=own_files,
                 checkpoint=checkpoint is not None, checkpoint_every=checkpoint_every, settings=settings,
             )  # fmt: skip
-        rows = streamed_rows(files, test_fraction, seed)
+        rows = streamed_rows(replace(files, own_share=own_files), test_fraction, seed)
     else:
         rows = rows_in_memory(paths, target, drop or [], test_fraction, seed)
     if len(rows.test[0]) < FIT_FEWEST_TEST and report_file is not None:
@@ -447,7 +432,7 @@ def fit_command(
     with StopOnSignal() as stop:
         ensemble = DeepEnsembleRegressor(**numbers, random_state=seed, hooks=[*hooks, stop])
         try:
-            rows.fit(ensemble, own_files)
+            ensemble.fit(*rows.train)
         except Interrupted as error:
             kept = "nothing was kept, which --checkpoint FOLDER would have done"
             if checkpoint is not None:
@@ -490,13 +475,13 @@ class Rows(NamedTuple):
     """What a command trains on.
 
     Attributes:
-        fit: trains an estimator.
+        train: what the estimator's `fit` is given.
         test: features and target of the rows to score it on, as they are in the file.
         total: rows in all.
         dtypes: of the columns, the target last.
     """
 
-    fit: Callable[[DeepEnsembleRegressor, bool], Any]
+    train: tuple[Any, ...]
     test: tuple[np.ndarray, np.ndarray]
     total: int
     dtypes: tuple[str, ...]
@@ -557,10 +542,8 @@ def rows_in_memory(paths: list[Path], target: str, drop: list[str], test_fractio
         listed = ", ".join(map(repr, constant))
         warnings.warn(f"constant column {listed}: it tells nothing about the target", stacklevel=2)
 
-    def train_on(ensemble: DeepEnsembleRegressor, own_files: bool) -> None:
-        ensemble.fit(pl.DataFrame(x[train], schema=features), pl.Series(target, y[train]))
-
-    return Rows(train_on, (x[test], y[test]), len(x), dtypes)
+    given = pl.DataFrame(x[train], schema=features), pl.Series(target, y[train])
+    return Rows(given, (x[test], y[test]), len(x), dtypes)
 
 
 def streamed_rows(files: sources.Files, test_fraction: float, seed: int) -> Rows:
@@ -573,12 +556,7 @@ def streamed_rows(files: sources.Files, test_fraction: float, seed: int) -> Rows
         _, *test = files.take([seed, TEST_TAG], most)
         files = files.without([seed, TEST_TAG], most)
     files = replace(files, units=units)
-    return Rows(
-        lambda ensemble, own_files: ensemble.fit_files(files, own_files),
-        tuple(test),
-        files.rows,
-        files.types,
-    )
+    return Rows((files,), tuple(test), files.rows, files.types)
 
 
 def check_same_job(files: sources.Files, **given: Any) -> None:

@@ -5,9 +5,8 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from numbers import Real
-from typing import Any, no_type_check
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -24,9 +23,9 @@ from sklearn.utils.validation import (
 
 from jaxreg import hosts
 from jaxreg.calibration import NoiseScaling
-from jaxreg.checks import check_number, check_same_shape, check_varies, check_whole
+from jaxreg.checks import check_number, check_same_shape, check_varies
 from jaxreg.data import (
-    Scaler,
+    Source,
     TableLike,
     as_floats,
     check_numbers,
@@ -37,17 +36,14 @@ from jaxreg.data import (
     warn_of_far,
     without_unit,
 )
-from jaxreg.embeddings import PeriodicEmbedding
 from jaxreg.fitted import Fitted
 from jaxreg.gaussian import Affine
-from jaxreg.losses import beta_nll, crps_gaussian, gaussian_nll
 from jaxreg.metrics import neg_crps as neg_crps
 from jaxreg.metrics import neg_nll as neg_nll
-from jaxreg.models import ACTIVATIONS, MOST_LAYERS, MeanVarRegressor
+from jaxreg.models import ACTIVATIONS, MOST_LAYERS
 from jaxreg.prediction import predict_ensemble
 from jaxreg.recipe import (
-    DECAY_ROWS,
-    MOST_WAVES,
+    LOSSES,
     PRIOR_ROWS,
     SCALE_OF_FEW,
     TRIAL_ROWS,
@@ -55,13 +51,13 @@ from jaxreg.recipe import (
     TRIAL_SHARE,
     Recipe,
     TimeLimit,
-    auto_batch_size,
-    auto_epochs,
+    TrainingData,
     fit_scalers,
+    make_recipe,
     standardised,
-    stream_epochs,
     try_scales,
 )
+from jaxreg.settings import anything, check_settings, documented, finite_or, number, one_of, whole, widths
 from jaxreg.training import History, Hook, TrainState, check_hooks
 from jaxreg.training.fitting import without_failed
 from jaxreg.training.inputs import HELD_OUT_ROWS, held_out_sample
@@ -71,12 +67,6 @@ FOLD_ROWS = 2
 
 # Of rows in files so many serve to find the frequency scale.
 TRIAL_MOST = 2**14
-
-LOSSES = {"beta_nll": beta_nll(0.5), "gaussian_nll": gaussian_nll, "crps": crps_gaussian}
-
-
-# Settings that are whole numbers, the least each may be, and what else it may be.
-WHOLE_NUMBERS = (("members", 1), ("frequencies", 0), ("epochs", 1, "auto"), ("batch_size", 1, "auto", None))
 
 
 @contextmanager
@@ -88,6 +78,8 @@ def _numbers_fit() -> Iterator[None]:
         raise ValueError(f"a value is too large for float64 ({error}): scale it first") from None
 
 
+@documented
+@dataclass(kw_only=True, repr=False, eq=False)
 class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
     """An ensemble of mean-variance networks that needs no settings, with scikit-learn's interface.
 
@@ -101,27 +93,7 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
     heteroscedastic uncertainty estimation with probabilistic neural networks".
 
     Args:
-        members: number of networks.
-        hidden: widths of the hidden layers; 128 is one layer of 128.
-        activation: after each hidden layer: relu, silu, gelu, elu, softplus, tanh or sigmoid.
-        frequencies: waves of each feature, fewer where there are more than 32 features; 0 for none.
-        frequency_scale: multiplies the frequencies that training starts from: 1 for targets that change fast
-            with a feature, 0 for smooth ones; "auto" tries 1, 0.25 and 0.
-        loss: what is trained on: beta_nll, gaussian_nll or crps.
-        epochs: most passes over the rows; "auto" is about 3,000 steps, from 60 to 600 epochs, and for rows
-            that stay in files 200,000 steps, from 1 to 60 epochs.
-        batch_size: rows per step; "auto" is 32, and more from 16,384 rows on; None takes all rows,
-            unless they stay in files.
-        learning_rate: of AdamW's first step; it falls to 0 along half a cosine.
-        weight_decay: of AdamW at 1,000 rows; it goes with 1 / sqrt(rows).
-        validation_fraction: share of the rows that each member holds out; 0 holds none out, trains for all
-            epochs, and scales no noise.
-        patience: share of the epochs without a better score of the held-out rows after which a member stops.
-        time_limit: seconds after which training stops, and the best epochs until then are kept, which a
-            warning says; None for no limit. Compiling and an epoch under way aren't cut short; with less than
-            30 s no scale of the frequencies is tried out.
-        random_state: seed of the weights, the folds and the order of rows: None, an integer or a RandomState.
-        hooks: called while the members train, as those of `fit`.
+        {settings}
 
     Attributes:
         members_: parameters of the members that were kept, with a leading axis of members.
@@ -143,49 +115,79 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
     (256, 3)
     """
 
-    @no_type_check  # fit looks at the settings, as everywhere in scikit-learn
-    def __init__(
-        self,
-        *,
-        members: int = 10,
-        hidden: Sequence[int] = (128, 128),
-        activation: str = "silu",
-        frequencies: int = 16,
-        frequency_scale: float | str = "auto",
-        loss: str = "beta_nll",
-        epochs: int | str = "auto",
-        batch_size: int | str | None = "auto",
-        learning_rate: float = 3e-3,
-        weight_decay: float = 0.1,
-        validation_fraction: float = 0.1,
-        patience: float = 0.3,
-        time_limit: float | None = None,
-        random_state: Any = None,
-        hooks: Sequence[Hook] = (),
-    ):
-        self.members = members
-        self.hidden = hidden
-        self.activation = activation
-        self.frequencies = frequencies
-        self.frequency_scale = frequency_scale
-        self.loss = loss
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.validation_fraction = validation_fraction
-        self.patience = patience
-        self.time_limit = time_limit
-        self.random_state = random_state
-        self.hooks = hooks
+    members: Annotated[int, whole(1), "number of networks."] = 10
+    hidden: Annotated[
+        Sequence[int] | int, widths(MOST_LAYERS), "widths of the hidden layers; 128 is one layer of 128."
+    ] = (128, 128)
+    activation: Annotated[str, one_of(ACTIVATIONS), f"after each hidden layer: {', '.join(ACTIVATIONS)}."] = (
+        "silu"
+    )
+    frequencies: Annotated[
+        int, whole(0), "waves of each feature, fewer where there are more than 32 features; 0 for none."
+    ] = 16
+    frequency_scale: Annotated[
+        float | str,
+        finite_or("auto"),
+        "multiplies the frequencies that training starts from: 1 for targets that change fast with a "
+        'feature, 0 for smooth ones; "auto" tries 1, 0.25 and 0.',
+    ] = "auto"
+    loss: Annotated[str, one_of(LOSSES), f"what is trained on: {', '.join(LOSSES)}."] = "beta_nll"
+    epochs: Annotated[
+        int | str,
+        whole(1, "auto"),
+        'most passes over the rows; "auto" is about 3,000 steps, from 60 to 600 epochs, and for rows '
+        "that stay in files 200,000 steps, from 1 to 60 epochs.",
+    ] = "auto"
+    batch_size: Annotated[
+        int | str | None,
+        whole(1, "auto", None),
+        'rows per step; "auto" is 32, and more from 16,384 rows on; None takes all, but of rows in files.',
+    ] = "auto"
+    learning_rate: Annotated[
+        float, check_number, "of AdamW's first step; it falls to 0 along half a cosine."
+    ] = 3e-3
+    weight_decay: Annotated[float, check_number, "of AdamW at 1,000 rows; it goes with 1 / sqrt(rows)."] = 0.1
+    validation_fraction: Annotated[
+        float,
+        number(0, 0.5, "from 0 to 0.5"),
+        "share of the rows that each member holds out; 0 holds none out, trains for all epochs, and scales "
+        "no noise.",
+    ] = 0.1
+    patience: Annotated[
+        float,
+        number(0, 1, "a share of the epochs, above 0 up to 1", above=True),
+        "share of the epochs without a better score of the held-out rows after which a member stops.",
+    ] = 0.3
+    time_limit: Annotated[
+        float | None,
+        number(0, math.inf, "positive seconds or None", above=True, none=True),
+        "seconds after which training stops, and the best epochs until then are kept, which a warning says; "
+        "None for no limit. Compiling and an epoch under way aren't cut short; with less than 30 s no scale "
+        "of the frequencies is tried out.",
+    ] = None
+    random_state: Annotated[
+        Any, anything, "seed of weights, folds and the order of rows: None, an integer or a RandomState."
+    ] = None
+    hooks: Annotated[
+        Sequence[Hook],
+        lambda name, hooks: check_hooks(hooks),
+        "called while the members train, as those of `fit`.",
+    ] = ()
 
-    def fit(self, X: TableLike, y: TableLike, sample_weight: TableLike | None = None):
+    def fit(self, X: TableLike | Source, y: TableLike | None = None, sample_weight: TableLike | None = None):
         """Train the ensemble.
 
+        Rows in files, which may be more than memory holds, are read twice, for means and variances and for a
+        sample of at most about 131,072 rows that members are validated on, of which 16,384 serve to find the
+        frequency scale; then once in each epoch. In a run of many processes (`hosts.start`) members are dealt
+        over them, and every process gets the same estimator.
+
         Args:
-            X: features, `(n, features)`: arrays, or pandas or polars frames.
+            X: features, `(n, features)`: arrays, or pandas or polars frames. Or rows in files, features and
+                target, from `sources.from_files`; with its `own_share` members of each process learn from
+                that process's share of the files alone.
             y: targets, `(n,)` or `(n, d)`; of several targets, single ones may be missing (NaN or
-                masked).
+                masked). None for rows in files.
             sample_weight: of each row, `(n,)`, not negative; a row of no weight is left out.
 
         Returns:
@@ -196,152 +198,134 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
                 of one value, which has no variance to learn.
 
         Warns:
-            UserWarning: where there are too few rows for the folds; there are then fewer folds.
+            UserWarning: where there are too few rows for the folds; there are then fewer folds. Names
+                constant features of files.
             RuntimeWarning: names members whose loss stopped being finite; they are left out.
         """
-        self._check_settings()
+        check_settings(self)
         clock = _Clock(self.time_limit)
+        seed = check_random_state(self.random_state).randint(2**31 - 1)
+        key = jax.random.key(seed)
+        if isinstance(X, Source):
+            given = self._from_source(key, X, y, sample_weight)
+        else:
+            given = self._from_table(key, X, y, sample_weight)
+        recipe = make_recipe(self, given)
+        scale = self._choose_scale(key, given)
+        if given.mesh is not None:  # processors of different kinds might choose otherwise
+            scale = float(hosts.gather({"scale": np.array(scale)})[0]["scale"])
+        self.frequency_scale_, scales = scale, np.full(self.members, scale)
+        states, self.history_ = recipe.fit(key, given, scales, [*self.hooks, *clock.hooks])
+        clock.warn_if_stopped(self.history_)
+        return self._keep(states, recipe, given, int(seed))
+
+    def fit_files(self, files: Source, own_files: bool = False):
+        """The same as `fit(files)`; in a run of many processes `own_files` sets the files' `own_share`."""
+        many = own_files and jax.process_count() > 1
+        return self.fit(replace(files, own_share=True) if many else files)
+
+    def _from_table(
+        self, key: jax.Array, X: TableLike, y: TableLike | None, sample_weight: TableLike | None
+    ) -> TrainingData:
+        """What members learn from, of a table in memory."""
         target_names, dtypes = _target_names(y), (column_dtypes(X), column_dtypes(y))
         x, y, weight = self._check_rows(X, y, sample_weight)
         self._warn_of_far(x, y, target_names)
-        seed = check_random_state(self.random_state).randint(2**31 - 1)
-        key = jax.random.key(seed)
-        rows, held_out = self._fold(key, len(x))
-        scalers = fit_scalers(x, y, weight)
-        data = standardised(scalers, x, y, weight)
-        recipe = self._recipe(data, len(x), len(x) if rows is None else rows.shape[1])
-        self.frequency_scale_ = self._choose_scale(key, recipe, data, rows)
-        scales = np.full(self.members, self.frequency_scale_)
-        hooks = [*self.hooks, *clock.hooks]
-        states, self.history_ = recipe.fit_rows(key, data, rows, held_out, scales, recipe.epochs, hooks)
-        clock.warn_if_stopped(self.history_)
         names = getattr(self, "feature_names_in_", None)
         names = None if names is None else tuple(map(str, names))
-        return self._keep(
-            states, recipe, data[:2], held_out, weight, scalers, len(x), seed, names, target_names, *dtypes
-        )
+        scalers, folds, held_out = fit_scalers(x, y, weight), self._folds(len(x)), {}
+        data, used = standardised(scalers, x, y, weight), len(x)
+        if folds is not None:
+            rows, own = fold_rows(key, len(x), int(self.members), folds)
+            held_out, used = {"rows": rows, "validation_rows": own}, rows.shape[1]
+        columns = names, target_names, *dtypes
+        return TrainingData(data, data, len(x), used, used, held_out, scalers, columns)
 
-    def fit_files(self, files: Any, own_files: bool = False):
-        """Train the ensemble on rows in files, which may be more than memory holds.
-
-        All files are read twice, for means and variances and for a sample of at most about 131,072 rows that
-        members are validated on, of which 16,384 serve to find the frequency scale; then once in each epoch.
-        "auto" stands for about 200,000 steps, from 1 to 60 epochs.
-
-        Args:
-            files: from `sources.from_files`.
-            own_files: of a run over many processes (`hosts.start`), over which members are dealt, whether the
-                members of each learn from that process's share of the files alone, and it reads no other.
-
-        Returns:
-            The estimator, on every process the same.
-
-        Raises:
-            ValueError: for unusable data or settings, by name.
-
-        Warns:
-            UserWarning: names constant features.
-            RuntimeWarning: names members whose loss stopped being finite; they are left out.
-        """
-        self._check_settings()
-        clock = _Clock(self.time_limit)
+    def _from_source(self, key: jax.Array, files: Any, y: Any, sample_weight: Any) -> TrainingData:
+        """What members learn from, of rows that are read as they are needed."""
+        if y is not None or sample_weight is not None:
+            raise ValueError("rows in files have their target with them, and no weights: pass them alone")
+        if not hasattr(files, "standardised"):
+            raise ValueError(
+                f"a {type(files).__name__} doesn't say what its columns are: use sources.from_files, or "
+                "fit_ensemble, which takes any source"
+            )
         if files.rows < FEWEST_ROWS:
             raise ValueError(f"the files have {files.rows} rows, {FEWEST_ROWS} are needed")
         if self.batch_size is None:
             raise ValueError("rows in files need a batch_size: a number or 'auto'")
-        seed = check_random_state(self.random_state).randint(2**31 - 1)
-        key = jax.random.key(seed)
-        self.feature_names_in_ = np.array(files.features, object)
-        self.n_features_in_ = len(files.features)
-        processes = jax.process_count()
-        if processes > 1:
-            files = replace(files, process=(jax.process_index(), processes), own_share=own_files)
-        if own_files and len(files.pieces) < processes:
+        processes, mesh = jax.process_count(), None
+        own = processes > 1 and files.own_share
+        if own and len(files.pieces) < processes:
             raise ValueError(
                 f"{len(files.pieces)} row groups are too few for {processes} processes with files of their "
                 "own: write smaller row groups, use fewer processes, or leave own_files out, so that each "
                 "reads all"
             )
-        files = files if files.units else files.standardised()
-        folds = self._folds(min(files.rows, HELD_OUT_ROWS))
-        if folds is None:
-            held_out = {}
-            few = tuple(part[0] for part in next(files.stream([seed], batch_size=1, batches=1))[1:])
-        else:
-            validation, own = held_out_sample(key, files, self.members, folds)
-            held_out = {"folds": folds, "validation": validation, "validation_rows": own}
-            some = np.random.default_rng(key_words(key)).permutation(len(validation[0]))[:TRIAL_MOST]
-            few = tuple(part[some] for part in validation)
-
-        seen = files.rows // processes if own_files else files.rows
-        recipe = self._recipe(few, seen, seen)
-        mesh = None
         if processes > 1:
+            files = replace(files, process=(jax.process_index(), processes))
             mesh = hosts.make_mesh(self.members)
-        steps = files.batches(recipe.batch_size)
-        if self.epochs == "auto":
-            recipe = recipe._replace(epochs=stream_epochs(steps))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".* too few for .* folds")
-            rows, _ = self._fold(key, len(few[0]))
-        trial = self._recipe(few, len(few[0]), len(few[0]) if rows is None else rows.shape[1])
-        scale = self._choose_scale(key, trial, few, rows)
-        # Processors of different kinds might choose otherwise.
-        self.frequency_scale_ = float(hosts.gather({"scale": np.array(scale)})[0]["scale"])
-        scales, hooks = np.full(self.members, self.frequency_scale_), [*self.hooks, *clock.hooks]
-        states, self.history_ = recipe.fit(
-            key, files, few[0][:1], scales, recipe.epochs, steps, hooks, mesh, **held_out
+        self.feature_names_in_ = np.array(files.features, object)
+        self.n_features_in_ = len(files.features)
+        files = files if files.units else files.standardised()
+        folds, held_out = self._folds(min(files.rows, HELD_OUT_ROWS)), {}
+        if folds is None:
+            block = next(files.stream(key_words(key), batch_size=1, batches=1))
+            sample = block.x[0], block.y[0]
+            sample_used = 1
+        else:
+            validation, own_rows = held_out_sample(key, files, self.members, folds)
+            held_out = {"folds": folds, "validation": validation, "validation_rows": own_rows}
+            some = np.random.default_rng(key_words(key)).permutation(len(validation[0]))[:TRIAL_MOST]
+            sample = tuple(part[some] for part in validation)
+            sample_used = len(some) - len(some) // min(folds, len(some) // FOLD_ROWS)
+        columns = files.features, (files.target,), files.types[:-1], files.types[-1:]
+        used = files.rows // processes if own else files.rows
+        return TrainingData(
+            files, sample, files.rows, used, sample_used, held_out, files.units, columns, mesh
         )
-        clock.warn_if_stopped(self.history_)
-        return self._keep(
-            states, recipe, held_out.get("validation"), held_out.get("validation_rows"), None, files.units,
-            files.rows, seed, files.features, (files.target,), files.types[:-1], files.types[-1:],
-        )  # fmt: skip
 
-    def _keep(
-        self,
-        states: TrainState,
-        recipe: Recipe,
-        data: tuple[np.ndarray, ...] | None,
-        held_out: np.ndarray | None,
-        weight: np.ndarray | None,
-        scalers: tuple[Scaler, Scaler],
-        rows: int,
-        seed: int,
-        *columns: tuple[str, ...] | None,
-    ):
-        """Scale the noise by the rows of `data` that members held out, -1 for none, and keep the model."""
+    def _keep(self, states: TrainState, recipe: Recipe, given: TrainingData, seed: int):
+        """Scale the noise by the rows that members held out, and keep the model."""
         kept = self.history_.failed_epoch < 0
         self.members_ = without_failed(states, self.history_).params
         self.n_iter_ = int(np.isfinite(self.history_.loss).sum(axis=-1).max())
         self.calibration_ = None
-        if held_out is not None:
-            x, y = data
+        if given.held_out:
+            x, y, *weight = given.held_out.get("validation", given.data)
             unseen = np.zeros((self.members, len(x) + 1), bool)
-            np.put_along_axis(unseen, held_out, True, axis=1)  # no row, -1, is one more than there are
+            # No row, -1, is one more than there are.
+            np.put_along_axis(unseen, given.held_out["validation_rows"], True, axis=1)
             seen = predict_ensemble(recipe.model, self.members_, x)
             self.calibration_ = NoiseScaling.fit_held_out(
-                seen, y, unseen[kept, :-1], sample_weight=weight, prior_rows=PRIOR_ROWS
+                seen,
+                y,
+                unseen[kept, :-1],
+                sample_weight=weight[0] if weight else None,
+                prior_rows=PRIOR_ROWS,
             )
-        trained = {
-            "rows": rows,
+        settings = self._described() | {
+            "hidden": list(recipe.model.hidden),
+            "rows": given.rows,
             "epochs": recipe.epochs,
             "batch_size": recipe.batch_size,
-            "seed": int(seed),
+            "seed": seed,
+            "frequency_scale": self.frequency_scale_,
+            "trained_epochs": self.n_iter_,
         }
-        trained |= {"frequency_scale": self.frequency_scale_, "trained_epochs": self.n_iter_}
-        feature_names, target_names, *dtypes = columns
+        feature_names, target_names, feature_dtypes, target_dtypes = given.columns
         self.fitted_ = Fitted(
             recipe.model,
             self.members_,
-            *scalers,
+            *given.scalers,
             feature_names,
             target_names,
-            self._described() | trained,
-            int(kept.sum()),
-            self.calibration_,
-            *dtypes,
-            _final_scores(self.history_),
+            settings,
+            members=int(kept.sum()),
+            calibration=self.calibration_,
+            feature_dtypes=feature_dtypes,
+            target_dtypes=target_dtypes,
+            scores=_final_scores(self.history_),
         )
         return self
 
@@ -381,45 +365,6 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
     def score_nll(self, X: TableLike, y: TableLike, sample_weight: TableLike | None = None) -> float:
         """Mean negative log-likelihood in nats, lower is better; it depends on the target's unit."""
         return -neg_nll(self, X, y, sample_weight)
-
-    @property
-    def _widths(self) -> tuple[int, ...]:
-        """Widths of the hidden layers; a single number is one layer."""
-        if isinstance(self.hidden, str) or self.hidden is None:
-            raise ValueError(f"hidden must be widths of layers, for example (128, 128), got {self.hidden!r}")
-        return (self.hidden,) if np.ndim(self.hidden) == 0 else tuple(self.hidden)
-
-    def _check_settings(self) -> None:
-        """Raise for settings that no fit can have."""
-        for name, table in (("loss", LOSSES), ("activation", ACTIVATIONS)):
-            if getattr(self, name) not in table:
-                listed = ", ".join(map(repr, table))
-                raise ValueError(f"{name} must be one of {listed}, got {getattr(self, name)!r}")
-        for name, least, *words in WHOLE_NUMBERS:
-            if getattr(self, name) not in words:
-                check_whole(name, getattr(self, name), least)
-        if len(self._widths) > MOST_LAYERS:
-            raise ValueError(f"hidden may be {MOST_LAYERS} layers, got {len(self._widths):,}")
-        for width in self._widths:
-            check_whole("hidden", width, 1)
-        check_number("learning_rate", self.learning_rate)
-        check_number("weight_decay", self.weight_decay)
-        for name in ("validation_fraction", "patience", "time_limit"):
-            value = getattr(self, name)
-            if not isinstance(value, Real) and not (name == "time_limit" and value is None):
-                raise ValueError(f"{name} must be a number, got {value!r}")
-        check_hooks(self.hooks)
-        scale = self.frequency_scale
-        if scale != "auto" and not (isinstance(scale, Real) and 0 <= scale < math.inf):
-            raise ValueError(f"frequency_scale must be a number not below 0 or 'auto', got {scale!r}")
-        if not 0 <= self.validation_fraction <= 0.5:
-            raise ValueError(f"validation_fraction must be from 0 to 0.5, got {self.validation_fraction!r}")
-        if not 0 < self.patience <= 1:
-            raise ValueError(
-                f"patience must be a share of the epochs, above 0 up to 1, got {self.patience!r}"
-            )
-        if self.time_limit is not None and not self.time_limit > 0:
-            raise ValueError(f"time_limit must be positive seconds or None, got {self.time_limit!r}")
 
     @_numbers_fit()
     def _check_rows(
@@ -474,12 +419,7 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
         if target_names is None:
             targets = ["the target"] if y.ndim == 1 else [f"target {i}" for i in range(y.shape[1])]
         called = [f"column {name!r}" for name in names] + targets
-        warn_of_far([*x.T, *y.reshape(len(y), -1).T], called, stacklevel=3)
-
-    def _fold(self, key: jax.Array, n: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """The rows that each member trains on, and those that it holds out."""
-        folds = self._folds(n)
-        return (None, None) if folds is None else fold_rows(key, n, int(self.members), folds)
+        warn_of_far([*x.T, *y.reshape(len(y), -1).T], called, stacklevel=4)
 
     def _folds(self, n: int) -> int | None:
         """In how many folds rows are parted, None for none."""
@@ -495,33 +435,11 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
             folds = most
         return folds
 
-    def _recipe(self, data: tuple[np.ndarray, ...], rows: int, used: int) -> Recipe:
-        """How members are trained on rows such as `data`, of which each is given `used`."""
-        x, y, *_ = data
-        frequencies = min(self.frequencies, max(MOST_WAVES // x.shape[1], 1))
-        model = MeanVarRegressor(
-            hidden=self._widths,
-            outputs=None if y.ndim == 1 else y.shape[1],
-            activation=ACTIVATIONS[self.activation],
-            embedding=PeriodicEmbedding(frequencies) if frequencies else None,
-        )
-        batch_size = auto_batch_size(used) if self.batch_size == "auto" else self.batch_size
-        epochs = auto_epochs(used, batch_size) if self.epochs == "auto" else self.epochs
-        decay = self.weight_decay * math.sqrt(DECAY_ROWS / rows)
-        loss = LOSSES[self.loss]
-        return Recipe(model, loss, self.learning_rate, decay, batch_size, epochs, self.patience)
-
-    def _choose_scale(
-        self,
-        key: jax.Array,
-        recipe: Recipe,
-        data: tuple[np.ndarray, ...],
-        rows: np.ndarray | None,
-    ) -> float:
+    def _choose_scale(self, key: jax.Array, given: TrainingData) -> float:
         """The scale of the frequencies that is asked for, or that small ensembles find."""
         if self.frequency_scale != "auto":
             return float(self.frequency_scale)
-        if recipe.model.embedding is None or rows is None or len(data[0]) < TRIAL_ROWS:
+        if not (self.frequencies and given.held_out) or len(given.sample[0]) < TRIAL_ROWS:
             return SCALE_OF_FEW
         if self.time_limit is not None and self.time_limit < TRIAL_SECONDS:
             warnings.warn(
@@ -534,12 +452,11 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
         key = jax.random.fold_in(key, int(self.members))
         hooks = [hook.for_trial() for hook in self.hooks]
         hooks = [TimeLimit(time.monotonic() + limit), *(hook for hook in hooks if hook is not None)]
-        return try_scales(key, recipe, data, rows.shape[1], hooks)
+        return try_scales(key, self, given.trial, hooks)
 
     def _described(self) -> dict:
         """The settings as a model file can hold them."""
         settings = {name: value for name, value in self.get_params().items() if name != "hooks"}
-        settings["hidden"] = list(map(int, self._widths))
         for name, value in settings.items():
             settings[name] = value.item() if isinstance(value, np.generic) else value
         if not isinstance(settings["random_state"], int | None):

@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,12 +13,15 @@ from jax.sharding import Mesh
 from jaxreg import metrics
 from jaxreg.calibration import NoiseScaling
 from jaxreg.data import Scaler, Source, default_dtype
+from jaxreg.embeddings import PeriodicEmbedding
 from jaxreg.gaussian import GaussianMixture
-from jaxreg.losses import scaled_nll
-from jaxreg.models import MeanVarRegressor
+from jaxreg.losses import beta_nll, crps_gaussian, gaussian_nll, scaled_nll
+from jaxreg.models import ACTIVATIONS, MeanVarRegressor
 from jaxreg.optimizers import adamw
 from jaxreg.prediction import predict_ensemble
 from jaxreg.training import History, Hook, Run, Trainer, TrainState, fit_ensemble, make_trainer, memory_errors
+
+LOSSES = {"beta_nll": beta_nll(0.5), "gaussian_nll": gaussian_nll, "crps": crps_gaussian}
 
 # What "auto" stands for: about so many steps, in so many epochs at least and at most, of batches that grow
 # with the rows; of rows in files other numbers, which are those of 100,000 rows in memory and go on from
@@ -54,13 +57,13 @@ def auto_batch_size(rows: int) -> int:
     return int(np.clip(2 ** round(math.log2(rows / AUTO_BATCHES)), *AUTO_BATCH))
 
 
-def auto_epochs(rows: int, batch_size: int | None) -> int:
-    """Epochs that make about as many steps whatever the number of rows, within bounds."""
-    return int(np.clip(AUTO_STEPS // steps_per_epoch(rows, batch_size), *AUTO_EPOCHS))
+def auto_epochs(steps: int) -> int:
+    """Epochs of so many steps that make about as many whatever the number of rows, within bounds."""
+    return int(np.clip(AUTO_STEPS // steps, *AUTO_EPOCHS))
 
 
 def stream_epochs(steps: int) -> int:
-    """The same for rows in files, of which an epoch has so many steps."""
+    """The same for rows in files."""
     return int(np.clip(round(STREAM_STEPS / steps), *STREAM_EPOCHS))
 
 
@@ -105,82 +108,107 @@ class TimeLimit(Hook):
         return self.stopped
 
 
+class TrainingData(NamedTuple):
+    """What the members of an ensemble learn from, standardised, in memory or in files.
+
+    Attributes:
+        data: `(x, y)` or `(x, y, weight)`, or a source.
+        sample: rows in memory that settings are tried out on: all of them, or some of a source's.
+        rows: how many there are in all.
+        used: how many of them each member trains on.
+        sample_used: how many of the sample a member trains on where settings are tried out.
+        held_out: which rows each member trains and is validated on, as `fit_ensemble` takes them; empty
+            where none are held out.
+        scalers: what standardised features and target.
+        columns: names of features and targets, None where they have none, and the types of both.
+        mesh: devices of all processes, over which members are dealt; None for those of this one.
+    """
+
+    data: tuple[np.ndarray, ...] | Source
+    sample: tuple[np.ndarray, ...]
+    rows: int
+    used: int
+    sample_used: int
+    held_out: dict[str, Any]
+    scalers: tuple[Scaler, Scaler]
+    columns: tuple[tuple[str, ...] | None, ...]
+    mesh: Mesh | None = None
+
+    @property
+    def trial(self) -> "TrainingData":
+        """The sample alone."""
+        return self._replace(data=self.sample, rows=len(self.sample[0]), used=self.sample_used, mesh=None)
+
+
 class Recipe(NamedTuple):
     """How members are trained.
 
     Attributes:
         model: the network.
-        loss: elementwise.
-        learning_rate: of AdamW's first step.
-        weight_decay: of AdamW.
+        trainer: its steps.
         batch_size: rows per step, None for all.
         epochs: most passes over the rows.
-        patience: share of the epochs without a better score after which a member stops.
+        patience: epochs without a better score after which a member stops.
     """
 
     model: MeanVarRegressor
-    loss: Callable
-    learning_rate: float
-    weight_decay: float
+    trainer: Trainer
     batch_size: int | None
     epochs: int
-    patience: float
+    patience: int
 
     def fit(
         self,
         key: jax.Array,
-        data: tuple[np.ndarray, ...] | Source,
-        example: np.ndarray,
+        given: TrainingData,
         scales: np.ndarray,
-        epochs: int,
-        steps: int,
-        hooks: Sequence[Hook] = (),
-        mesh: Mesh | None = None,
-        **held_out: Any,
+        hooks: Sequence[Hook],
     ) -> tuple[TrainState, History]:
-        """Train a member for each scale of the frequencies, with so many steps in an epoch.
-
-        `held_out` says which rows a member is trained and validated on, as `fit_ensemble` takes it.
-        """
-        optimizer = adamw(self.learning_rate, self.weight_decay, steps=epochs * steps)
-        trainer = make_trainer(self.model, optimizer, self.loss, scaled_nll)
+        """Train a member for each scale of the frequencies."""
         # One after another, so that one program serves any number of them.
-        keys = jax.random.split(key, len(scales))
+        keys, example = jax.random.split(key, len(scales)), given.sample[0][:1]
         with memory_errors("smaller layers or fewer members need less"):
-            states = [_begin(trainer, own, example, scale) for own, scale in zip(keys, scales, strict=True)]
+            states = [_begin(self.trainer, *one, example) for one in zip(keys, scales, strict=True)]
             states = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.block_until_ready(states))
         return fit_ensemble(
             key,
-            trainer,
-            data,
+            self.trainer,
+            given.data,
             members=len(scales),
-            epochs=epochs,
+            epochs=self.epochs,
             batch_size=self.batch_size,
-            patience=max(math.ceil(self.patience * epochs), 1) if held_out else None,
+            patience=self.patience if given.held_out else None,
             states=states,
             hooks=hooks,
-            mesh=mesh,
-            **held_out,
+            mesh=given.mesh,
+            **given.held_out,
         )
 
-    def fit_rows(
-        self,
-        key: jax.Array,
-        data: tuple[np.ndarray, ...],
-        rows: np.ndarray | None,
-        held_out: np.ndarray | None,
-        scales: np.ndarray,
-        epochs: int,
-        hooks: Sequence[Hook] = (),
-    ) -> tuple[TrainState, History]:
-        """The same on rows in memory, by their numbers."""
-        steps = steps_per_epoch(len(data[0]) if rows is None else rows.shape[1], self.batch_size)
-        given = {} if rows is None else {"rows": rows, "validation_rows": held_out}
-        return self.fit(key, data, data[0][:1], scales, epochs, steps, hooks, **given)
+
+def make_recipe(settings: Any, given: TrainingData, share: float = 1.0) -> Recipe:
+    """How an estimator of some settings trains its members, for a share of the epochs."""
+    x, y, *_ = given.sample
+    frequencies = min(settings.frequencies, max(MOST_WAVES // x.shape[1], 1))
+    model = MeanVarRegressor(
+        hidden=settings.hidden,
+        outputs=None if y.ndim == 1 else y.shape[1],
+        activation=ACTIVATIONS[settings.activation],
+        embedding=PeriodicEmbedding(frequencies) if frequencies else None,
+    )
+    streamed, batch_size, epochs = isinstance(given.data, Source), settings.batch_size, settings.epochs
+    batch_size = auto_batch_size(given.used) if batch_size == "auto" else batch_size
+    steps = given.data.batches(batch_size) if streamed else steps_per_epoch(given.used, batch_size)
+    if epochs == "auto":
+        epochs = stream_epochs(steps) if streamed else auto_epochs(steps)
+    epochs = math.ceil(share * epochs)
+    decay = settings.weight_decay * math.sqrt(DECAY_ROWS / given.rows)
+    optimizer = adamw(settings.learning_rate, decay, steps=epochs * steps)
+    trainer = make_trainer(model, optimizer, LOSSES[settings.loss], scaled_nll)
+    return Recipe(model, trainer, batch_size, epochs, max(math.ceil(settings.patience * epochs), 1))
 
 
 @jax.jit
-def _begin(trainer: Trainer, key: jax.Array, x: jax.Array, scale: jax.Array) -> TrainState:
+def _begin(trainer: Trainer, key: jax.Array, scale: jax.Array, x: jax.Array) -> TrainState:
     """A member's first state, its frequencies scaled."""
     state = trainer.init(key, x)
     params = dict(state.params["params"])
@@ -189,36 +217,24 @@ def _begin(trainer: Trainer, key: jax.Array, x: jax.Array, scale: jax.Array) -> 
     return state._replace(params=state.params | {"params": params})
 
 
-def try_scales(
-    key: jax.Array,
-    recipe: Recipe,
-    data: tuple[np.ndarray, ...],
-    used: int,
-    hooks: Sequence[Hook],
-) -> float:
+def try_scales(key: jax.Array, settings: Any, given: TrainingData, hooks: Sequence[Hook]) -> float:
     """The scale of the frequencies whose small ensemble predicts rows best that none of its members saw.
 
     The score is the ensemble's: fast waves let members err each in another way, of which their mean has the
-    gain and no member has. `used` is the number of rows that a program is compiled for.
+    gain and no member has.
     """
-    n = len(data[0])
-    size = n - used
+    recipe, data, n = make_recipe(settings, given, TRIAL_SHARE), given.data, given.rows
+    size = n - given.used
     folds = max(int(TRIAL_UNSEEN * n / size), 1)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
     unseen, seen = np.split(rng.permutation(n).astype(np.int32), [folds * size])
     # Those that are missing in number are repeats; the epoch is chosen on a part of the unseen rows.
-    more = rng.choice(seen, (TRIAL_MEMBERS, used - len(seen)))
+    more = rng.choice(seen, (TRIAL_MEMBERS, given.used - len(seen)))
     rows = np.concatenate([np.tile(seen, (TRIAL_MEMBERS, 1)), more], axis=1)
     held_out = unseen.reshape(folds, size)[np.arange(TRIAL_MEMBERS) % folds]
-    states, history = recipe.fit_rows(
-        key,
-        data,
-        np.tile(rows, (len(SCALES), 1)),
-        np.tile(held_out, (len(SCALES), 1)),
-        np.repeat(SCALES, TRIAL_MEMBERS),
-        math.ceil(TRIAL_SHARE * recipe.epochs),
-        hooks,
-    )
+    rows, held_out = (np.tile(part, (len(SCALES), 1)) for part in (rows, held_out))
+    given = given._replace(held_out={"rows": rows, "validation_rows": held_out})
+    states, history = recipe.fit(key, given, np.repeat(SCALES, TRIAL_MEMBERS), hooks)
     y, *weight = (a[unseen] for a in data[1:])
     weight = weight[0] if weight else None
     together = predict_ensemble(recipe.model, states.params, data[0][unseen])

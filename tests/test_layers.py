@@ -12,6 +12,7 @@ import jaxreg
 # A file imports only files that stand before it.
 CORE = [
     "checks",
+    "settings",
     "gaussian",
     "data",
     "embeddings",
