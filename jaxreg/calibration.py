@@ -71,7 +71,7 @@ class VarianceScaling(NamedTuple):
         Raises:
             ValueError: as `metrics.check_prediction`, for another score, or if every prediction is exact.
         """
-        return cls(_fit_factor(prediction, y, score, sample_weight, _stretched))
+        return cls(_fit_factor(prediction, y, sample_weight, score=score, scaled=_stretched))
 
     def __call__(self, prediction: Distribution) -> Distribution:
         """The prediction with its variance scaled: a Gaussian stays one, a mixture one."""
@@ -108,7 +108,7 @@ class NoiseScaling(NamedTuple):
         sample_weight: TableLike | None = None,
     ) -> "NoiseScaling":
         """Find the factor that gives held-out rows the best score; as `VarianceScaling.fit`."""
-        return cls(_fit_factor(prediction, y, score, sample_weight, _noisier))
+        return cls(_fit_factor(prediction, y, sample_weight, score=score, scaled=_noisier))
 
     @classmethod
     def fit_held_out(
@@ -144,23 +144,22 @@ class NoiseScaling(NamedTuple):
             prediction, y = prediction.dist, prediction.standardised(y)
         mixture = _mixture(prediction)
         held_out = _check_held_out(held_out, mixture, y)
-        rows = np.flatnonzero(held_out.any(axis=0))
-        if not rows.size:
+        if not held_out.any():
             raise ValueError("held_out names no row: there is nothing to find the factor from")
-        means = np.asarray(mixture.means, np.float64)[:, rows]
-        own = held_out[:, rows].reshape((*held_out[:, rows].shape, *(1,) * (y.ndim - 1)))
-        residual = y[rows] - np.sum(own * means, axis=0) / own.sum(axis=0)
+        own = held_out.reshape(held_out.shape + (1,) * (y.ndim - 1))
+        weight = np.broadcast_to(own.any(axis=0) * (1.0 if weight is None else weight), y.shape)
+        means, count = np.asarray(mixture.means, np.float64), np.maximum(own.sum(axis=0), 1)
+        residual = y - np.sum(own * means, axis=0) / count
         members = len(means)
         if members > 1:
-            excess = np.var(means, axis=0, ddof=1) * (1 / own.sum(axis=0) - 1 / members)
-            present = None if weight is None else np.broadcast_to(weight.T, y.T.shape).T[rows]
-            average = partial(np.average, axis=0, weights=present)
+            excess = np.var(means, axis=0, ddof=1) * (1 / count - 1 / members)
+            average = partial(np.average, axis=0, weights=weight)
             share = 1 - average(excess) / average(residual**2)
             residual = residual * np.sqrt(np.clip(share, LEAST_SHARE, 1))
-        moved = means - means.mean(axis=0) + (y[rows] - residual)
-        moved = GaussianMixture(moved.astype(mixture.means.dtype), np.asarray(mixture.log_vars)[:, rows])
-        weight = None if weight is None else weight[rows]
-        return cls(_fit_factor(moved, y[rows], "nll", weight, _noisier, prior_rows))
+        moved = means - means.mean(axis=0) + (y - residual)
+        moved = GaussianMixture(moved.astype(mixture.means.dtype), mixture.log_vars)
+        factor = partial(_best_factor, scaled=_noisier, prior_rows=prior_rows)
+        return cls(_for_each_output(factor, moved, y, weight))
 
     def __call__(self, prediction: Distribution) -> Distribution:
         """The prediction with its members' variances scaled."""
@@ -168,12 +167,7 @@ class NoiseScaling(NamedTuple):
 
 
 def _fit_factor(
-    prediction: Distribution,
-    y: TableLike,
-    score: str,
-    sample_weight: TableLike | None,
-    scaled: Callable,
-    prior_rows: float = 0.0,
+    prediction: Distribution, y: TableLike, sample_weight: TableLike | None, *, score: str, scaled: Callable
 ) -> Float[ArrayLike, "..."]:
     """The factor with the best score, or one for each output."""
     if score not in SCORES:
@@ -182,15 +176,17 @@ def _fit_factor(
     if isinstance(prediction, Affine):
         prediction, y = prediction.dist, prediction.standardised(y)
     _check_scalable(prediction)
-    if y.ndim == 1:
-        return _best_factor(prediction, y, weight, score, scaled, prior_rows)
     weight = np.broadcast_to(1.0 if weight is None else weight, y.shape)
-    return np.array(
-        [
-            _best_factor(prediction.output(i), y[:, i], weight[:, i], score, scaled, prior_rows)
-            for i in range(y.shape[1])
-        ]
-    )
+    return _for_each_output(partial(_best_factor, score=score, scaled=scaled), prediction, y, weight)
+
+
+def _for_each_output(
+    factor: Callable, prediction: Gaussian | GaussianMixture, y: np.ndarray, weight: np.ndarray
+) -> Float[ArrayLike, "..."]:
+    if y.ndim == 1:
+        return factor(prediction, y, weight)
+    outputs = range(y.shape[1])
+    return np.array([factor(prediction.output(i), y[:, i], weight[:, i]) for i in outputs])
 
 
 def _apply_factor(factor: ArrayLike, prediction: Distribution, scaled: Callable) -> Distribution:
@@ -276,19 +272,20 @@ def _score_scaled(
 def _best_factor(
     prediction: Gaussian | GaussianMixture,
     y: np.ndarray,
-    weight: np.ndarray | None,
-    score: str,
+    weight: np.ndarray,
+    *,
     scaled: Callable,
-    prior_rows: float,
+    score: str = "nll",
+    prior_rows: float = 0.0,
 ) -> float:
-    """The factor of the variance with the lowest mean score.
+    """The factor of the variance with the lowest mean score, over `(n,)`.
 
     A prior row adds the mean NLL of a Gaussian of that variance for values of its own.
     """
-    if weight is not None:  # rows of no weight set no bounds either
-        rows = np.flatnonzero(np.broadcast_to(weight, y.shape) > 0)
-        prediction, y, weight = _rows(prediction, rows), y[rows], np.broadcast_to(weight, y.shape)[rows]
-    squares = ((y - np.asarray(prediction.mean, np.float64)) / np.asarray(prediction.std, np.float64)) ** 2
+    present = weight > 0  # rows of no weight set no bounds either
+    weight, rows = weight[present], int(present.sum())
+    residual = (y - np.asarray(prediction.mean, np.float64)) / np.asarray(prediction.std, np.float64)
+    squares = residual[present] ** 2
     if not squares.any():
         raise ValueError("every prediction equals its y: there is no error to scale the variance to")
     largest = squares.max()
@@ -296,9 +293,9 @@ def _best_factor(
 
     def mean_score(log_factor: float) -> float:
         values = _score_scaled(prediction, y, log_factor, SCORES[score], scaled)
-        mean = float(np.average(np.asarray(values, np.float64), weights=weight))
+        mean = float(np.average(np.asarray(values, np.float64)[present], weights=weight))
         prior = 0.5 * (log_factor + math.exp(-log_factor))
-        return (len(y) * mean + prior_rows * prior) / (len(y) + prior_rows)
+        return (rows * mean + prior_rows * prior) / (rows + prior_rows)
 
     # The score of a mixture may have several minima: the best of a grid is refined.
     low, high = np.log(smallest) - 2, np.log(largest) + 2
@@ -308,12 +305,6 @@ def _best_factor(
     best = int(np.argmin([mean_score(point) for point in grid]))
     bounds = grid[max(best - 1, 0)], grid[min(best + 1, GRID - 1)]
     return float(np.exp(minimize_scalar(mean_score, bounds=bounds, options={"xatol": 1e-8}).x))
-
-
-def _rows(prediction: Gaussian | GaussianMixture, rows: np.ndarray) -> Gaussian | GaussianMixture:
-    """Some rows of a prediction over `(n,)`."""
-    first, second, *weights = prediction
-    return type(prediction)(first[..., rows], second[..., rows], *weights)
 
 
 class Recalibration(NamedTuple):

@@ -59,8 +59,9 @@ from jaxreg.recipe import (
 )
 from jaxreg.settings import anything, check_settings, documented, finite_or, number, one_of, whole, widths
 from jaxreg.training import History, Hook, TrainState, check_hooks
+from jaxreg.training.feeds import size_class
 from jaxreg.training.fitting import without_failed
-from jaxreg.training.inputs import HELD_OUT_ROWS, held_out_sample
+from jaxreg.training.inputs import HELD_OUT_ROWS, held_out_sample, more_rows
 
 FEWEST_ROWS = 4
 FOLD_ROWS = 2
@@ -293,16 +294,14 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
         self.calibration_ = None
         if given.held_out:
             x, y, *weight = given.held_out.get("validation", given.data)
-            unseen = np.zeros((self.members, len(x) + 1), bool)
+            n, size = len(x), size_class(len(x))
+            x, y, weight = (more_rows(part, size) for part in (x, y, weight[0] if weight else np.ones(n)))
+            unseen = np.zeros((self.members, size + 1), bool)
             # No row, -1, is one more than there are.
             np.put_along_axis(unseen, given.held_out["validation_rows"], True, axis=1)
             seen = predict_ensemble(recipe.model, self.members_, x)
             self.calibration_ = NoiseScaling.fit_held_out(
-                seen,
-                y,
-                unseen[kept, :-1],
-                sample_weight=weight[0] if weight else None,
-                prior_rows=PRIOR_ROWS,
+                seen, y, unseen[kept, :-1], sample_weight=weight, prior_rows=PRIOR_ROWS
             )
         settings = self._described() | {
             "hidden": list(recipe.model.hidden),

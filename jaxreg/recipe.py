@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from jaxreg import metrics
 from jaxreg.calibration import NoiseScaling
+from jaxreg.checks import over_outputs
 from jaxreg.data import Scaler, Source, default_dtype
 from jaxreg.embeddings import PeriodicEmbedding
 from jaxreg.gaussian import GaussianMixture
@@ -20,6 +21,8 @@ from jaxreg.models import ACTIVATIONS, MeanVarRegressor
 from jaxreg.optimizers import adamw
 from jaxreg.prediction import predict_ensemble
 from jaxreg.training import History, Hook, Run, Trainer, TrainState, fit_ensemble, make_trainer, memory_errors
+from jaxreg.training.feeds import share_class
+from jaxreg.training.inputs import more_rows
 
 LOSSES = {"beta_nll": beta_nll(0.5), "gaussian_nll": gaussian_nll, "crps": crps_gaussian}
 
@@ -235,9 +238,12 @@ def try_scales(key: jax.Array, settings: Any, given: TrainingData, hooks: Sequen
     rows, held_out = (np.tile(part, (len(SCALES), 1)) for part in (rows, held_out))
     given = given._replace(held_out={"rows": rows, "validation_rows": held_out})
     states, history = recipe.fit(key, given, np.repeat(SCALES, TRIAL_MEMBERS), hooks)
-    y, *weight = (a[unseen] for a in data[1:])
-    weight = weight[0] if weight else None
-    together = predict_ensemble(recipe.model, states.params, data[0][unseen])
+    # Filled up with rows of no weight, as in training: a new number of rows needs no program of its own.
+    filled = more_rows(unseen, share_class(len(unseen), n))
+    y, *weight = (a[filled] for a in data[1:])
+    present = (np.arange(len(filled)) < len(unseen)).reshape(-1, *(1,) * (y.ndim - 1))
+    weight = present * np.broadcast_to(over_outputs(weight[0], y.shape) if weight else 1.0, y.shape)
+    together = predict_ensemble(recipe.model, states.params, data[0][filled])
     scores = []
     for i in range(len(SCALES)):
         own = slice(i * TRIAL_MEMBERS, (i + 1) * TRIAL_MEMBERS)

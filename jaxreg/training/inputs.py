@@ -99,7 +99,7 @@ def from_arrays(key: Array, trainer: Trainer, data: Batch, members: int, asked: 
     if validation is not None:
         validation, validation_rows = _filled_validation(trainer, validation, validation_rows)
     full = batch_size is None or batch_size >= used
-    data = tuple(_rows(array, size_class(n)) for array in data)
+    data = tuple(more_rows(array, size_class(n)) for array in data)
     size = len(data[0]) if rows is None else rows.shape[1]
     exact = used == size and (full or used % batch_size == 0)
     table = Table(data, np.asarray(used, np.int32), None if full else batch_size, exact)
@@ -159,7 +159,7 @@ def _filled_validation(
     if rows is not None:
         rows = _columns(rows, share_class(rows.shape[1], n), -1)
     weight = np.concatenate([weight, np.full((size_class(n) - n, *weight.shape[1:]), -1, weight.dtype)])
-    return (_rows(x, size_class(n)), _rows(y, size_class(n)), weight), rows
+    return (more_rows(x, size_class(n)), more_rows(y, size_class(n)), weight), rows
 
 
 def _weighted(data: Batch) -> Batch:
@@ -167,13 +167,9 @@ def _weighted(data: Batch) -> Batch:
     return data if len(data) == 3 else (*data, np.ones(len(data[0]), data[0].dtype))
 
 
-def _rows(array: np.ndarray, size: int) -> np.ndarray:
+def more_rows(array: np.ndarray, size: int) -> np.ndarray:
     """An array of more rows, which repeat the first."""
-    return (
-        np.concatenate([array, np.repeat(array[:1], size - len(array), axis=0)])
-        if size > len(array)
-        else array
-    )
+    return np.concatenate([array, np.repeat(array[:1], size - len(array), axis=0)])
 
 
 def _columns(array: np.ndarray, size: int, value: int) -> np.ndarray:
