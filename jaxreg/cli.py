@@ -409,10 +409,9 @@ def fit_command(
         with hosts.checked_by_all():
             files = sources.from_files(file, target=target, drop=drop or [])
         if distributed:
-            check_same_job(
-                files, seed=seed, test_fraction=test_fraction, resume=resume, own_files=own_files,
-                checkpoint=checkpoint is not None, checkpoint_every=checkpoint_every, settings=settings,
-            )  # fmt: skip
+            asked = {"seed": seed, "test_fraction": test_fraction, "resume": resume, "own_files": own_files}
+            asked |= {"checkpoint": checkpoint is not None, "checkpoint_every": checkpoint_every}
+            check_same_job(files, asked | {"settings": settings})
         rows = streamed_rows(replace(files, own_share=own_files), test_fraction, seed)
     else:
         rows = rows_in_memory(paths, target, drop or [], test_fraction, seed)
@@ -559,7 +558,7 @@ def streamed_rows(files: sources.Files, test_fraction: float, seed: int) -> Rows
     return Rows((files,), tuple(test), files.rows, files.types)
 
 
-def check_same_job(files: sources.Files, **given: Any) -> None:
+def check_same_job(files: sources.Files, given: dict[str, Any]) -> None:
     """Raise, on every process, unless all of them were given the same, and see the same files."""
     listed = {name: np.asarray(array).tolist() for name, array in files.describe().items()}
     about = {f"the version of {name}": metadata.version(name) for name in LIBRARIES}

@@ -525,20 +525,19 @@ def _tail_root(means: Array, stds: Array, shares: Array, tail: Array, sign: Arra
         new = jnp.where(inside & (found | tiny | (apart < 0.5 * distance)), new, 0.5 * low + 0.5 * high)
         return jnp.where(done | found & ~inside, x, new), low, high, apart, done | found, steps + 1
 
-    low, high = _bracket(z, sign, means, stds, shares, tail)
+    low, high = _bracket(z, sign, (means, stds, shares), tail)
     carry = high, low, high, jnp.full_like(high, jnp.inf), jnp.zeros(high.shape, bool), 0
     x, low, high, *_ = jax.lax.while_loop(go_on, step, carry)
     return sign * jnp.clip(x, low, high)
 
 
-def _bracket(
-    z: Array, sign: Array, means: Array, stds: Array, shares: Array, tail: Array
-) -> tuple[Array, Array]:
+def _bracket(z: Array, sign: Array, members: tuple[Array, ...], tail: Array) -> tuple[Array, Array]:
     """Two points around a mixture's quantile, of which the upper one is near it.
 
     It lies between the members' own quantiles; and not above where a member's part of the lower tail alone is
     the whole of it, which is where it lies if that member is far below the others.
     """
+    means, stds, shares = members
     present = shares > 0
     alone = ndtri(jnp.minimum(tail / jnp.where(present, shares, 1)[None], 1)).T
 

@@ -201,10 +201,8 @@ def observed_against_predicted(
     order = np.argsort(mean)
     shown = order[np.unique(np.linspace(0, len(y) - 1, MOST_ERROR_BARS).round().astype(int))]
     reach = np.stack([mean - lower, upper - mean])[:, shown]
-    ax.errorbar(
-        mean[shown], mean[shown], reach, fmt="none", ecolor="0.65", elinewidth=1, zorder=1,
-        label=f"{100 * level:g}% interval",
-    )  # fmt: skip
+    grey = {"fmt": "none", "ecolor": "0.65", "elinewidth": 1, "zorder": 1}
+    ax.errorbar(mean[shown], mean[shown], reach, label=f"{100 * level:g}% interval", **grey)
     ends = mean[order[[0, -1]]]
     ax.plot(ends, ends, "--", color="0.1", linewidth=1.5, zorder=3, label="observed as predicted")
     size = 4 if len(y) > MANY_POINTS else 12

@@ -307,11 +307,9 @@ class Files:
             batch_size: rows of a batch.
             batches: batches of a block; the last block is filled up with rows that have no number.
         """
-        blocks = math.ceil(self.batches(batch_size) / batches)
-        pieces = self._own_pieces() if self.own_share else self.pieces
+        shape = math.ceil(self.batches(batch_size) / batches), batches, batch_size
         # Chosen here, because the thread that reads doesn't know of jax.enable_x64.
-        dtype = default_dtype(np.dtype(np.float64))
-        return ahead(self._blocks(pieces, [*seed, 0], batch_size, batches, blocks, dtype))
+        return ahead(self._blocks([*seed, 0], shape, default_dtype(np.dtype(np.float64))))
 
     def take(self, seed: Sequence[int], most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """At most about so many rows, drawn at random: `(numbers, x, y)`, in the order of their numbers."""
@@ -357,17 +355,11 @@ class Files:
         scaled = (scaler.transform(values) for scaler, values in zip(self.units, (x, y), strict=True))
         return tuple(values.astype(dtype) for values in scaled)
 
-    def _blocks(
-        self,
-        pieces: Sequence[Piece],
-        seed: Sequence[int],
-        batch_size: int,
-        batches: int,
-        blocks: int,
-        dtype: np.dtype,
-    ) -> Iterator[Block]:
-        """So many blocks of the rows of some row groups, and of no rows after these."""
+    def _blocks(self, seed: Sequence[int], shape: tuple[int, int, int], dtype: np.dtype) -> Iterator[Block]:
+        """Blocks, each of so many batches of so many rows, of all rows and of none after these."""
+        blocks, batches, batch_size = shape
         size, waiting, ready = batch_size * batches, [], 0
+        pieces = self._own_pieces() if self.own_share else self.pieces
         mixed = self._mixed(pieces, np.random.default_rng(seed))
         for _ in range(blocks):
             while ready < size and (more := next(mixed, None)) is not None:

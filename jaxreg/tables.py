@@ -147,14 +147,14 @@ def blocks(path: Path, names: Sequence[str], kept: Sequence[str] = ()) -> Iterat
         separator, _ = _first_line(path, file.read(BLOCK_BYTES).removeprefix(BYTE_ORDER_MARK))
     # What quotes mean is Python's to say, slowly.
     parts = _split_by_row if _holds_quotes(path) else _split_by_bytes
+    settings = {"separator": separator, "has_header": False, "null_values": MISSING}
+    settings |= {"schema": dict.fromkeys(labels, pl.String)}
+    settings |= {"quote_char": '"' if parts is _split_by_row else None}
     line, rows = 1, 0
     for part, lines in parts(path, separator, labels):
         _check_text(path, part, line)
         try:
-            found = pl.read_csv(
-                part, separator=separator, has_header=False, schema=dict.fromkeys(labels, pl.String),
-                null_values=MISSING, quote_char='"' if parts is _split_by_row else None,
-            ) if part.strip() else pl.DataFrame(schema=dict.fromkeys(labels, pl.String))  # fmt: skip
+            found = pl.read_csv(part, **settings) if part.strip() else pl.DataFrame(schema=settings["schema"])
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             fault = (
                 _more_values(path, separator, len(labels)) or f"can't be read: {str(error).splitlines()[0]}"

@@ -138,6 +138,18 @@ def test_frames(frame):
     assert clone(model).fit(named, targets).fitted_.target_names == ("price", "rent")
 
 
+@pytest.mark.slow
+def test_other_numbers_of_rows_compile_nothing():
+    x, y = rows(240)
+    model = DeepEnsembleRegressor(members=2, hidden=(6,), epochs=4, batch_size=32, random_state=0)
+
+    def fit_all(lengths):
+        return sum(count_compilations(lambda n=n: model.fit(x[:n], y[:n])) > 0 for n in lengths)
+
+    # 201 to 223 and 224 to 240 rows are two classes; the noise is scaled, and scales tried out, in each.
+    assert fit_all(range(201, 241)) == 2
+
+
 def test_search_compiles_once_for_each_size_of_fold():
     x, y = rows(100)
     ensemble = DeepEnsembleRegressor(**SMALL | {"hidden": (7,), "batch_size": 16})
@@ -426,6 +438,25 @@ def test_files_with_no_row_held_out(files):
     assert model.calibration_ is None and model.history_.validation_nll is None and model.n_iter_ == 2
     with pytest.raises(ValueError, match="rows in files need a batch_size"):
         DeepEnsembleRegressor(batch_size=None).fit_files(files[0])
+
+
+def test_fit_takes_files_too(files, as_source):
+    settings = {"members": 2, "hidden": (8,), "epochs": 1, "random_state": 0, "frequency_scale": 0.25}
+    one, other = DeepEnsembleRegressor(**settings), DeepEnsembleRegressor(**settings)
+    for a, b in zip(
+        *(jax.tree.leaves(m.members_) for m in (one.fit(files[0]), other.fit_files(files[0]))), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match="rows in files have their target with them, and no weights"):
+        one.fit(files[0], np.zeros(6000))
+    with pytest.raises(ValueError, match="a Rows doesn't say what its columns are: use sources.from_files"):
+        one.fit(as_source(np.zeros((9, 1)), np.zeros(9)))
+
+
+def test_all_settings_that_no_fit_can_have_are_named_at_once():
+    words = "members must be at least 1, got 0; loss must be one of .*; patience must be a share .* got 2"
+    with pytest.raises(ValueError, match=words):
+        DeepEnsembleRegressor(members=0, loss="mse", patience=2).fit(*rows(9))
 
 
 def test_row_groups_that_are_too_few_for_files_of_their_own(files, monkeypatch):

@@ -55,7 +55,7 @@ class Trainer:
 
     def __reduce__(self) -> tuple:
         # Its functions can't be pickled; what they were made of can, if the optimizer is one of ours.
-        return _remade, (self.init.args[0], *self.init.func.made_of)
+        return _remade, (self.init.args[0], self.init.func.made_of)
 
 
 def make_trainer(
@@ -133,7 +133,8 @@ def check_parts(model: Model, optimizer: Any, loss: Any) -> None:
         return
 
 
-def _remade(start: Callable, model: Model, update: Callable, told: bool, loss: Loss, score: Score) -> Trainer:
+def _remade(start: Callable, made_of: tuple) -> Trainer:
+    model, update, told, loss, score = made_of
     kind = optax.GradientTransformationExtraArgs if told else optax.GradientTransformation
     return make_trainer(model, kind(start, update), loss, score)
 
