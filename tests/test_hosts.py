@@ -306,7 +306,7 @@ def test_processes_of_other_versions_say_so(folder, monkeypatch):
     other = {"the version of optax": np.array("0.0.1")}
     monkeypatch.setattr(hosts, "gather", lambda own: [own, own | other])
     with pytest.raises(ValueError, match=r"the version of optax: \d\S+ on process 0, 0.0.1 on process 1$"):
-        cli.check_same_job(sources.from_files(folder, target="y"), seed=0)
+        cli.check_same_job(sources.from_files(folder, target="y"), {"seed": 0})
 
 
 @pytest.mark.slow

@@ -258,11 +258,13 @@ class Stream:
         self.per_epoch = source.batches(batch_size)
         self.length = min(self.per_epoch, max(1, BLOCK_ROWS // batch_size))
         self._blocks: Iterator[SourceBlock] = iter(())
+        self._sharding: NamedSharding | None = None
         self._at = self._next = (-1, 0)
         self.dtype = self.block(0, 0).x.dtype
 
     def put(self, sharding: NamedSharding | None) -> "Stream":
-        """Blocks are moved to devices one by one."""
+        """Blocks are moved to the devices of a sharding, one by one."""
+        self._sharding = sharding
         return self
 
     @property
@@ -310,4 +312,5 @@ class Stream:
         if self._bootstrap:  # JAX knows no whole numbers of 64 bits unless it is told to
             numbers = (wide >> np.uint64(32)).astype(np.uint32), wide.astype(np.uint32)
         x, y = (part.astype(self.dtype, copy=False) for part in (block.x, block.y))
-        return Block(x, y, fold, numbers, np.asarray(count, np.int32), np.asarray(last))
+        block = Block(x, y, fold, numbers, np.asarray(count, np.int32), np.asarray(last))
+        return jax.device_put(block, self._sharding)

@@ -302,7 +302,7 @@ def _train(
         # Waited for: a program that is given what there was no memory for never ends.
         state = jax.block_until_ready(state)
         run = start_run(state, validated=validation is not None)
-        shared = trainer, jax.device_put(feed.first, layout.everywhere), validation, limits
+        shared = trainer, feed.first, validation, limits
         program = deal(partial(_advance, how=how), each=(own, run), shared=shared)
 
         def chunk(run: Run, stop: float | int) -> Run:
@@ -311,7 +311,7 @@ def _train(
             run = run._replace(losses=None, scores=None)
             upto = limits._replace(stop=np.asarray(math.ceil(stop), np.int32))
             for part in feed.parts(epoch, batch, stop):
-                shared = trainer, jax.device_put(part, layout.everywhere), validation, upto
+                shared = trainer, part, validation, upto
                 # A hook may keep a run that it was shown, so only without hooks is it written over.
                 run, report = program((own, run), shared, None if hooks else run)
                 if reports:  # the device may be one block behind, no more

@@ -23,7 +23,7 @@ from jaxreg.data import (
 )
 from jaxreg.losses import mean_nll, scaled_nll
 from jaxreg.training.feeds import Arrays, Own, Stream, Table, share_class, size_class
-from jaxreg.training.trainer import Batch, Trainer, TrainState
+from jaxreg.training.trainer import Batch, Trainer, TrainState, state_shapes
 
 # Rows of a source that are kept in memory for the validation of members, of all folds together.
 HELD_OUT_ROWS = 2**17
@@ -84,7 +84,7 @@ def from_arrays(key: Array, trainer: Trainer, data: Batch, members: int, asked: 
     weights = None if weights is None else check_weights(weights, members, n)
     _check_each_trainable(data, rows, weights)
     example = data[0][:1]
-    state = jax.eval_shape(trainer.init, key, jnp.asarray(example))
+    state = state_shapes(trainer, key, example)
     dtype = jnp.result_type(*jax.tree.leaves(state.params))
     as_dtype = partial(jax.tree.map, partial(np.asarray, dtype=dtype))
     data, validation, weights, example = as_dtype((data, validation, weights, example))
@@ -134,7 +134,7 @@ def from_source(key: Array, trainer: Trainer, source: Source, members: int, aske
         (first.x[0], first.y[0]), validation, validation_rows, members
     )
     example = first.x[0][:1]
-    state = jax.eval_shape(trainer.init, key, jnp.asarray(example))
+    state = state_shapes(trainer, key, example)
     feed.dtype = dtype = jnp.result_type(*jax.tree.leaves(state.params))
     validation, example = jax.tree.map(partial(np.asarray, dtype=dtype), (validation, example))
     arrays = source.describe() | _named_validation(validation)

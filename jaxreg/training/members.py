@@ -165,7 +165,7 @@ def cores() -> int:
 def dealt(
     function: Callable, layout: Layout, pool: ThreadPoolExecutor, each: PyTree, shared: tuple
 ) -> Callable:
-    """Compile a program for some members, and return a function that calls it for all of them.
+    """Make of a compiled function of some members one that calls it for all of them.
 
     Where one call takes them all, arrays stay on its devices. Else they are NumPy arrays, of which a call
     copies its members' part in and out, little beside what it computes.
@@ -177,18 +177,17 @@ def dealt(
         part = jax.tree.map(lambda leaf: _piece(leaf, first, layout.call), each), real
         return part if layout.mesh is None else jax.device_put(part, _sharding(layout.mesh, AXIS))
 
-    # Compiled here, because the context managers of JAX don't reach other threads.
-    if jax.config.jax_disable_jit:
-
-        def program(*arguments: PyTree) -> PyTree:
-            return function(*jax.device_put(arguments))
-    else:
-        program = function.func.lower(*part(each, 0), *shared, **function.keywords).compile()
-    wide = jax.config.jax_enable_x64
-
     def one_call(each: PyTree, shared: tuple, out: PyTree = None) -> PyTree:
-        whole = program(*part(each, 0), *shared)
+        arguments = *part(each, 0), *shared
+        # With jit disabled Python goes through the function, which wants JAX's arrays.
+        whole = function(*(jax.device_put(arguments) if jax.config.jax_disable_jit else arguments))
         return whole if layout.call == members else jax.tree.map(lambda leaf: leaf[:members], whole)
+
+    if layout.call >= members:
+        return one_call
+    # Compiled here, because the context managers of JAX don't reach other threads.
+    program = function.func.lower(*part(each, 0), *shared, **function.keywords).compile()
+    wide = jax.config.jax_enable_x64
 
     def many_calls(each: PyTree, shared: tuple, out: PyTree = None) -> PyTree:
         """With `out`, the first of what is returned is written over it."""
@@ -209,7 +208,7 @@ def dealt(
             leaf.flags.writeable = False  # for the hooks that are shown it
         return joined
 
-    return one_call if layout.call >= members else many_calls
+    return many_calls
 
 
 def map_members(

@@ -157,7 +157,7 @@ def _functions(model: Model, update: Callable, told: bool, loss: Loss, score: Sc
         x = x if isinstance(x, jax.core.Tracer) else jnp.asarray(check_features(x))
         return start(optimizer_init, key, x)
 
-    init.made_of = model, update, told, loss, score
+    init.made_of, init.start = (model, update, told, loss, score), start
 
     def batch_loss(params: PyTree, batch: Batch) -> tuple[Array, Array | None]:
         x, y, weight = _present(batch)
@@ -195,6 +195,14 @@ def _functions(model: Model, update: Callable, told: bool, loss: Loss, score: Sc
         return score(y.astype(mean.dtype), mean, log_var, weight)
 
     return init, step, nll, score_all
+
+
+def state_shapes(trainer: Trainer, key: Array, x: np.ndarray) -> TrainState:
+    """Shapes and dtypes of a trainer's first state, for rows like x."""
+    start = getattr(getattr(trainer.init, "func", None), "start", None)
+    if start is None:  # a trainer of a user's own
+        return jax.eval_shape(trainer.init, key, jnp.asarray(x))
+    return start.eval_shape(*trainer.init.args, key, x)  # which is traced once
 
 
 def _arrays_only(step: Callable) -> Callable:
