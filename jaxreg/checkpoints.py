@@ -22,7 +22,8 @@ from filelock import FileLock, Timeout
 from jaxreg.files import check_folder
 from jaxreg.model.archive import FORMAT
 from jaxreg.model.store import SUFFIX, Store
-from jaxreg.training import History, Hook, Job, Run, periods, position
+from jaxreg.training import History, Hook, Job, Run
+from jaxreg.training.hooks import periods
 from jaxreg.training.members import cores
 
 LIBRARIES = ("jaxreg", "jax", "jaxlib", "flax", "optax", "numpy")
@@ -214,7 +215,7 @@ class Checkpoint(Hook):
 
     def _step(self, run: Run) -> int:
         """Epochs that are done, or batches of all epochs."""
-        epoch, batch = position(run)
+        epoch, batch = run.position
         return epoch * self._per_epoch + batch
 
     def _periods(self, step: int) -> int:
@@ -303,7 +304,7 @@ class StopOnSignal(Hook):
     def after_chunk(self, run: Run, history: History) -> None:
         """Raise if a signal came."""
         if self.signal is not None:
-            raise Interrupted(self.signal, *position(run))
+            raise Interrupted(self.signal, *run.position)
 
     def for_trial(self) -> "StopOnSignal":
         """A run that prepares another ends in the same way."""

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jaxreg import export, hosts, model_file, plots, report, sources, tables
+from jaxreg import aborts, export, hosts, model_file, plots, report, sources, tables
 from jaxreg.cache import use_cache
 from jaxreg.checkpoints import LIBRARIES, Checkpoint, Interrupted, StopOnSignal
 from jaxreg.checks import check_probability, check_varies
@@ -145,7 +145,7 @@ def main() -> None:
         lost = hosts.is_lost(error)
         if isinstance(error, jax.errors.JaxRuntimeError) and not lost:
             _raise_alone()
-        _say("error", hosts.lost_message(error) if lost else error, "red")
+        _say("error", hosts.lost_message(f"{error}{aborts.written()}") if lost else error, "red")
         code = 2 if isinstance(error, ValueError | FileNotFoundError) else 1
         leave(hosts.LOST_CODE if lost else code)
     except SystemExit as ended:
@@ -383,7 +383,9 @@ def fit_command(
         use_cache()
     distributed = distributed or any(given is not None for given in (coordinator, processes, process))
     if distributed:
+        aborts.take_over(hosts.cannot_begin(coordinator, processes, wait))
         hosts.start(coordinator, processes, process, timeout=wait)
+        aborts.take_over(None)
         out.quiet = jax.process_index() > 0
     elif own_files:
         raise ValueError("--own-files parts the files of a run of several processes: give --distributed too")

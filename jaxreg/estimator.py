@@ -58,9 +58,10 @@ from jaxreg.recipe import (
     try_scales,
 )
 from jaxreg.settings import anything, check_settings, documented, finite_or, number, one_of, whole, widths
-from jaxreg.training import History, Hook, TrainState, check_hooks
+from jaxreg.training import History, Hook, TrainState
 from jaxreg.training.feeds import size_class
 from jaxreg.training.fitting import without_failed
+from jaxreg.training.hooks import check_hooks
 from jaxreg.training.inputs import HELD_OUT_ROWS, held_out_sample, more_rows
 
 FEWEST_ROWS = 4

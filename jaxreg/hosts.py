@@ -1,14 +1,11 @@
 """Many processes as one run, on JAX's own distributed runtime: how they start, agree, and end."""
 
 import contextlib
-import ctypes
 import io
 import ipaddress
 import os
 import re
-import signal
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -46,9 +43,9 @@ def start(
 ) -> None:
     """Join the processes of a run; before anything is computed. Without arguments JAX finds the cluster.
 
-    A process that is lost later ends all others, each with one line of ours, within about `heartbeat`
-    seconds; what XLA itself writes to standard error and output goes to a temporary file from here on. A
-    process that meets an error should end by `leave`, because Python's own end waits for the others.
+    A process that is lost later ends all others within about `heartbeat` seconds: JAX aborts them, or raises
+    an error that `is_lost` knows. A process that meets an error should end by `leave`, because Python's own
+    end waits for the others.
 
     Args:
         coordinator: `host:port` of process 0, which listens at this address alone if the host is `localhost`
@@ -70,13 +67,6 @@ def start(
             raise ValueError(f"--coordinator must be HOST:PORT, got {coordinator!r}")
         if not 0 <= process < processes:
             raise ValueError(f"--process must be from 0 to {processes - 1}, got {process}")
-    where = f" at {coordinator}" if coordinator else ""
-    many = "all processes" if processes is None else f"all {processes} processes"
-    _Native.begin = (
-        f"the run can't begin: the coordinator{where} isn't there, or not {many} came within {timeout} s, "
-        "each with a number of its own and the same --processes"
-    )
-    _say_it_ourselves()
     try:
         jax.distributed.initialize(
             coordinator,
@@ -94,8 +84,18 @@ def start(
             ) from None
         if "must be called before" in str(error):
             raise ValueError("hosts.start has to come before anything is computed with JAX") from None
-        raise ValueError(f"{_Native.begin} ({' '.join(str(error).split())[:200]})") from None
-    _Native.begin = None
+        words = cannot_begin(coordinator, processes, timeout)
+        raise ValueError(f"{words} ({' '.join(str(error).split())[:200]})") from None
+
+
+def cannot_begin(coordinator: str | None, processes: int | None, timeout: int) -> str:
+    """What to tell a user of a process that can't join the others."""
+    where = f" at {coordinator}" if coordinator else ""
+    many = "all processes" if processes is None else f"all {processes} processes"
+    return (
+        f"the run can't begin: the coordinator{where} isn't there, or not {many} came within {timeout} s, "
+        "each with a number of its own and the same --processes"
+    )
 
 
 def _own_address(coordinator: str | None) -> str | None:
@@ -108,51 +108,8 @@ def _own_address(coordinator: str | None) -> str | None:
     return None
 
 
-class _Native:
-    """Where the C++ libraries write from `start` on."""
-
-    log: Any = None
-    err: int = 2
-    handler: Any = None  # kept, because C has but its address
-    begin: str | None = None  # what to say of a process that can't join the others
-
-
-def _say_it_ourselves() -> None:
-    """Keep what C++ writes to itself, and in place of its abort say one line.
-
-    JAX ends a process that misses another by `abort`, with a stack of its own. Python's handlers of signals
-    would have to wait for the main thread, which may be waiting for the lost process in a collective.
-    """
-    if _Native.log is not None:
-        return
-    sys.stdout.flush()
-    sys.stderr.flush()
-    _Native.log = tempfile.TemporaryFile()  # noqa: SIM115 - open until the process ends
-    for name, number in (("stdout", 1), ("stderr", 2)):
-        kept = os.dup(number)
-        given = getattr(sys, name)
-        stream = os.fdopen(kept, "w", buffering=1, encoding=given.encoding, errors=given.errors)
-        setattr(sys, name, stream)
-        os.dup2(_Native.log.fileno(), number)
-        _Native.err = kept
-    _Native.handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(_aborted)
-    libc = ctypes.CDLL(None)
-    libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
-    libc.signal(signal.SIGABRT, ctypes.cast(_Native.handler, ctypes.c_void_p))
-
-
-def _aborted(_: int) -> None:
-    os.write(_Native.err, f"error: {_Native.begin or lost_message()}\n".encode())
-    remove_scratch()
-    os._exit(2 if _Native.begin else LOST_CODE)
-
-
-def lost_message(error: BaseException | None = None) -> str:
-    """What to tell a user of a process whose run has lost another one."""
-    text = "" if error is None else str(error)
-    if _Native.log is not None:
-        _Native.log.seek(0)
-        text += _Native.log.read().decode(errors="replace")
+def lost_message(text: str) -> str:
+    """What to tell a user of a process whose run has lost another one, by what JAX says of it."""
     if taken := TAKEN.search(text):
         return (
             f"another process came as process {taken[1]}, or that one was started again, which ends the run: "
@@ -168,7 +125,7 @@ def lost_message(error: BaseException | None = None) -> str:
 
 def started() -> bool:
     """Whether this process has joined others."""
-    return _Native.log is not None
+    return jax.distributed.is_initialized()
 
 
 def is_lost(error: BaseException) -> bool:

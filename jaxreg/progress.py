@@ -4,7 +4,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxreg.training import History, Hook, Job, Run, position
+from jaxreg.training import History, Hook, Job, Run
 
 
 class Bar(Hook):
@@ -47,7 +47,7 @@ class Bar(Hook):
         """Move the bar to the epoch that was reached; of several members the median is shown."""
         if self.progress is None:
             return
-        epoch, batch = position(run)
+        epoch, batch = run.position
         series = history.loss if history.validation_nll is None else history.validation_nll
         latest = np.asarray(series[..., max(epoch - 1, 0)]).ravel()
         if epoch == 0 and batch:

@@ -20,8 +20,9 @@ from jaxreg.losses import beta_nll, crps_gaussian, gaussian_nll, scaled_nll
 from jaxreg.models import ACTIVATIONS, MeanVarRegressor
 from jaxreg.optimizers import adamw
 from jaxreg.prediction import predict_ensemble
-from jaxreg.training import History, Hook, Run, Trainer, TrainState, fit_ensemble, make_trainer, memory_errors
+from jaxreg.training import History, Hook, Run, Trainer, TrainState, fit_ensemble, make_trainer
 from jaxreg.training.feeds import share_class
+from jaxreg.training.fitting import memory_errors
 from jaxreg.training.inputs import more_rows
 
 LOSSES = {"beta_nll": beta_nll(0.5), "gaussian_nll": gaussian_nll, "crps": crps_gaussian}

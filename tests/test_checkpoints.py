@@ -30,7 +30,7 @@ from jaxreg import (
 from jaxreg.checkpoints import Checkpoint, Interrupted, StopOnSignal
 from jaxreg.estimator import DeepEnsembleRegressor
 from jaxreg.model.store import Store
-from jaxreg.training import feeds, position
+from jaxreg.training import feeds
 
 MODEL = MeanVarRegressor(hidden=(8,))
 TRAINER = make_trainer(MODEL, sgd(5e-3, 0.9, 1e-4))
@@ -442,7 +442,7 @@ def test_a_run_on_a_source_goes_on_within_an_epoch(tmp_path, as_source, monkeypa
         every = 0.2
 
         def after_chunk(self, run, history):
-            if position(run) == (1, 2):
+            if run.position == (1, 2):
                 raise RuntimeError("stopped")
 
     given = {"table": as_source(*ROWS), "epochs": 4, "batch_size": 30, **settings}

@@ -21,7 +21,7 @@ from jaxreg.estimator import DeepEnsembleRegressor
 from jaxreg.fitted import Fitted
 from jaxreg.model import archive
 from jaxreg.models import MeanVarRegressor
-from jaxreg.training import feeds, position
+from jaxreg.training import feeds
 
 
 def table(n=60, seed=0):
@@ -629,7 +629,7 @@ def test_a_streamed_run_resumes_within_an_epoch(run, parts, tmp_path, monkeypatc
 
     def interrupt(self, current, history):
         self.every = 0.2
-        if position(current) >= (1, 6):
+        if current.position >= (1, 6):
             self._came(signal.SIGINT, None)
         after_chunk(self, current, history)
 

@@ -24,8 +24,9 @@ from jaxreg import (
     sgd,
     without_failed,
 )
-from jaxreg.training import CHUNK_EPOCHS, feeds, fitting
+from jaxreg.training import feeds, fitting
 from jaxreg.training import members as places
+from jaxreg.training.feeds import CHUNK_EPOCHS
 
 MODEL = MeanVarRegressor(hidden=(8,))
 TRAINER = make_trainer(MODEL, sgd(5e-3, 0.9, 1e-4))

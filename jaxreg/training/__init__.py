@@ -1,22 +1,14 @@
 """Training: one step, the pure loop, what it is fed, where members run, and the host's door."""
 
-from jaxreg.checks import check_number as check_number
-from jaxreg.checks import check_whole as check_whole
 from jaxreg.optimizers import SGDState as SGDState
 from jaxreg.optimizers import sgd as sgd
-from jaxreg.training.feeds import CHUNK_EPOCHS as CHUNK_EPOCHS
 from jaxreg.training.fitting import fit as fit
 from jaxreg.training.fitting import fit_ensemble as fit_ensemble
-from jaxreg.training.fitting import memory_errors as memory_errors
 from jaxreg.training.fitting import without_failed as without_failed
 from jaxreg.training.hooks import History as History
 from jaxreg.training.hooks import Hook as Hook
 from jaxreg.training.hooks import Job as Job
 from jaxreg.training.hooks import Run as Run
-from jaxreg.training.hooks import check_hooks as check_hooks
-from jaxreg.training.hooks import periods as periods
-from jaxreg.training.hooks import position as position
-from jaxreg.training.inputs import held_out_sample as held_out_sample
 from jaxreg.training.trainer import Trainer as Trainer
 from jaxreg.training.trainer import TrainState as TrainState
 from jaxreg.training.trainer import make_trainer as make_trainer

@@ -123,15 +123,16 @@ class Table:
             weight = weight[0] if weight else jnp.ones_like(own.weight)
             data = x, y, weight * over_outputs(own.weight, weight.shape)
         size = len(data[0] if own.rows is None else own.rows)
+        count = size if self.exact else self.count
         if self.batch_size is None:
             batch = data if own.rows is None else take_rows(data, own.rows)
             if self.exact:
                 return Batches(1, lambda _: batch)
-            whole, left = self.count // size, self.count % size
+            whole, left = count // size, count % size
             return Batches(whole, lambda _: batch, left, lambda: _filled(batch, jnp.arange(size) < left))
         step = self.batch_size
-        whole, left = self.count // step, self.count % step
-        order = batch_order(key, epoch, self.count, size)
+        whole, left = count // step, count % step
+        order = batch_order(key, epoch, count, size)
         order = order if own.rows is None else own.rows[order]
 
         def take(i: int | Array) -> Batch:

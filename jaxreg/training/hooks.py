@@ -176,8 +176,3 @@ def check_hooks(hooks: Any) -> None:
                 f"hooks must be Hook objects, got a {type(hook).__name__}: make a class of jaxreg.Hook with "
                 "after_chunk(self, run, history)"
             )
-
-
-def position(run: Run) -> tuple[int, int]:
-    """Epoch and batch that a run has come to."""
-    return run.position
