@@ -15,7 +15,7 @@ from bench.datasets import Dataset
 from bench.machine import versions
 from bench.readme import write
 from jaxreg import estimator, mean_nll, recipe
-from jaxreg.calibration import VarianceScaling
+from jaxreg.calibration.scaling import VarianceScaling
 from jaxreg.estimator import DeepEnsembleRegressor
 
 SCORES = ("rmse", "nll", "crps", "coverage")

@@ -24,7 +24,7 @@ from jaxreg import (
     predict_ensemble,
     sgd,
 )
-from jaxreg.calibration import Conformal, JackknifePlus
+from jaxreg.calibration.conformal import Conformal, JackknifePlus
 
 MEMBERS = 16
 FRESH = 10_000

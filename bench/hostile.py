@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bench import victims
-from jaxreg import model_file
-from jaxreg.model import archive
+from jaxreg.model import archive, model_file
 
 BIG, DEEP = 10**12, "[" * 10_000 + "]" * 10_000
 

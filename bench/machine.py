@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import torch
 
-from jaxreg.training.members import cores
+from jaxreg.machine import cores
 
 LARGE = 2048
 PRODUCTS = 200

@@ -19,17 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow.parquet as pq
 
-from jaxreg import (
-    Fitted,
-    MeanVarRegressor,
-    Scaler,
-    fit_ensemble,
-    hosts,
-    make_trainer,
-    model_file,
-    sgd,
-    sources,
-)
+from jaxreg import Fitted, MeanVarRegressor, Scaler, fit_ensemble, hosts, make_trainer, sgd, sources
+from jaxreg.model import model_file
 
 FEATURES, MEMBERS, BATCH = 16, 16, 1024
 PREDICTING = 4

@@ -25,8 +25,9 @@ import torch_ref.training
 from bench import rivals
 from bench.machine import GPU, Limit, count_compilations, seconds, versions
 from bench.readme import write
-from jaxreg import MeanVarRegressor, data, fit, fit_ensemble, make_trainer, sgd, torch_weights
-from jaxreg.training.members import cores
+from jaxreg import MeanVarRegressor, data, fit, fit_ensemble, make_trainer, sgd
+from jaxreg.machine import cores
+from jaxreg.model import torch_weights
 
 OURS, LIMIT, LIMIT_ONE = "jaxreg", "limit of the machine", "limit of one core"
 ROWS = 256

@@ -19,8 +19,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxreg import Fitted, MeanVarRegressor, Scaler, data, export, fit_ensemble, make_trainer, model_file, sgd
-from jaxreg.checkpoints import Checkpoint
+from jaxreg import Fitted, MeanVarRegressor, Scaler, data, fit_ensemble, make_trainer, sgd
+from jaxreg.model import export, model_file
+from jaxreg.model.checkpoints import Checkpoint
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["bench.victims"])

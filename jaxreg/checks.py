@@ -1,8 +1,6 @@
 """Checks of what users pass that many files share: numbers, shapes, keys, weights, and names in messages."""
 
-import operator
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import jax
@@ -10,21 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
-
-# The largest whole number that runs count with.
-MOST = np.iinfo(np.int32).max
-
-
-def check_whole(name: str, value: Any, least: int) -> None:
-    """Raise unless a number is whole and not too small."""
-    try:
-        whole = operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} must be a whole number, got {value!r}") from None
-    if whole < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    if whole > MOST:
-        raise ValueError(f"{name} must be at most {MOST:,}, got {value:,}")
 
 
 def check_number(name: str, number: Any, *, positive: bool = False) -> None:
@@ -118,28 +101,3 @@ def over_outputs(weight: Any, shape: Sequence[int]) -> Any:
     (3, 1)
     """
     return weight.reshape(weight.shape + (1,) * (len(shape) - weight.ndim))
-
-
-def listed(names: Sequence[str], most: int = 20) -> str:
-    """Column names for a message.
-
-    >>> from jaxreg.checks import listed
-    >>> listed(["a", "b", "c"], most=2)
-    "columns 'a', 'b' and 1 more"
-    """
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ("columns " if len(names) > 1 else "column ") + ", ".join(map(repr, names[:most])) + more
-
-
-def did_you_mean(name: str, names: Sequence[str]) -> str:
-    """The end of a message on a column that isn't there: one with almost its name, if there is any.
-
-    >>> from jaxreg.checks import did_you_mean
-    >>> did_you_mean("Price", ["area", "price"])
-    "; did you mean 'price'?"
-    >>> did_you_mean("city", ["area", "price"])
-    ''
-    """
-    folded = {each.casefold(): each for each in names}
-    close = get_close_matches(name.casefold(), folded, n=1)
-    return f"; did you mean {folded[close[0]]!r}?" if close else ""

@@ -3,10 +3,10 @@
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,28 +22,18 @@ from sklearn.utils.validation import (
 )
 
 from jaxreg import hosts
-from jaxreg.calibration import NoiseScaling
-from jaxreg.checks import check_number, check_same_shape, check_varies
-from jaxreg.data import (
-    Source,
-    TableLike,
-    as_floats,
-    check_numbers,
-    column_dtypes,
-    column_names,
-    fold_rows,
-    key_words,
-    warn_of_far,
-    without_unit,
-)
-from jaxreg.fitted import Fitted
-from jaxreg.gaussian import Affine
-from jaxreg.metrics import neg_crps as neg_crps
-from jaxreg.metrics import neg_nll as neg_nll
-from jaxreg.models import ACTIVATIONS, MOST_LAYERS
-from jaxreg.prediction import predict_ensemble
+from jaxreg.calibration.scaling import NoiseScaling
+from jaxreg.checks import check_same_shape, check_varies
+from jaxreg.data.far import warn_of_far
+from jaxreg.data.frames import TableLike, as_floats, check_numbers, column_dtypes, column_names
+from jaxreg.data.rows import Source, fold_rows, key_words
+from jaxreg.data.scaler import without_unit
+from jaxreg.distributions.transformed import Affine
+from jaxreg.metrics.scorers import neg_crps as neg_crps
+from jaxreg.metrics.scorers import neg_nll as neg_nll
+from jaxreg.model.fitted import Fitted
+from jaxreg.networks.prediction import predict_ensemble
 from jaxreg.recipe import (
-    LOSSES,
     PRIOR_ROWS,
     SCALE_OF_FEW,
     TRIAL_ROWS,
@@ -57,8 +47,8 @@ from jaxreg.recipe import (
     standardised,
     try_scales,
 )
-from jaxreg.settings import anything, check_settings, documented, finite_or, number, one_of, whole, widths
-from jaxreg.training import History, Hook, TrainState
+from jaxreg.settings import EnsembleSettings, check_settings, documented
+from jaxreg.training import History, TrainState
 from jaxreg.training.feeds import size_class
 from jaxreg.training.fitting import without_failed
 from jaxreg.training.hooks import check_hooks
@@ -81,8 +71,7 @@ def _numbers_fit() -> Iterator[None]:
 
 
 @documented
-@dataclass(kw_only=True, repr=False, eq=False)
-class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
+class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
     """An ensemble of mean-variance networks that needs no settings, with scikit-learn's interface.
 
     Each member holds another part of the rows out, trains by AdamW on the rest, and keeps the parameters of
@@ -117,65 +106,6 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
     (256, 3)
     """
 
-    members: Annotated[int, whole(1), "number of networks."] = 10
-    hidden: Annotated[
-        Sequence[int] | int, widths(MOST_LAYERS), "widths of the hidden layers; 128 is one layer of 128."
-    ] = (128, 128)
-    activation: Annotated[str, one_of(ACTIVATIONS), f"after each hidden layer: {', '.join(ACTIVATIONS)}."] = (
-        "silu"
-    )
-    frequencies: Annotated[
-        int, whole(0), "waves of each feature, fewer where there are more than 32 features; 0 for none."
-    ] = 16
-    frequency_scale: Annotated[
-        float | str,
-        finite_or("auto"),
-        "multiplies the frequencies that training starts from: 1 for targets that change fast with a "
-        'feature, 0 for smooth ones; "auto" tries 1, 0.25 and 0.',
-    ] = "auto"
-    loss: Annotated[str, one_of(LOSSES), f"what is trained on: {', '.join(LOSSES)}."] = "beta_nll"
-    epochs: Annotated[
-        int | str,
-        whole(1, "auto"),
-        'most passes over the rows; "auto" is about 3,000 steps, from 60 to 600 epochs, and for rows '
-        "that stay in files 200,000 steps, from 1 to 60 epochs.",
-    ] = "auto"
-    batch_size: Annotated[
-        int | str | None,
-        whole(1, "auto", None),
-        'rows per step; "auto" is 32, and more from 16,384 rows on; None takes all, but of rows in files.',
-    ] = "auto"
-    learning_rate: Annotated[
-        float, check_number, "of AdamW's first step; it falls to 0 along half a cosine."
-    ] = 3e-3
-    weight_decay: Annotated[float, check_number, "of AdamW at 1,000 rows; it goes with 1 / sqrt(rows)."] = 0.1
-    validation_fraction: Annotated[
-        float,
-        number(0, 0.5, "from 0 to 0.5"),
-        "share of the rows that each member holds out; 0 holds none out, trains for all epochs, and scales "
-        "no noise.",
-    ] = 0.1
-    patience: Annotated[
-        float,
-        number(0, 1, "a share of the epochs, above 0 up to 1", above=True),
-        "share of the epochs without a better score of the held-out rows after which a member stops.",
-    ] = 0.3
-    time_limit: Annotated[
-        float | None,
-        number(0, math.inf, "positive seconds or None", above=True, none=True),
-        "seconds after which training stops, and the best epochs until then are kept, which a warning says; "
-        "None for no limit. Compiling and an epoch under way aren't cut short; with less than 30 s no scale "
-        "of the frequencies is tried out.",
-    ] = None
-    random_state: Annotated[
-        Any, anything, "seed of weights, folds and the order of rows: None, an integer or a RandomState."
-    ] = None
-    hooks: Annotated[
-        Sequence[Hook],
-        lambda name, hooks: check_hooks(hooks),
-        "called while the members train, as those of `fit`.",
-    ] = ()
-
     def fit(self, X: TableLike | Source, y: TableLike | None = None, sample_weight: TableLike | None = None):
         """Train the ensemble.
 
@@ -205,6 +135,7 @@ class DeepEnsembleRegressor(RegressorMixin, BaseEstimator):
             RuntimeWarning: names members whose loss stopped being finite; they are left out.
         """
         check_settings(self)
+        check_hooks(self.hooks)
         clock = _Clock(self.time_limit)
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         key = jax.random.key(seed)

@@ -4,9 +4,9 @@ import numpy as np
 from sklearn.isotonic import IsotonicRegression
 
 from jaxreg import metrics
-from jaxreg.calibration import Recalibration
-from jaxreg.data import TableLike
-from jaxreg.metrics import Distribution, check_prediction
+from jaxreg.calibration.recalibration import Recalibration
+from jaxreg.data.frames import TableLike
+from jaxreg.metrics.checked import Distribution, check_prediction
 
 
 def fit(prediction: Distribution, y: TableLike, *, sample_weight: TableLike | None = None) -> Recalibration:

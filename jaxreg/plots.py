@@ -14,10 +14,12 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from scipy.special import bdtrik, chdtri
 
-from jaxreg.checks import check_probability, check_whole
-from jaxreg.data import TableLike
-from jaxreg.metrics import LEVELS, Distribution, check_prediction, observed_levels, pit
-from jaxreg.metrics import error_by_std as binned_error
+from jaxreg.checks import check_probability
+from jaxreg.data.frames import TableLike
+from jaxreg.metrics.checked import Distribution, check_prediction
+from jaxreg.metrics.scores import LEVELS, observed_levels, pit
+from jaxreg.metrics.scores import error_by_std as binned_error
+from jaxreg.plain import check_whole
 from jaxreg.training import History
 
 # Share of pictures of a right prediction that stay inside a consistency band, at each point.

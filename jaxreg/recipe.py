@@ -11,19 +11,21 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxreg import metrics
-from jaxreg.calibration import NoiseScaling
+from jaxreg.calibration.scaling import NoiseScaling
 from jaxreg.checks import over_outputs
-from jaxreg.data import Scaler, Source, default_dtype
-from jaxreg.embeddings import PeriodicEmbedding
-from jaxreg.gaussian import GaussianMixture
-from jaxreg.losses import beta_nll, crps_gaussian, gaussian_nll, scaled_nll
-from jaxreg.models import ACTIVATIONS, MeanVarRegressor
-from jaxreg.optimizers import adamw
-from jaxreg.prediction import predict_ensemble
+from jaxreg.data.border import default_dtype
+from jaxreg.data.rows import Source
+from jaxreg.data.scaler import Scaler
+from jaxreg.distributions.mixture import GaussianMixture
+from jaxreg.networks.embeddings import PeriodicEmbedding
+from jaxreg.networks.models import ACTIVATIONS, MeanVarRegressor
+from jaxreg.networks.prediction import predict_ensemble
 from jaxreg.training import History, Hook, Run, Trainer, TrainState, fit_ensemble, make_trainer
 from jaxreg.training.feeds import share_class
 from jaxreg.training.fitting import memory_errors
 from jaxreg.training.inputs import more_rows
+from jaxreg.training.losses import beta_nll, crps_gaussian, gaussian_nll, scaled_nll
+from jaxreg.training.optimizers import adamw
 
 LOSSES = {"beta_nll": beta_nll(0.5), "gaussian_nll": gaussian_nll, "crps": crps_gaussian}
 

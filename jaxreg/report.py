@@ -20,9 +20,9 @@ from rich.table import Table
 from scipy.stats import binom
 
 from jaxreg import plots
-from jaxreg.data import TableLike
+from jaxreg.data.frames import TableLike
 from jaxreg.files import replacing
-from jaxreg.metrics import Distribution
+from jaxreg.metrics.checked import Distribution
 
 SUFFIXES = (".html", ".pdf")
 

@@ -1,14 +1,20 @@
-"""Settings described once: what is checked, what the command offers, what the documentation says."""
+"""The estimator's settings, described once: what is checked, what the command offers, what is documented."""
 
 import math
 import textwrap
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from numbers import Real
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
-from jaxreg.checks import check_whole
+from jaxreg.plain import check_whole
 
 WIDTH = 100
+
+# Each layer takes its time to trace and compile: 256 take seconds, and some thousand would take minutes.
+MOST_LAYERS = 256
+ACTIVATIONS = "relu", "silu", "gelu", "elu", "softplus", "tanh", "sigmoid"
+LOSSES = "beta_nll", "gaussian_nll", "crps"
 
 Check = Callable[[str, Any], None]
 
@@ -47,7 +53,11 @@ def documented(kind: type) -> type:
         kind.__doc__ = kind.__doc__.replace(
             "{settings}", textwrap.indent("\n".join(wrapped), " " * 8).lstrip()
         )
-    # Types would make of its signature a page of help, and its values are checked by `check_settings`.
+    return kind
+
+
+def with_short_signature(kind: type) -> type:
+    """A dataclass whose types, which would fill a page, aren't shown as those of its arguments."""
     kind.__init__.__annotations__ = {}
     return kind
 
@@ -114,16 +124,85 @@ def finite_or(word: str) -> Check:
     return check
 
 
-def widths(most: int) -> Check:
-    """A check for the widths of so many hidden layers at most, or of one."""
+def not_negative(name: str, value: Any) -> None:
+    """A check for a finite number that isn't negative."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise ValueError(f"{name} must be a number, finite and not negative, got {value!r}")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be finite and not negative, got {value}")
 
-    def check(name: str, value: Any) -> None:
-        if isinstance(value, str) or value is None:
-            raise ValueError(f"{name} must be widths of layers, for example (128, 128), got {value!r}")
-        layers = list(value) if hasattr(value, "__iter__") else [value]
-        if len(layers) > most:
-            raise ValueError(f"{name} may be {most} layers, got {len(layers):,}")
-        for width in layers:
-            check_whole(name, width, 1)
 
-    return check
+def widths(name: str, value: Any) -> None:
+    """A check for the widths of hidden layers, or of one."""
+    if isinstance(value, str) or value is None:
+        raise ValueError(f"{name} must be widths of layers, for example (128, 128), got {value!r}")
+    layers = list(value) if hasattr(value, "__iter__") else [value]
+    if len(layers) > MOST_LAYERS:
+        raise ValueError(f"{name} may be {MOST_LAYERS} layers, got {len(layers):,}")
+    for width in layers:
+        check_whole(name, width, 1)
+
+
+@with_short_signature
+@dataclass(kw_only=True, repr=False, eq=False)
+class EnsembleSettings:
+    """What a user may choose of an ensemble, and what it is where nothing is chosen."""
+
+    members: Annotated[int, whole(1), "number of networks."] = 10
+    hidden: Annotated[
+        Sequence[int] | int, widths, "widths of the hidden layers; 128 is one layer of 128."
+    ] = (128, 128)
+    activation: Annotated[str, one_of(ACTIVATIONS), f"after each hidden layer: {', '.join(ACTIVATIONS)}."] = (
+        "silu"
+    )
+    frequencies: Annotated[
+        int, whole(0), "waves of each feature, fewer where there are more than 32 features; 0 for none."
+    ] = 16
+    frequency_scale: Annotated[
+        float | str,
+        finite_or("auto"),
+        "multiplies the frequencies that training starts from: 1 for targets that change fast with a "
+        'feature, 0 for smooth ones; "auto" tries 1, 0.25 and 0.',
+    ] = "auto"
+    loss: Annotated[str, one_of(LOSSES), f"what is trained on: {', '.join(LOSSES)}."] = "beta_nll"
+    epochs: Annotated[
+        int | str,
+        whole(1, "auto"),
+        'most passes over the rows; "auto" is about 3,000 steps, from 60 to 600 epochs, and for rows '
+        "that stay in files 200,000 steps, from 1 to 60 epochs.",
+    ] = "auto"
+    batch_size: Annotated[
+        int | str | None,
+        whole(1, "auto", None),
+        'rows per step; "auto" is 32, and more from 16,384 rows on; None takes all, but of rows in files.',
+    ] = "auto"
+    learning_rate: Annotated[
+        float, not_negative, "of AdamW's first step; it falls to 0 along half a cosine."
+    ] = 3e-3
+    weight_decay: Annotated[float, not_negative, "of AdamW at 1,000 rows; it goes with 1 / sqrt(rows)."] = 0.1
+    validation_fraction: Annotated[
+        float,
+        number(0, 0.5, "from 0 to 0.5"),
+        "share of the rows that each member holds out; 0 holds none out, trains for all epochs, and scales "
+        "no noise.",
+    ] = 0.1
+    patience: Annotated[
+        float,
+        number(0, 1, "a share of the epochs, above 0 up to 1", above=True),
+        "share of the epochs without a better score of the held-out rows after which a member stops.",
+    ] = 0.3
+    time_limit: Annotated[
+        float | None,
+        number(0, math.inf, "positive seconds or None", above=True, none=True),
+        "seconds after which training stops, and the best epochs until then are kept, which a warning says; "
+        "None for no limit. Compiling and an epoch under way aren't cut short; with less than 30 s no scale "
+        "of the frequencies is tried out.",
+    ] = None
+    random_state: Annotated[
+        Any, anything, "seed of weights, folds and the order of rows: None, an integer or a RandomState."
+    ] = None
+    hooks: Annotated[
+        Sequence[Any],
+        anything,
+        "called while the members train, as those of `fit`.",
+    ] = ()

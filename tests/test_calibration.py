@@ -17,15 +17,9 @@ from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import KFold
 
 from jaxreg import Affine, Gaussian, GaussianMixture, isotonic, metrics
-from jaxreg.calibration import (
-    ConformalQuantiles,
-    JackknifePlus,
-    NoiseScaling,
-    Recalibrated,
-    SplitConformal,
-    VarianceScaling,
-    rank,
-)
+from jaxreg.calibration.conformal import ConformalQuantiles, JackknifePlus, SplitConformal, rank
+from jaxreg.calibration.recalibration import Recalibrated
+from jaxreg.calibration.scaling import NoiseScaling, VarianceScaling
 
 RNG = np.random.default_rng(0)
 
@@ -264,7 +258,7 @@ def intervals_by_hand(prediction_train, y, prediction_new, held_out, level):
 
 
 def test_jackknife_plus_of_bootstrapped_members(x64, monkeypatch):
-    monkeypatch.setattr("jaxreg.calibration.SORTED_AT_ONCE", 100)  # in blocks of two rows
+    monkeypatch.setattr("jaxreg.calibration.conformal.SORTED_AT_ONCE", 100)  # in blocks of two rows
     prediction, y = mixture((40,), members=6)
     new = mixture((11,), members=6, seed=3)[0]
     held_out = RNG.random((6, 40)) < 0.4

@@ -16,19 +16,10 @@ from filelock import FileLock
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from jaxreg import (
-    Hook,
-    MeanVarRegressor,
-    beta_nll,
-    checkpoints,
-    data,
-    fit,
-    fit_ensemble,
-    make_trainer,
-    sgd,
-)
-from jaxreg.checkpoints import Checkpoint, Interrupted, StopOnSignal
+from jaxreg import Hook, MeanVarRegressor, beta_nll, data, fit, fit_ensemble, make_trainer, sgd
 from jaxreg.estimator import DeepEnsembleRegressor
+from jaxreg.model import checkpoints
+from jaxreg.model.checkpoints import Checkpoint, Interrupted, StopOnSignal
 from jaxreg.model.store import Store
 from jaxreg.training import feeds
 

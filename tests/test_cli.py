@@ -15,12 +15,16 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
-from jaxreg import PeriodicEmbedding, Scaler, cli, metrics, model_file, recipe, report, sources
-from jaxreg.checkpoints import Checkpoint, StopOnSignal
+import jaxreg.cli.demo
+import jaxreg.cli.fit
+import jaxreg.cli.inputs
+import jaxreg.cli.predict
+from jaxreg import PeriodicEmbedding, Scaler, cli, metrics, recipe, report, sources
 from jaxreg.estimator import DeepEnsembleRegressor
-from jaxreg.fitted import Fitted
-from jaxreg.model import archive
-from jaxreg.models import MeanVarRegressor
+from jaxreg.model import archive, model_file
+from jaxreg.model.checkpoints import Checkpoint, StopOnSignal
+from jaxreg.model.fitted import Fitted
+from jaxreg.networks.models import MeanVarRegressor
 from jaxreg.training import feeds
 
 
@@ -41,7 +45,8 @@ def run(monkeypatch, capsys):
         with pytest.raises(SystemExit) as stop:
             cli.main()
         assert warnings.showwarning is shown and warnings.filters == filters
-        return stop.value.code or 0, *capsys.readouterr()
+        out, err = capsys.readouterr()
+        return stop.value.code or 0, out, re.sub(r"^\d of \d: .*\n", "", err, flags=re.M)  # how far it is
 
     return call
 
@@ -57,7 +62,7 @@ def refused(run, tmp_path, monkeypatch):
     def call(arguments, *words):
         before = contents(tmp_path)
         with monkeypatch.context() as patch:
-            patch.setattr(cli, "fit", lambda *_, **__: pytest.fail("it trained"))
+            patch.setattr(jaxreg.cli.demo, "fit", lambda *_, **__: pytest.fail("it trained"))
             patch.setattr(recipe, "fit_ensemble", lambda *_, **__: pytest.fail("it trained"))
             code, out, err = run(*arguments)
         assert code == 2 and out == "", (code, out, err)
@@ -221,7 +226,7 @@ def test_a_run_that_was_stopped_goes_on(run, refused, houses, tmp_path, monkeypa
                 signal.raise_signal(number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "Checkpoint", Stops)
+        patch.setattr(jaxreg.cli.fit, "Checkpoint", Stops)
         stopped = run(*train(houses, resumed, *given))
     assert stopped[0] == code and not resumed.exists()
     said = f"stopped: {number.name} after epoch 4; the run is kept in {kept}: the same command and --resume"
@@ -574,7 +579,7 @@ def test_unusable_model_files(refused, houses, model, tmp_path):
 
 def test_programs_are_kept_unless_told_otherwise(run, houses, model, monkeypatch):
     asked = []
-    monkeypatch.setattr(cli, "use_cache", lambda: asked.append("cache"))
+    monkeypatch.setattr(jaxreg.cache, "use_cache", lambda: asked.append("cache"))
     assert run("predict", model, houses)[0] == 0 and not asked  # JAXREG_NO_CACHE is set
     monkeypatch.delenv("JAXREG_NO_CACHE")
     for more in (["--no-cache"], []):
@@ -612,12 +617,12 @@ def test_fit_on_many_files(run, parts, tmp_path, read):
 
 
 def test_size_decides_what_is_streamed_and_that_is_said(run, parts, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli.tables, "memory", lambda: 10 * 600 * 3 * 8 - 1.0)
+    monkeypatch.setattr(jaxreg.cli.inputs, "memory", lambda: 10 * 600 * 3 * 8 - 1.0)
     said = "3 files hold 0.0 GB of values: rows are read as they are needed (--read whole reads all)"
     short = train(parts, tmp_path / "m", "--epochs", 1, "--frequency-scale", 1)
     code, _, err = run(*short)
     assert code == 0 and err.strip() == said
-    monkeypatch.setattr(cli.tables, "memory", lambda: 10 * 600 * 3 * 8.0)
+    monkeypatch.setattr(jaxreg.cli.inputs, "memory", lambda: 10 * 600 * 3 * 8.0)
     assert run(*short)[2] == ""
 
 
@@ -702,7 +707,7 @@ def test_a_signal_while_nothing_trains_leaves_nothing(run, parts, tmp_path, mode
         os.kill(os.getpid(), signal.SIGTERM)
         return iter(())
 
-    monkeypatch.setattr(cli, "whole_tables", killed)
+    monkeypatch.setattr(jaxreg.cli.predict, "whole_tables", killed)
     code, _, err = run("predict", model, parts, "--read", "whole", "--out", tmp_path / "p.parquet")
     assert code == 128 + signal.SIGTERM and err == "" and contents(tmp_path) == before
 
@@ -713,7 +718,7 @@ def test_rows_that_cannot_be_read_are_not_the_fault_of_what_is_written(
     def unreadable(path, **_):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(cli.tables, "read", unreadable)
+    monkeypatch.setattr(jaxreg.cli.predict, "read", unreadable)
     code, _, err = run("predict", model, parts, "--read", "whole", "--out", tmp_path / "p.parquet")
     assert code == 2 and err.startswith("error: the rows can't be read: ") and "0.parquet" in err
     assert not (tmp_path / "p.parquet").exists()

@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 
 from jaxreg import Scaler, data
-from jaxreg.data import check_data, check_features, check_trainable
+from jaxreg.data.border import check_data, check_features, check_trainable
 from jaxreg.estimator import DeepEnsembleRegressor
 
 

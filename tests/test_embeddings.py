@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxreg import MeanVarRegressor, PeriodicEmbedding
-from jaxreg.embeddings import sin_cos
+from jaxreg.networks.embeddings import sin_cos
 
 TURNS = np.concatenate([np.random.default_rng(0).uniform(-30, 30, 10_000), np.arange(-20, 21) / 4])
 

@@ -20,8 +20,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from bench.machine import count_compilations
-from jaxreg import GaussianMixture, Hook, metrics, model_file, predict_ensemble, recipe, sources
+from jaxreg import GaussianMixture, Hook, metrics, predict_ensemble, recipe, sources
 from jaxreg.estimator import DeepEnsembleRegressor, neg_crps, neg_nll
+from jaxreg.model import model_file
 
 # Small enough to compile and train in a second.
 SMALL = {

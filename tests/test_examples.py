@@ -12,7 +12,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from jaxreg import Fitted, MeanVarRegressor, Scaler, cli, model_file
+from jaxreg import Fitted, MeanVarRegressor, Scaler
+from jaxreg.cli import app
+from jaxreg.model import model_file
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -88,7 +90,7 @@ def test_a_run_under_slurm(place):
 @pytest.mark.parametrize("recipe", ["loopback.sh", "slurm.sh", "jobset.yaml"])
 def test_options_in_recipes_exist(recipe):
     text = (EXAMPLES / recipe).read_text().partition("jaxreg fit")[2]
-    known = {f"--{name.replace('_', '-')}" for name in cli.fit_command.__signature__.parameters} | {"--out"}
+    known = {f"--{name.replace('_', '-')}" for name in app.fit_command.__signature__.parameters} | {"--out"}
     assert set(re.findall(r" (--[a-z-]+)", text)) <= known
 
 

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxreg import Fitted, MeanOnlyRegressor, MeanVarRegressor, PeriodicEmbedding, Scaler, export
-from jaxreg.calibration import NoiseScaling, VarianceScaling
+from jaxreg import Fitted, MeanOnlyRegressor, MeanVarRegressor, PeriodicEmbedding, Scaler
+from jaxreg.calibration.scaling import NoiseScaling, VarianceScaling
+from jaxreg.model import export
 
 SERVE = Path(__file__).parents[1] / "examples" / "serve.py"
 RNG = np.random.default_rng(0)

@@ -14,9 +14,11 @@ import jax
 import numpy as np
 import polars as pl
 import pytest
-
-from jaxreg import MeanVarRegressor, cli, fit_ensemble, hosts, make_trainer, model_file, sgd, sources
 from jaxreg.ensemble import held_out_sample
+
+from jaxreg import MeanVarRegressor, fit_ensemble, hosts, make_trainer, sgd, sources
+from jaxreg.cli.inputs import check_same_job
+from jaxreg.model import model_file
 from jaxreg.training import members
 
 KEY = jax.random.key(0)
@@ -303,7 +305,7 @@ def test_processes_of_other_versions_say_so(folder, monkeypatch):
     other = {"the version of optax": np.array("0.0.1")}
     monkeypatch.setattr(hosts, "gather", lambda own: [own, own | other])
     with pytest.raises(ValueError, match=r"the version of optax: \d\S+ on process 0, 0.0.1 on process 1$"):
-        cli.check_same_job(sources.from_files(folder, target="y"), {"seed": 0})
+        check_same_job(sources.from_files(folder, target="y"), {"seed": 0})
 
 
 @pytest.mark.slow

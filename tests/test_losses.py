@@ -17,7 +17,6 @@ from jaxreg import (
     crps_gaussian,
     faithful_nll,
     gaussian_nll,
-    losses,
     make_trainer,
     sgd,
     squared_error,
@@ -25,7 +24,8 @@ from jaxreg import (
     torch_gaussian_nll,
     warm_up,
 )
-from jaxreg.models import head_labels
+from jaxreg.networks.models import head_labels
+from jaxreg.training import losses
 
 
 def nll(r, v):

@@ -12,7 +12,8 @@ import sklearn.metrics
 import uncertainty_toolbox as uct
 
 from jaxreg import Affine, Gaussian, GaussianMixture, isotonic, metrics
-from jaxreg.calibration import SplitConformal, VarianceScaling
+from jaxreg.calibration.conformal import SplitConformal
+from jaxreg.calibration.scaling import VarianceScaling
 
 LEVELS = np.array([0.5, 0.9])
 

@@ -11,17 +11,9 @@ import pytest
 from flax.linen import gelu, leaky_relu
 from safetensors.numpy import load_file, save_file
 
-from jaxreg import (
-    Fitted,
-    MeanOnlyRegressor,
-    MeanVarRegressor,
-    NaturalRegressor,
-    PeriodicEmbedding,
-    Scaler,
-    model_file,
-)
-from jaxreg.calibration import NoiseScaling, VarianceScaling
-from jaxreg.model import archive
+from jaxreg import Fitted, MeanOnlyRegressor, MeanVarRegressor, NaturalRegressor, PeriodicEmbedding, Scaler
+from jaxreg.calibration.scaling import NoiseScaling, VarianceScaling
+from jaxreg.model import archive, model_file
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(20, 2)) * [1.0, 1e3]

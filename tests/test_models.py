@@ -14,12 +14,12 @@ from jaxreg import (
     MeanVarRegressor,
     NaturalRegressor,
     make_trainer,
-    models,
     predict,
     sgd,
-    torch_weights,
 )
-from jaxreg.models import PREDICTION_BLOCK, _apply
+from jaxreg.model import torch_weights
+from jaxreg.networks import models
+from jaxreg.networks.prediction import PREDICTION_BLOCK, _apply
 
 MODELS = {m.__name__: m for m in (MeanVarRegressor, MeanOnlyRegressor, NaturalRegressor)}
 KEY = jax.random.key(0)

@@ -11,7 +11,8 @@ import jaxreg
 import torch_ref.losses
 import torch_ref.models
 import torch_ref.training
-from jaxreg import data, fit, make_trainer, predict, sgd, torch_weights
+from jaxreg import data, fit, make_trainer, predict, sgd
+from jaxreg.model import torch_weights
 from jaxreg.training import TrainState
 
 CLASSES = {

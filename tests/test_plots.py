@@ -8,7 +8,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from jaxreg import Affine, Gaussian, GaussianMixture, History, metrics, plots
-from jaxreg.calibration import SplitConformal
+from jaxreg.calibration.conformal import SplitConformal
 
 X = np.array([3.0, 1.0, 2.0], np.float32)
 PREDICTION = Gaussian(np.array([9.0, 1.0, 4.0], np.float32), np.log(np.array([4.0, 1.0, 0.25], np.float32)))

@@ -22,9 +22,10 @@ from safetensors.numpy import load_file, save_file
 
 from bench.machine import versions
 from bench.readme import write
-from jaxreg import Fitted, MeanVarRegressor, Scaler, fit, make_trainer, model_file, sgd, tables
+from jaxreg import Fitted, MeanVarRegressor, Scaler, fit, make_trainer, sgd, tables
 from jaxreg.estimator import DeepEnsembleRegressor
-from jaxreg.model import archive
+from jaxreg.model import archive, model_file
+from jaxreg.tables.csv import SEPARATORS
 
 ENDS = "right", "refused", "warned of"
 LONG = settings.get_current_profile_name() == "long"
@@ -179,8 +180,8 @@ NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n"), min_s
 @st.composite
 def written(draw):
     """A table and a file of it as bytes."""
-    separator = draw(st.sampled_from(tables.SEPARATORS))
-    usual = NAMES.map(str.strip).filter(lambda name: name and not set(name) & set(tables.SEPARATORS + '"'))
+    separator = draw(st.sampled_from(SEPARATORS))
+    usual = NAMES.map(str.strip).filter(lambda name: name and not set(name) & set(SEPARATORS + '"'))
     names = draw(st.lists(usual, min_size=2, max_size=4, unique=True))
     rows = draw(st.lists(st.tuples(*[CELLS] * len(names)), min_size=1, max_size=5))
     file = io.StringIO()

@@ -6,12 +6,17 @@ from typing import Annotated
 
 import pytest
 
+from jaxreg import recipe
 from jaxreg.estimator import DeepEnsembleRegressor
+from jaxreg.networks import models
 from jaxreg.settings import (
+    ACTIVATIONS,
+    LOSSES,
     anything,
     check_settings,
     documented,
     finite_or,
+    not_negative,
     number,
     one_of,
     settings_of,
@@ -46,6 +51,10 @@ def test_a_docstring_lists_what_fields_say():
     assert all(f"        {name}: " in DeepEnsembleRegressor.__doc__ for name in described)
 
 
+def test_names_are_those_of_what_they_stand_for():
+    assert (*models.ACTIVATIONS,) == ACTIVATIONS and (*recipe.LOSSES,) == LOSSES
+
+
 def test_all_faults_are_named_at_once():
     check_settings(Oven(loaves="all", heat=0))
     with pytest.raises(
@@ -62,7 +71,8 @@ def test_all_faults_are_named_at_once():
         (number(0, 1, "a share", above=True), [1, 0.5], [0, 1.1, math.nan, "0.5", None]),
         (number(0, math.inf, "seconds", none=True), [None, 0, 9.5], [-1, "1"]),
         (finite_or("auto"), ["auto", 0, 2.5], ["high", -1, math.inf]),
-        (widths(2), [8, (8,), [8, 16]], [(8, 8, 8), "8", None, (0,), 1.5]),
+        (widths, [8, (8,), [8, 16]], [[8] * 257, "8", None, (0,), 1.5]),
+        (not_negative, [0, 1e-3], [-1, math.nan, math.inf, "1", None, True]),
         (anything, [None, "x"], []),
     ],
 )

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxreg import MeanVarRegressor, fit, fit_ensemble, make_trainer, sgd, sources, tables
-from jaxreg.checkpoints import Checkpoint
-from jaxreg.data import key_words
+from jaxreg.data.rows import key_words
 from jaxreg.files import remove_scratch
+from jaxreg.model.checkpoints import Checkpoint
 
 N = 5000
 
@@ -151,8 +151,8 @@ CSV = {
 
 @pytest.mark.parametrize("what", CSV)
 def test_text_is_read_as_a_table_in_memory_is(tmp_path, monkeypatch, what):
-    monkeypatch.setattr(tables, "BLOCK_BYTES", 1000)
-    monkeypatch.setattr(tables, "BLOCK_LINES", 40)
+    monkeypatch.setattr("jaxreg.tables.csv.BLOCK_BYTES", 1000)
+    monkeypatch.setattr("jaxreg.tables.csv.BLOCK_LINES", 40)
     rng = np.random.default_rng(0)
     separator = "|" if "bar" in what else ","
     for i in range(3):
@@ -180,7 +180,7 @@ def test_text_is_read_as_a_table_in_memory_is(tmp_path, monkeypatch, what):
     ],
 )
 def test_faults_late_in_a_text_are_named(tmp_path, monkeypatch, last, words):
-    monkeypatch.setattr(tables, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr("jaxreg.tables.csv.BLOCK_BYTES", 1000)
     (tmp_path / "0.csv").write_text("a,y\n" + "1,2\n" * 500 + last + "\n")
     with pytest.raises(ValueError, match=words):
         files = sources.from_files(f"{tmp_path}/*.csv", target="y")

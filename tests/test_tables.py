@@ -156,6 +156,6 @@ def test_parquet(tmp_path, monkeypatch):
         read(path, "a")
     with pytest.raises(ValueError, match="column 'b' of .* holds List"):
         read(path, "b")
-    monkeypatch.setattr(tables.os, "sysconf", {"SC_PHYS_PAGES": 1, "SC_PAGE_SIZE": 16}.get)
+    monkeypatch.setattr("jaxreg.machine.os.sysconf", {"SC_PHYS_PAGES": 1, "SC_PAGE_SIZE": 16}.get)
     with pytest.raises(ValueError, match="more than the machine's memory"):
         tables.read(path)

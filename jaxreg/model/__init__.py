@@ -1,1 +1,1 @@
-"""What is kept in files."""
+"""Models on the disk: what predicts, files, checkpoints, exports, and PyTorch's weights."""

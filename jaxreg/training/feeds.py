@@ -14,8 +14,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from jaxreg.checks import over_outputs
-from jaxreg.data import Block as SourceBlock
-from jaxreg.data import Source, batch_order, key_words, row_folds
+from jaxreg.data.rows import Block as SourceBlock
+from jaxreg.data.rows import Source, batch_order, key_words, row_folds
 from jaxreg.training.hooks import ROUNDING
 from jaxreg.training.trainer import Batch, fill_up, take_rows
 

@@ -9,20 +9,13 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from jaxreg.checks import check_whole, over_outputs
-from jaxreg.data import (
-    Source,
-    TableLike,
-    bootstrap_rows,
-    check_data,
-    check_rows,
-    check_trainable,
-    check_weights,
-    key_words,
-    row_folds,
-)
-from jaxreg.losses import mean_nll, scaled_nll
+from jaxreg.checks import over_outputs
+from jaxreg.data.border import check_data, check_rows, check_trainable, check_weights
+from jaxreg.data.frames import TableLike
+from jaxreg.data.rows import Source, bootstrap_rows, key_words, row_folds
+from jaxreg.plain import check_whole
 from jaxreg.training.feeds import Arrays, Own, Stream, Table, share_class, size_class
+from jaxreg.training.losses import mean_nll, scaled_nll
 from jaxreg.training.trainer import Batch, Trainer, TrainState, state_shapes
 
 # Rows of a source that are kept in memory for the validation of members, of all folds together.

@@ -1,7 +1,6 @@
 """Where members of an ensemble run: on the cores of a CPU, on devices, and in many processes."""
 
 import math
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -14,7 +13,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
-from jaxreg.checks import check_whole
+from jaxreg.machine import cores
+from jaxreg.plain import check_whole
 
 AXIS = "members"
 
@@ -155,11 +155,6 @@ def wait_for_all() -> None:
     """
     with multihost_utils.live_devices(jax.devices()):
         pass
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def dealt(

@@ -16,9 +16,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from jaxreg.checks import as_key, check_same_shape, over_outputs
-from jaxreg.data import TableLike, batch_order, check_features
-from jaxreg.losses import gaussian_nll, mean_nll
-from jaxreg.models import Model
+from jaxreg.data.border import check_features
+from jaxreg.data.frames import TableLike
+from jaxreg.data.rows import batch_order
+from jaxreg.networks.models import Model
+from jaxreg.training.losses import gaussian_nll, mean_nll
 
 Loss = Callable[[Array, Array, Array], Array]
 Score = Callable[[Array, Array, Array, Array | None], Array]

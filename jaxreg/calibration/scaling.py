@@ -1,0 +1,316 @@
+"""One factor for the variance, of the whole or of the noise alone."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float
+from scipy.optimize import minimize_scalar
+
+from jaxreg.data.frames import TableLike
+from jaxreg.distributions.gaussian import Gaussian
+from jaxreg.distributions.mixture import GaussianMixture
+from jaxreg.distributions.transformed import Affine
+from jaxreg.metrics.checked import Distribution, check_prediction
+
+# Factors of the variance that are tried before the best is refined.
+GRID = 100
+
+# Of a residual of some members, the least that is taken for the residual of all.
+LEAST_SHARE = 0.05
+
+
+class VarianceScaling(NamedTuple):
+    """Multiplies every predicted variance by one number, or by one for each output.
+
+    A mixture is stretched about its mean, so that its shape, and how its variance splits, stay as they are.
+
+    Attributes:
+        factor: of the variance; a number or `(d,)`.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxreg import Gaussian
+    >>> from jaxreg.calibration import VarianceScaling
+    >>> held_out = Gaussian(jnp.zeros(4), jnp.zeros(4))
+    >>> scaling = VarianceScaling.fit(held_out, [-2.0, 2.0, -2.0, 2.0])
+    >>> print(f"{scaling.factor:.2f} {scaling(held_out).std[0]:.2f}")
+    4.00 2.00
+    """
+
+    factor: Float[ArrayLike, "..."]
+
+    @classmethod
+    def fit(
+        cls,
+        prediction: Distribution,
+        y: TableLike,
+        *,
+        score: str = "nll",
+        sample_weight: TableLike | None = None,
+    ) -> "VarianceScaling":
+        """Find the factor that gives held-out rows the best score.
+
+        Args:
+            prediction: of held-out rows, `(n,)` or `(n, d)`: a Gaussian, GaussianMixture, or Affine of one.
+            y: observed values, the same shape.
+            score: "nll", or "crps" which single far-off values move less.
+            sample_weight: weight of each row or value.
+
+        Raises:
+            ValueError: as `metrics.check_prediction`, for another score, or if every prediction is exact.
+        """
+        return cls(_fit_factor(prediction, y, sample_weight, score=score, scaled=_stretched))
+
+    def __call__(self, prediction: Distribution) -> Distribution:
+        """The prediction with its variance scaled: a Gaussian stays one, a mixture one."""
+        return _apply_factor(self.factor, prediction, _stretched)
+
+
+class NoiseScaling(NamedTuple):
+    """Multiplies the variance that each member of a mixture predicts, and leaves the members' means.
+
+    How far the members disagree is a measure of its own, which more of them don't shrink; what is wrong after
+    training is the noise that each one sees, too little of it where it has learnt single rows. Of a Gaussian
+    it scales the variance, as `VarianceScaling` does.
+
+    Attributes:
+        factor: of the members' variances; a number or `(d,)`.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxreg import GaussianMixture
+    >>> from jaxreg.calibration import NoiseScaling
+    >>> held_out = GaussianMixture(jnp.array([[0.0] * 4, [1.0] * 4]), jnp.zeros((2, 4)))
+    >>> print(NoiseScaling(4.0)(held_out).aleatoric[0], NoiseScaling(4.0)(held_out).epistemic[0])
+    2.0 0.5
+    """
+
+    factor: Float[ArrayLike, "..."]
+
+    @classmethod
+    def fit(
+        cls,
+        prediction: Distribution,
+        y: TableLike,
+        *,
+        score: str = "nll",
+        sample_weight: TableLike | None = None,
+    ) -> "NoiseScaling":
+        """Find the factor that gives held-out rows the best score; as `VarianceScaling.fit`."""
+        return cls(_fit_factor(prediction, y, sample_weight, score=score, scaled=_noisier))
+
+    @classmethod
+    def fit_held_out(
+        cls,
+        prediction: Distribution,
+        y: TableLike,
+        held_out: TableLike,
+        *,
+        sample_weight: TableLike | None = None,
+        prior_rows: float = 0.0,
+    ) -> "NoiseScaling":
+        """Find the factor from the rows that members of an ensemble held out themselves, each another part.
+
+        A row is predicted by the ensemble as it would be, had none of its members seen it: its mixture, moved
+        so that its residual is that of the members which held the row out. Theirs, of a few members, is
+        larger than that of all; by how much, the members' disagreement says. Rows that all members saw are
+        left out.
+
+        Args:
+            prediction: the ensemble's, of all rows that it was trained on: a GaussianMixture over `(n,)` or
+                `(n, d)`, or an Affine of one.
+            y: observed values, the same shape.
+            held_out: booleans `(members, n)`, whether a member had no part of a row.
+            sample_weight: weight of each row or value.
+            prior_rows: how many more rows are believed to call for a factor of 1; where there are few, they
+                keep it from being one of chance.
+
+        Raises:
+            ValueError: as `metrics.check_prediction`, or if no row was held out.
+        """
+        y, weight = check_prediction(prediction, y, sample_weight)
+        if isinstance(prediction, Affine):
+            prediction, y = prediction.dist, prediction.standardised(y)
+        mixture = as_mixture(prediction)
+        held_out = check_held_out(held_out, mixture, y)
+        if not held_out.any():
+            raise ValueError("held_out names no row: there is nothing to find the factor from")
+        own = held_out.reshape(held_out.shape + (1,) * (y.ndim - 1))
+        weight = np.broadcast_to(own.any(axis=0) * (1.0 if weight is None else weight), y.shape)
+        means, count = np.asarray(mixture.means, np.float64), np.maximum(own.sum(axis=0), 1)
+        residual = y - np.sum(own * means, axis=0) / count
+        members = len(means)
+        if members > 1:
+            excess = np.var(means, axis=0, ddof=1) * (1 / count - 1 / members)
+            average = partial(np.average, axis=0, weights=weight)
+            share = 1 - average(excess) / average(residual**2)
+            residual = residual * np.sqrt(np.clip(share, LEAST_SHARE, 1))
+        moved = means - means.mean(axis=0) + (y - residual)
+        moved = GaussianMixture(moved.astype(mixture.means.dtype), mixture.log_vars)
+        factor = partial(_best_factor, scaled=_noisier, prior_rows=prior_rows)
+        return cls(_for_each_output(factor, moved, y, weight))
+
+    def __call__(self, prediction: Distribution) -> Distribution:
+        """The prediction with its members' variances scaled."""
+        return _apply_factor(self.factor, prediction, _noisier)
+
+
+def _fit_factor(
+    prediction: Distribution, y: TableLike, sample_weight: TableLike | None, *, score: str, scaled: Callable
+) -> Float[ArrayLike, "..."]:
+    """The factor with the best score, or one for each output."""
+    if score not in SCORES:
+        raise ValueError(f"score must be one of {', '.join(map(repr, SCORES))}, got {score!r}")
+    y, weight = check_prediction(prediction, y, sample_weight)
+    if isinstance(prediction, Affine):
+        prediction, y = prediction.dist, prediction.standardised(y)
+    _check_scalable(prediction)
+    weight = np.broadcast_to(1.0 if weight is None else weight, y.shape)
+    return _for_each_output(partial(_best_factor, score=score, scaled=scaled), prediction, y, weight)
+
+
+def _for_each_output(
+    factor: Callable, prediction: Gaussian | GaussianMixture, y: np.ndarray, weight: np.ndarray
+) -> Float[ArrayLike, "..."]:
+    if y.ndim == 1:
+        return factor(prediction, y, weight)
+    outputs = range(y.shape[1])
+    return np.array([factor(prediction.output(i), y[:, i], weight[:, i]) for i in outputs])
+
+
+def _apply_factor(factor: ArrayLike, prediction: Distribution, scaled: Callable) -> Distribution:
+    if np.ndim(factor):
+        check_outputs(np.shape(factor), prediction)
+    if isinstance(prediction, Affine):
+        return prediction._replace(dist=_apply_factor(factor, prediction.dist, scaled))
+    _check_scalable(prediction)
+    if isinstance(factor, jax.core.Tracer):
+        return scaled(prediction, jnp.log(factor))
+    # As float64 until it is a logarithm, which any dtype holds.
+    factor = np.asarray(factor, np.float64)
+    if not ((factor > 0) & np.isfinite(factor)).all():
+        raise ValueError(f"the factor of the variance must be positive and finite, got {factor}")
+    return scaled(prediction, np.log(factor))
+
+
+def _check_scalable(prediction: Distribution) -> None:
+    if not isinstance(prediction, Gaussian | GaussianMixture):
+        found = type(prediction).__name__
+        raise ValueError(
+            f"the variance of a Gaussian or GaussianMixture can be scaled, not that of a {found}"
+        )
+
+
+def check_held_out(
+    held_out: TableLike, mixture: GaussianMixture, y: np.ndarray
+) -> Bool[np.ndarray, "members n"]:
+    """Booleans of members and rows, or an error that says what they should be."""
+    held_out = np.asarray(held_out)
+    expected = (len(mixture.means), len(y))
+    if held_out.shape != expected or held_out.dtype != bool:
+        raise ValueError(
+            f"held_out must be booleans of shape {expected}, members and rows, got {held_out.dtype} of "
+            f"shape {held_out.shape}"
+        )
+    return held_out
+
+
+def _noisier(prediction: Gaussian | GaussianMixture, log_factor: ArrayLike) -> Gaussian | GaussianMixture:
+    """The prediction, or each member's, with another variance about the same mean; NumPy's stays NumPy's."""
+    mean, log_var, *weights = prediction
+    if not isinstance(log_factor, jax.Array):
+        log_factor = np.asarray(log_factor, jnp.result_type(mean, 0.0))
+    return type(prediction)(mean, log_var + _of_rank(log_factor, log_var), *weights)
+
+
+def _stretched(prediction: Gaussian | GaussianMixture, log_factor: ArrayLike) -> Gaussian | GaussianMixture:
+    """The prediction with every distance from its mean multiplied."""
+    noisier = _noisier(prediction, log_factor)
+    if isinstance(prediction, Gaussian):
+        return noisier
+    mean = jnp.asarray(prediction.mean)[None]
+    stretch = _of_rank(jnp.exp(0.5 * jnp.asarray(log_factor, mean.dtype)), mean)
+    return noisier._replace(means=mean + stretch * (jnp.asarray(prediction.means) - mean))
+
+
+def _of_rank(values: ArrayLike, like: ArrayLike) -> ArrayLike:
+    return values.reshape((1,) * (np.ndim(like) - values.ndim) + values.shape)
+
+
+def _nll(prediction: Gaussian | GaussianMixture, y: ArrayLike) -> ArrayLike:
+    return -prediction.log_prob(y)
+
+
+def _crps(prediction: Gaussian | GaussianMixture, y: ArrayLike) -> ArrayLike:
+    return prediction.crps(y)
+
+
+SCORES = {"nll": _nll, "crps": _crps}
+
+
+@partial(jax.jit, static_argnums=(3, 4))
+def _score_scaled(
+    prediction: Gaussian | GaussianMixture,
+    y: ArrayLike,
+    log_factor: ArrayLike,
+    score: Callable,
+    scaled: Callable,
+) -> ArrayLike:
+    return score(scaled(prediction, log_factor), y)
+
+
+def _best_factor(
+    prediction: Gaussian | GaussianMixture,
+    y: np.ndarray,
+    weight: np.ndarray,
+    *,
+    scaled: Callable,
+    score: str = "nll",
+    prior_rows: float = 0.0,
+) -> float:
+    """The factor of the variance with the lowest mean score, over `(n,)`.
+
+    A prior row adds the mean NLL of a Gaussian of that variance for values of its own.
+    """
+    present = weight > 0  # rows of no weight set no bounds either
+    weight, rows = weight[present], int(present.sum())
+    residual = (y - np.asarray(prediction.mean, np.float64)) / np.asarray(prediction.std, np.float64)
+    squares = residual[present] ** 2
+    if not squares.any():
+        raise ValueError("every prediction equals its y: there is no error to scale the variance to")
+    largest = squares.max()
+    smallest = max(squares.min(), 1e-12 * largest)
+
+    def mean_score(log_factor: float) -> float:
+        values = _score_scaled(prediction, y, log_factor, SCORES[score], scaled)
+        mean = float(np.average(np.asarray(values, np.float64)[present], weights=weight))
+        prior = 0.5 * (log_factor + math.exp(-log_factor))
+        return (rows * mean + prior_rows * prior) / (rows + prior_rows)
+
+    # The score of a mixture may have several minima: the best of a grid is refined.
+    low, high = np.log(smallest) - 2, np.log(largest) + 2
+    if prior_rows:
+        low, high = min(low, -2), max(high, 2)
+    grid = np.linspace(low, high, GRID)
+    best = int(np.argmin([mean_score(point) for point in grid]))
+    bounds = grid[max(best - 1, 0)], grid[min(best + 1, GRID - 1)]
+    return float(np.exp(minimize_scalar(mean_score, bounds=bounds, options={"xatol": 1e-8}).x))
+
+
+def check_outputs(fitted: tuple[int, ...], prediction: Distribution) -> None:
+    """Raise unless a prediction has the outputs that a calibration was fitted to."""
+    found = np.shape(prediction.mean)[1:]
+    if found != fitted:
+        raise ValueError(f"the calibration is for outputs of shape {fitted}, the prediction has {found}")
+
+
+def as_mixture(prediction: Distribution) -> GaussianMixture:
+    """The mixture of members behind a prediction, or an error that says what it is."""
+    mixture = prediction.dist if isinstance(prediction, Affine) else prediction
+    if not isinstance(mixture, GaussianMixture):
+        raise ValueError(f"the members of a GaussianMixture are needed, got a {type(mixture).__name__}")
+    return mixture

@@ -1,0 +1,3 @@
+"""The `jaxreg` command."""
+
+from jaxreg.cli.app import main as main

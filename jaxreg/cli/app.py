@@ -1,0 +1,293 @@
+"""The `jaxreg` command: its names and options. What each command does is imported when it runs."""
+
+import glob
+import inspect
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+import jaxreg
+from jaxreg.cli import ending
+from jaxreg.cli.console import as_utf8, say
+from jaxreg.settings import EnsembleSettings, settings_of
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Regression networks that say how sure they are.",
+)
+
+# Settings of the estimator that aren't options of `jaxreg fit`, and types that typer reads itself.
+NO_OPTIONS = "hidden", "random_state", "hooks"
+TYPES = int, float, str, float | None
+START_SECONDS = 40  # as `hosts.START_SECONDS`, which isn't loaded here
+
+ROWS_HELP = (
+    "CSV or Parquet file, a folder of them, a pattern such as 'folder/*.parquet', or - for standard input"
+)
+NoCache = Annotated[
+    bool,
+    typer.Option("--no-cache", envvar="JAXREG_NO_CACHE", help="Don't keep compiled programs between runs."),
+]
+Read = Annotated[
+    Literal["auto", "whole", "stream"],
+    typer.Option(help="All rows at once, or as they are needed; auto goes by the machine's memory."),
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of data, weights and the order of rows.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but warnings and errors.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="One JSON object on standard output, errors too (docs/command.md).")
+]
+Model = Annotated[Path, typer.Argument(help="Model file, from jaxreg fit.")]
+
+
+def main() -> None:
+    """Run the command; bad input ends with one line and exit code 2."""
+    ending.run(lambda: app(standalone_mode=True))
+
+
+def _say_version(asked: bool) -> bool:
+    if asked:
+        say(f"jaxreg {jaxreg.__version__}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Say which version this is.", is_eager=True, callback=_say_version),
+    ] = False,
+) -> None:
+    """Options of the command as a whole."""
+
+
+def check_there(*files: Path, model: Path | None = None) -> None:
+    """Raise for a file that isn't there, before anything that takes time is loaded."""
+    if model is not None and not model.exists():
+        raise FileNotFoundError(f"there is no model file {model}")
+    for file in files:
+        if str(file) != "-" and not (file.exists() or glob.has_magic(str(file))):
+            raise FileNotFoundError(f"there is no file {file}")
+
+
+@app.command()
+def demo(
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the pictures and tables.")] = Path(
+        "jaxreg-demo"
+    ),
+    seed: Seed = 0,
+    epochs: Annotated[int, typer.Option(help="Epochs of the first model; the second takes 300.")] = 800,
+    data: Annotated[
+        Path | None, typer.Option(help="CSV or Parquet file to use instead of made-up data.")
+    ] = None,
+    x: Annotated[
+        str | None, typer.Option(help="Column of the file to predict from.", callback=as_utf8)
+    ] = None,
+    y: Annotated[str | None, typer.Option(help="Column of the file to predict.", callback=as_utf8)] = None,
+    x_test: Annotated[
+        Path | None, typer.Option(help="File with rows of x to predict instead of a grid.")
+    ] = None,
+    no_cache: NoCache = False,
+) -> None:
+    """Train a heteroscedastic and a homoscedastic network on one feature, and draw both."""
+    if epochs < 1:
+        raise ValueError(f"--epochs must be at least 1, got {epochs}")
+    if (
+        (data is None) != (x is None)
+        or (data is None) != (y is None)
+        or (data is None and x_test is not None)
+    ):
+        raise ValueError("--data FILE needs --x COLUMN and --y COLUMN, and --x-test needs all three")
+    check_there(*(file for file in (data, x_test) if file is not None))
+    from jaxreg.cli import demo
+
+    _use_cache(no_cache)
+    demo.run(out_dir, seed, epochs, demo.Columns(data, x, y, x_test) if data is not None else None)
+
+
+def with_settings(command: Callable) -> Callable:
+    """A command whose `settings` become an option for each setting of the estimator."""
+    own = inspect.signature(command)
+    options = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=getattr(EnsembleSettings, name),
+            annotation=Annotated[
+                setting.type if setting.type in TYPES else str, typer.Option(help=setting.description)
+            ],
+        )
+        for name, setting in settings_of(EnsembleSettings).items()
+        if name not in NO_OPTIONS
+    ]
+    kept = [parameter for name, parameter in own.parameters.items() if name != "settings"]
+    command.__signature__ = own.replace(parameters=[*kept, *options])
+    return command
+
+
+@app.command("fit")
+@with_settings
+def fit_command(
+    file: Annotated[Path, typer.Argument(help=f"{ROWS_HELP}; one row for each observation.")],
+    target: Annotated[str, typer.Option(help="Column to predict.", callback=as_utf8)],
+    out_file: Annotated[Path, typer.Option("--out", help="Model file to write.")],
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(help="Column to leave out; may be given several times.", callback=as_utf8),
+    ] = None,
+    test_fraction: Annotated[
+        float, typer.Option(help="Share of the rows kept from training, to score the model on.")
+    ] = 0.1,
+    report_file: Annotated[
+        Path | None, typer.Option("--report", help="Page on these rows to write, .html or .pdf.")
+    ] = None,
+    read: Read = "auto",
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Folder to keep the run in, so that it can go on after an end.")
+    ] = None,
+    checkpoint_every: Annotated[
+        float | None,
+        typer.Option(help="Epochs between two checkpoints, 20 by default; of rows that are streamed 0.1."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="Be one of the processes of a SLURM, MPI or Kubernetes job.")
+    ] = False,
+    coordinator: Annotated[
+        str | None, typer.Option(help="HOST:PORT of process 0, where JAX can't find the job by itself.")
+    ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="How many there are.")] = None,
+    wait: Annotated[
+        int, typer.Option(min=1, help="Seconds in which all of them have to come.")
+    ] = START_SECONDS,
+    process: Annotated[int | None, typer.Option(min=0, help="Which one this is, from 0.")] = None,
+    own_files: Annotated[
+        bool,
+        typer.Option("--own-files", help="Each process's members learn from its share of the files alone."),
+    ] = False,
+    split_rows: Annotated[str | None, typer.Option(hidden=True)] = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    no_cache: NoCache = False,
+    **settings: Any,
+) -> None:
+    """Train an ensemble on the numeric columns of a file, or of many, and keep it in a model file."""
+    distributed = distributed or any(given is not None for given in (coordinator, processes, process))
+    if split_rows is not None:
+        raise ValueError(
+            "--split-rows is gone, batches aren't split over processes any more: members are dealt over "
+            "them, and with --own-files those of each process learn from its share of the files"
+        )
+    if own_files and not distributed:
+        raise ValueError("--own-files parts the files of a run of several processes: give --distributed too")
+    if not distributed:  # where all processes have to say so together
+        check_there(file)
+    if resume and checkpoint is None:
+        raise ValueError("--resume goes on from a checkpoint: name its folder with --checkpoint")
+    if not 0 <= test_fraction < 1:
+        raise ValueError(f"--test-fraction must be from 0 up to 1, got {test_fraction}")
+    if checkpoint_every is not None and not 0 < checkpoint_every < math.inf:
+        raise ValueError(f"--checkpoint-every must be a positive number of epochs, got {checkpoint_every}")
+    if distributed and read == "whole":
+        raise ValueError("the processes of a run read rows as they are needed: leave --read whole out")
+    from jaxreg.cli import fit
+
+    _use_cache(no_cache)
+    job = fit.Job(coordinator, processes, process, wait, own_files) if distributed else None
+    kept = fit.Kept(checkpoint, checkpoint_every, resume)
+    asked = fit.Asked(file, target, tuple(drop or ()), read, test_fraction, seed, out_file, report_file)
+    fit.run(
+        asked, kept, job, {name: _number(value) for name, value in settings.items()}, fit.Talk(quiet, as_json)
+    )
+
+
+@app.command("predict")
+def predict_command(
+    model: Model,
+    file: Annotated[Path, typer.Argument(help=f"{ROWS_HELP}, with the columns the model was trained on.")],
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="CSV or Parquet file to write; by default standard output.")
+    ] = None,
+    level: Annotated[float, typer.Option(help="Share of the probability between lower and upper.")] = 0.95,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of the file to copy into the predictions; may be given several times."),
+    ] = None,
+    read: Read = "auto",
+    no_cache: NoCache = False,
+) -> None:
+    """Predict each row of a file, or of many: mean, std, lower and upper, in the target's units."""
+    check_there(file, model=model)
+    from jaxreg.cli import predict
+
+    _use_cache(no_cache)
+    predict.run(model, file, out_file, level=level, keep=keep or [], how=read)
+
+
+@app.command("evaluate")
+def evaluate_command(
+    model: Model,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV or Parquet file with the model's columns and its target, or - for standard input."
+        ),
+    ],
+    level: Annotated[float, typer.Option(help="Share of the probability inside the intervals.")] = 0.95,
+    report_file: Annotated[
+        Path | None, typer.Option("--report", help="Page with scores and pictures to write, .html or .pdf.")
+    ] = None,
+    as_json: Json = False,
+    no_cache: NoCache = False,
+) -> None:
+    """Score a model on rows whose target is known, best ones it wasn't trained on."""
+    check_there(file, model=model)
+    from jaxreg.cli import evaluate
+
+    _use_cache(no_cache)
+    evaluate.run(model, file, level=level, report_file=report_file, as_json=as_json)
+
+
+@app.command("info")
+def info_command(model: Model, as_json: Json = False) -> None:
+    """Show what a model file says of itself, once its content is found to be what was written."""
+    check_there(model=model)
+    from jaxreg.cli import info
+
+    info.run(model, as_json=as_json)
+
+
+@app.command("export")
+def export_command(
+    model: Model, out_file: Annotated[Path, typer.Option("--out", help="File to write.")]
+) -> None:
+    """Write a model as one function for CPU, CUDA and TPU that runs with JAX alone (examples/serve.py)."""
+    check_there(model=model)
+    from jaxreg.cli.outputs import check_output
+    from jaxreg.model import export, model_file
+
+    check_output(out_file, model)
+    export.save(out_file, model_file.load(model))
+
+
+def _use_cache(no_cache: bool) -> None:
+    if not no_cache:
+        jaxreg.use_cache()
+
+
+def _number(value: Any) -> Any:
+    """A number that was given as text, or no number, where a word might have been."""
+    if value == "None":
+        return None
+    for kind in (int, float):
+        try:
+            return kind(value) if isinstance(value, str) else value
+        except ValueError:
+            continue
+    return value

@@ -1,0 +1,62 @@
+"""`jaxreg evaluate`: what a model is worth on rows whose target is known."""
+
+from pathlib import Path
+
+import numpy as np
+
+from jaxreg import report
+from jaxreg.checks import check_probability
+from jaxreg.cli.console import out, say
+from jaxreg.cli.json_output import print_json, scores_of
+from jaxreg.cli.outputs import check_output, trivial
+from jaxreg.cli.standard_input import as_file
+from jaxreg.data import check_features
+from jaxreg.metrics import evaluate
+from jaxreg.model import model_file
+from jaxreg.plain import counted
+from jaxreg.tables import check_columns, numeric, read
+
+
+def run(model: Path, file: Path, *, level: float, report_file: Path | None, as_json: bool) -> None:
+    """Print scores, and write a report if one is asked for."""
+    check_probability("--level", level)
+    file = as_file(file)
+    if report_file is not None:
+        report.check_suffix(report_file)
+        check_output(report_file, model, file)
+    fitted = model_file.load(model)
+    if fitted.feature_names is None or fitted.target_names is None:
+        raise ValueError(
+            f"{model} doesn't say what its columns are called: use jaxreg.metrics.evaluate in Python"
+        )
+    table = read(file)
+    check_columns(table, fitted.target_names, file)
+    known = set(fitted.feature_names) <= set(table.columns)
+    names = [*fitted.feature_names, *fitted.target_names]
+    numbers = numeric(table, names, file) if known else table
+    prediction = fitted.predict(numbers)
+    y = check_features(numbers[[*fitted.target_names]], "the target", dtype=np.float64)
+
+    about = f"{counted(len(y), 'row')} of {file.name}, predicted by {model.name}"
+    x = numbers[fitted.feature_names[0]].to_numpy() if len(fitted.feature_names) == 1 else None
+    sections, found = [], {}
+    for i, name in enumerate(fitted.target_names):
+        one = prediction if prediction.mean.ndim == 1 else prediction.output(i)
+        result = evaluate(one, y[:, i], level=level, baseline=trivial(fitted.y_scaler, i))
+        sections.append(report.Section(name, one, y[:, i], result, x, fitted.feature_names[0]))
+        advice = report.verdict(result, len(y))
+        found[name] = scores_of(result) | {"advice": advice}
+        if not as_json:
+            say(f"{name}: {about}")
+            out.print(report.score_table(result))
+            if advice:
+                say(advice)
+    if report_file is not None:
+        title = f"How well {', '.join(fitted.target_names)} is predicted"
+        report.write(report_file, sections, title=title, about=about)
+    if as_json:
+        print_json(
+            {"model": model, "file": file.name, "rows": len(y), "scores": found, "report": report_file}
+        )
+    elif report_file is not None:
+        say(f"the report is in {report_file}")

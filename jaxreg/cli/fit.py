@@ -1,0 +1,229 @@
+"""`jaxreg fit`: an ensemble trained on the rows of files, scored on some of them, kept in a model file."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from rich.table import Table
+
+from jaxreg import hosts, report
+from jaxreg.cli import aborts
+from jaxreg.cli.console import err, note, out, say
+from jaxreg.cli.ending import leave
+from jaxreg.cli.inputs import (
+    FEWEST_TEST_ROWS,
+    Rows,
+    check_same_job,
+    is_streamed,
+    rows_in_memory,
+    streamed_rows,
+)
+from jaxreg.cli.json_output import print_json, scores_of
+from jaxreg.cli.outputs import check_output, trivial
+from jaxreg.cli.standard_input import as_file
+from jaxreg.estimator import DeepEnsembleRegressor
+from jaxreg.metrics import evaluate
+from jaxreg.model import model_file
+from jaxreg.model.checkpoints import Checkpoint, Interrupted, StopOnSignal
+from jaxreg.model.fitted import Fitted
+from jaxreg.plain import counted
+from jaxreg.progress import Bar, Lines
+from jaxreg.tables import find, from_files
+from jaxreg.training import Hook
+
+SCORES_KEPT = "rmse", "nll", "crps", "coverage"
+# Epochs between two checkpoints.
+EVERY, EVERY_STREAMED = 20, 0.1
+
+
+class Asked(NamedTuple):
+    """What is trained on, and where the results go."""
+
+    file: Path
+    target: str
+    drop: tuple[str, ...]
+    how: str
+    test_fraction: float
+    seed: int
+    out_file: Path
+    report_file: Path | None
+
+
+class Kept(NamedTuple):
+    """Where a run is kept, how often, and whether it goes on from there."""
+
+    folder: Path | None
+    every: float | None
+    resume: bool
+
+
+class Job(NamedTuple):
+    """A run of several processes, of which this is one."""
+
+    coordinator: str | None
+    processes: int | None
+    process: int | None
+    wait: int
+    own_files: bool
+
+
+class Talk(NamedTuple):
+    """Whether the command says nothing but warnings, or prints JSON."""
+
+    quiet: bool
+    as_json: bool
+
+
+def run(asked: Asked, kept: Kept, job: Job | None, settings: dict[str, Any], talk: Talk) -> None:
+    """Train, score, and write."""
+    if job is not None:
+        aborts.take_over(hosts.cannot_begin(job.coordinator, job.processes, job.wait))
+        hosts.start(job.coordinator, job.processes, job.process, timeout=job.wait)
+        aborts.take_over(None)
+    first = jax.process_index() == 0 if job is not None else True  # the first process writes and talks
+    out.quiet = talk.quiet or talk.as_json or not first
+    stages = Stages(2 + (settings.get("frequency_scale") == "auto"), silent=talk.quiet or not first)
+    rows = read_rows(asked, kept, job, settings, stages)
+    if len(rows.test[0]) < FEWEST_TEST_ROWS and asked.report_file is not None:
+        raise ValueError(
+            f"--report needs at least {FEWEST_TEST_ROWS} rows to score the model on: "
+            f"{counted(rows.total, 'row')} and a --test-fraction of {asked.test_fraction} leave too few"
+        )
+    streamed = len(rows.train) == 1
+    ensemble = train(rows, asked.seed, settings, checkpoint_of(kept, settings, streamed), stages)
+    if not first:
+        return
+    fitted = ensemble.fitted_._replace(feature_dtypes=rows.dtypes[:-1], target_dtypes=rows.dtypes[-1:])
+    x, y = rows.test
+    section = None
+    if len(y):
+        prediction = fitted.predict(x)
+        result = evaluate(prediction, y, baseline=trivial(fitted.y_scaler, 0))
+        own = {f"test_{name}": float(result[name]) for name in SCORES_KEPT}
+        fitted = fitted._replace(scores=fitted.scores | {"test_rows": len(y)} | own)
+        features = fitted.feature_names
+        feature = x[:, 0] if len(features) == 1 else None
+        section = report.Section(asked.target, prediction, y, result, feature, features[0])
+    model_file.save(asked.out_file, fitted)
+    if section is not None and asked.report_file is not None:
+        about = f"{counted(len(y), 'row')} of {asked.file.name} that {asked.out_file.name} wasn't trained on"
+        title = f"How well {asked.target} is predicted"
+        report.write(asked.report_file, [section], title=title, about=about)
+    if talk.as_json:
+        print_json(described(asked, rows, ensemble, fitted, section))
+    else:
+        tell(asked, rows, ensemble, section)
+
+
+def read_rows(asked: Asked, kept: Kept, job: Job | None, settings: dict[str, Any], stages: "Stages") -> Rows:
+    """The rows to train on and to score on, once the files are found to be right."""
+    with hosts.checked_by_all():
+        file = as_file(asked.file)
+        paths = find(file)
+        if jax.process_index() == 0:
+            for path, others in ((asked.out_file, paths), (asked.report_file, [*paths, asked.out_file])):
+                for given in others if path is not None else ():
+                    check_output(path, given, kept.folder)
+    if asked.report_file is not None:
+        report.check_suffix(asked.report_file)
+    stages.next(f"reading {asked.file}")
+    if job is None and not is_streamed(paths, asked.how):
+        return rows_in_memory(paths, asked.target, list(asked.drop), asked.test_fraction, asked.seed)
+    with hosts.checked_by_all():
+        files = from_files(file, target=asked.target, drop=asked.drop)
+    if job is not None:
+        given = {"seed": asked.seed, "test_fraction": asked.test_fraction, "resume": kept.resume}
+        given |= {"own_files": job.own_files, "checkpoint": kept.folder is not None}
+        check_same_job(files, given | {"checkpoint_every": kept.every, "settings": settings})
+        files = replace(files, own_share=job.own_files)
+    return streamed_rows(files, asked.test_fraction, asked.seed)
+
+
+def checkpoint_of(kept: Kept, settings: dict[str, Any], streamed: bool) -> list[Checkpoint]:
+    """The hook that keeps the run, where that is asked for."""
+    if kept.folder is None:
+        return []
+    about = {f"--{name.replace('_', '-')}": value for name, value in settings.items()}
+    every = kept.every or (EVERY_STREAMED if streamed else EVERY)
+    hook = Checkpoint(kept.folder, every, resume=kept.resume, about=about)
+    with hosts.checked_by_all():
+        hook.check()
+    return [hook]
+
+
+def train(
+    rows: Rows, seed: int, settings: dict[str, Any], checkpoints: list[Checkpoint], stages: "Stages"
+) -> DeepEnsembleRegressor:
+    """The trained ensemble; a signal ends its training in good order."""
+    with StopOnSignal() as stop:
+        hooks: list[Hook] = [*stages.hooks(), *checkpoints, stop]
+        ensemble = DeepEnsembleRegressor(**settings, random_state=seed, hooks=hooks)
+        try:
+            return ensemble.fit(*rows.train)
+        except Interrupted as error:
+            ended = "nothing was kept, which --checkpoint FOLDER would have done"
+            for hook in checkpoints:
+                ended = f"the run is kept in {hook.folder}: the same command and --resume go on from there"
+            note("stopped", f"{error}; {ended}", "yellow")
+            leave(128 + error.signal)
+
+
+class Stages:
+    """Says which stage of how many the command is at: by a bar on a terminal, else in lines."""
+
+    def __init__(self, count: int, *, silent: bool):
+        self.count, self.silent = count, silent
+
+    def next(self, what: str) -> None:
+        """Say that the first stage begins, which is too short for a bar."""
+        if not self.silent and not err.is_terminal:
+            err.print(f"1 of {self.count}: {what}", soft_wrap=True)
+
+    def hooks(self) -> list[Hook]:
+        """What shows how far the training is."""
+        if self.silent:
+            return []
+        names = f"{self.count} of {self.count}: training", f"2 of {self.count}: trying out scales"
+        return [Bar(err, *names) if err.is_terminal else Lines(err, *names)]
+
+
+def tell(asked: Asked, rows: Rows, ensemble: DeepEnsembleRegressor, section: report.Section | None) -> None:
+    """Print what was trained, how good it is, and where it is."""
+    fitted = ensemble.fitted_
+    title = f"{asked.target} from {counted(len(fitted.feature_names), 'column')}"
+    scored = 0 if section is None else len(section.y)
+    summary = Table(title=title, title_justify="left", show_header=False)
+    summary.add_row("training rows", f"{rows.total - scored:,}")
+    summary.add_row("networks", f"{fitted.members}")
+    summary.add_row("epochs, the longest", f"{ensemble.n_iter_} of {fitted.settings['epochs']}")
+    out.print(summary)
+    if section is not None:
+        out.print(f"{counted(scored, 'row')} that it wasn't trained on")
+        out.print(report.score_table(section.scores))
+        if advice := report.verdict(section.scores, scored):
+            say(advice)
+        if asked.report_file is not None:
+            say(f"the report is in {asked.report_file}")
+    say(f"the model is in {asked.out_file}")
+
+
+def described(
+    asked: Asked,
+    rows: Rows,
+    ensemble: DeepEnsembleRegressor,
+    fitted: Fitted,
+    section: report.Section | None,
+) -> dict[str, Any]:
+    """The same for programs."""
+    scored = 0 if section is None else len(section.y)
+    found = {"model": asked.out_file, "target": asked.target, "features": fitted.feature_names}
+    found |= {"training_rows": rows.total - scored, "test_rows": scored, "networks": fitted.members}
+    found |= {
+        "epochs": ensemble.n_iter_,
+        "most_epochs": fitted.settings["epochs"],
+        "report": asked.report_file,
+    }
+    if section is None:
+        return found | {"scores": None, "advice": None}
+    return found | {"scores": scores_of(section.scores), "advice": report.verdict(section.scores, scored)}

@@ -1,0 +1,135 @@
+"""The rows that a command trains on, from files that are read at once or as they are needed."""
+
+import warnings
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import polars as pl
+
+from jaxreg import hosts
+from jaxreg.checks import check_varies
+from jaxreg.cli.console import err
+from jaxreg.data.border import check_features, check_trainable
+from jaxreg.machine import memory
+from jaxreg.model.checkpoints import LIBRARIES
+from jaxreg.plain import counted
+from jaxreg.tables import Files, check_columns, columns, numeric, read, size, without_index
+
+FEWEST_TEST_ROWS = 2
+FEWEST_TRAINING_ROWS = 4
+# Rows of files that aren't held in memory are kept from training by a seed of their own, at most so many.
+MOST_TEST_ROWS = 2**16
+TEST_TAG = 1
+# Copies of a table that training in memory makes, about.
+IN_MEMORY_COPIES = 10
+
+
+class Rows(NamedTuple):
+    """What a command trains on.
+
+    Attributes:
+        train: what the estimator's `fit` is given.
+        test: features and target of the rows to score it on, as they are in the file.
+        total: rows in all.
+        dtypes: of the columns, the target last.
+    """
+
+    train: tuple[Any, ...]
+    test: tuple[np.ndarray, np.ndarray]
+    total: int
+    dtypes: tuple[str, ...]
+
+
+def is_streamed(paths: list[Path], how: str) -> bool:
+    """Whether rows are read as they are needed; where their size decides it, that is said."""
+    if how != "auto":
+        return how == "stream"
+    values = size(paths)
+    streamed = values * IN_MEMORY_COPIES > memory()
+    if streamed:
+        what = f"{len(paths):,} files hold" if len(paths) > 1 else f"{paths[0]} holds"
+        text = f"{what} {values / 1e9:.1f} GB of values: rows are read as they are needed"
+        err.print(f"{text} (--read whole reads all)", soft_wrap=True)
+    return streamed
+
+
+def rows_in_memory(paths: list[Path], target: str, drop: list[str], test_fraction: float, seed: int) -> Rows:
+    """All rows of some files, a share of them to score the model on."""
+    parts, features, dtypes = [], None, None
+    for path in paths:
+        table = read(path, empty=len(paths) > 1)
+        check_columns(table, [target, *drop, *(features or ())], path)
+        if features is None:
+            left_out = {target, *drop, *without_index(path, (target, *drop))}
+            features = [name for name in table.columns if name not in left_out]
+            if not features:
+                raise ValueError(f"no column of {path} is left to predict {target!r} from")
+            dtypes = tuple(str(table[name].dtype) for name in [*features, target])
+        if len(table):
+            parts.append(numeric(table, [*features, target], path, droppable=features))
+    if not parts:
+        raise ValueError(no_rows(paths))
+    x, y = trainable(pl.concat(parts, how="vertical_relaxed"), features, target)
+
+    order = np.random.default_rng(seed).permutation(len(x))
+    test, train = np.split(order, [round(test_fraction * len(x))])
+    if len(train) < FEWEST_TRAINING_ROWS:
+        raise ValueError(
+            f"a --test-fraction of {test_fraction} leaves {len(train)} of {counted(len(x), 'row')} to train "
+            f"on, at least {FEWEST_TRAINING_ROWS} are needed"
+        )
+    if len(test) < FEWEST_TEST_ROWS:
+        test, train = order[:0], order
+    constant = [name for name, column in zip(features, x[train].T, strict=True) if np.ptp(column) == 0]
+    if constant:
+        listed = ", ".join(map(repr, constant))
+        warnings.warn(f"constant column {listed}: it tells nothing about the target", stacklevel=2)
+    given = pl.DataFrame(x[train], schema=features), pl.Series(target, y[train])
+    return Rows(given, (x[test], y[test]), len(x), dtypes)
+
+
+def no_rows(paths: list[Path]) -> str:
+    """What to say where none of several files has a row."""
+    return f"{paths[0]} and {counted(len(paths) - 1, 'more file')} have no rows"
+
+
+def streamed_rows(files: Files, test_fraction: float, seed: int) -> Rows:
+    """The rows of some files, all but a few of them where they are."""
+    files = replace(files, process=(jax.process_index(), jax.process_count()))
+    units = files.scalers()  # first, because it counts what is wrong in all files
+    most = min(round(test_fraction * files.rows), MOST_TEST_ROWS)
+    test = np.zeros((0, len(files.features))), np.zeros(0)
+    if most >= FEWEST_TEST_ROWS:
+        _, *test = files.take([seed, TEST_TAG], most)
+        files = files.without([seed, TEST_TAG], most)
+    return Rows((replace(files, units=units),), tuple(test), files.rows, files.types)
+
+
+def check_same_job(files: Files, given: dict[str, Any]) -> None:
+    """Raise, on every process, unless all of them were given the same, and see the same files."""
+    described = {name: np.asarray(array).tolist() for name, array in files.describe().items()}
+    about = {f"the version of {name}": metadata.version(name) for name in LIBRARIES}
+    about |= {"the number of files": len({piece.path for piece in files.pieces})}
+    about |= {"the number of rows": files.rows, "the columns": described["columns"]}
+    about |= {"the names and row groups of files": described["files"]}
+    about |= {"the number of devices": jax.local_device_count(), "jax_enable_x64": jax.config.jax_enable_x64}
+    hosts.agree(about | {f"--{name.replace('_', '-')}": value for name, value in given.items()})
+
+
+def one_feature(path: Path, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of a one-dimensional problem."""
+    return trainable(columns(path, [x, y] if x != y else [x]), [x], y)
+
+
+def trainable(table: pl.DataFrame, features: list[str], target: str) -> tuple[np.ndarray, np.ndarray]:
+    """Checked features and target of a table of numbers, or an error that names the column."""
+    x = check_features(table[features], dtype=np.float64)
+    y = check_features(table[[target]], "the target", dtype=np.float64)[:, 0]
+    if len(y) > 1:
+        check_varies(repr(target), float(y.min()), float(y.max()), len(y))
+    check_trainable((x, y))
+    return x, y

@@ -1,0 +1,42 @@
+"""Where the command's results go, and what stands in them."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from jaxreg.data.scaler import Scaler
+from jaxreg.distributions import Affine, Gaussian
+from jaxreg.files import check_writable
+
+PREDICTED = "mean", "std", "lower", "upper"
+
+
+def prediction_table(prediction: Affine | Gaussian, level: float) -> pl.DataFrame:
+    """Mean, standard deviation and interval as columns."""
+    lower, upper = prediction.interval(level)
+    return pl.DataFrame(dict(zip(PREDICTED, (prediction.mean, prediction.std, lower, upper), strict=True)))
+
+
+def trivial(scaler: Scaler, i: int) -> tuple[float, float]:
+    """Mean and standard deviation of one target in the training rows."""
+    loc, scale = (float(np.ravel(a)[i]) for a in scaler)
+    return loc, scale
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for results, or raise a message that names it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"the folder {path} can't be made: {error.strerror}") from None
+
+
+def check_output(path: Path, *inputs: Path | None) -> None:
+    """Raise unless a result can be written to a path, and that path is none of the inputs."""
+    check_writable(path)
+    for given in inputs:
+        if given is None:
+            continue
+        if path.resolve() == given.resolve() or (given.exists() and path.exists() and path.samefile(given)):
+            raise ValueError(f"the result would replace {given}: choose another --out or --report")

@@ -1,0 +1,99 @@
+"""`jaxreg predict`: the rows of files as means, standard deviations and intervals."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from jaxreg.checks import check_probability
+from jaxreg.cli.inputs import is_streamed, no_rows
+from jaxreg.cli.outputs import PREDICTED, check_output, prediction_table
+from jaxreg.cli.standard_input import as_file
+from jaxreg.model import model_file
+from jaxreg.model.fitted import Fitted
+from jaxreg.tables import (
+    GROUP_ROWS,
+    Writer,
+    ahead,
+    check_columns,
+    check_suffix,
+    find,
+    from_files,
+    numeric,
+    read,
+    without_index,
+)
+
+
+def run(model: Path, file: Path, out_file: Path | None, *, level: float, keep: list[str], how: str) -> None:
+    """Write a line for each row."""
+    keep = list(dict.fromkeys(keep))
+    if taken := [name for name in keep if name in PREDICTED]:
+        raise ValueError(f"--keep {taken[0]}: predictions have a column of that name, rename it in the file")
+    check_probability("--level", level)
+    file = as_file(file)
+    paths = find(file)
+    if out_file is not None:
+        for path in paths:
+            check_output(out_file, model, path)
+        check_suffix(out_file)
+    fitted = model_file.load(model)
+    if outputs := np.shape(fitted.y_scaler.loc):
+        raise ValueError(
+            f"{model} predicts {outputs[0]} targets, this command writes only one: use "
+            "jaxreg.model_file.load in Python"
+        )
+    with Writer(out_file) as writer:
+        if is_streamed(paths, how):
+            parts = rows_in_turn(paths, file, fitted, keep)
+        else:
+            parts = whole_tables(paths, fitted, keep)
+        for rows, kept in as_inputs_fault(parts):
+            predicted = prediction_table(fitted.predict(rows), level)
+            writer.write(pl.DataFrame([*kept.get_columns(), *predicted.get_columns()]))
+
+
+def as_inputs_fault(parts: Iterator[Any]) -> Iterator[Any]:
+    """The same parts, whose errors of the disk aren't taken for those of the file that is written."""
+    try:
+        yield from parts
+    except OSError as error:
+        raise ValueError(f"the rows can't be read: {error}") from error
+
+
+def whole_tables(
+    paths: list[Path], fitted: Fitted, keep: list[str]
+) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    """The tables of some files with numbers in what a model needs, and the columns to keep."""
+    tables_read = 0
+    for path in paths:
+        text = set(keep) - set(fitted.feature_names or ())
+        table = read(path, text=text, empty=len(paths) > 1)
+        check_columns(table, keep, path)
+        kept = table[keep] if keep else pl.DataFrame()
+        if fitted.feature_names is None:
+            dropped = {*keep, *without_index(path, keep)}
+            needed = [name for name in table.columns if name not in dropped]
+        else:
+            needed = fitted.feature_names
+        if len(table):
+            tables_read += 1
+            # Columns the model doesn't know may hold anything; one it needs and lacks is named by predict.
+            known = set(needed) <= set(table.columns)
+            yield numeric(table, needed, path) if known else table, kept
+    if not tables_read:
+        raise ValueError(no_rows(paths))
+
+
+def rows_in_turn(
+    paths: list[Path], file: Path, fitted: Fitted, keep: list[str]
+) -> Iterator[tuple[np.ndarray, pl.DataFrame]]:
+    """Some rows at a time of what a model needs, and of the columns to keep, in the order of the files."""
+    drop = keep if fitted.feature_names is None else ()
+    files = from_files(file, target=None, features=fitted.feature_names, drop=drop, keep=keep)
+    for piece, (x, _) in zip(files.pieces, ahead(map(files.read, files.pieces)), strict=True):
+        kept = files.kept(piece) if keep else pl.DataFrame()
+        for i in range(0, len(x), GROUP_ROWS):
+            yield x[i : i + GROUP_ROWS], kept.slice(i, GROUP_ROWS)

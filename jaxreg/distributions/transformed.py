@@ -1,0 +1,141 @@
+"""Distributions in other units."""
+
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from jaxreg.checks import check_same_shape
+from jaxreg.distributions.base import fill_rows
+from jaxreg.distributions.gaussian import Gaussian
+from jaxreg.distributions.mixture import GaussianMixture
+
+
+class Affine(NamedTuple):
+    """The distribution of `loc + scale * z`, where z has the distribution `dist`.
+
+    A model works on standardised targets; this takes what it says to the target's units. It does so
+    on the host in float64, because targets such as 1.7e9 with a spread of 1 don't fit in float32.
+
+    Args:
+        dist: a distribution over `(n,)` or `(n, d)`.
+        loc: float64, scalar or `(d,)`, in units of y.
+        scale: float64 and positive, scalar or `(d,)`, in units of y.
+
+    Its methods are those of `dist`, and return float64 NumPy arrays.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxreg import Affine, Gaussian
+    >>> timestamps = Affine(Gaussian(jnp.zeros(2), jnp.zeros(2)), loc=1.7e9, scale=0.5)
+    >>> timestamps.std
+    array([0.5, 0.5])
+    >>> print(f"{timestamps.interval(0.95)[1][0]:.2f}")
+    1700000000.98
+    """
+
+    dist: Any
+    loc: Float[ArrayLike, "..."]
+    scale: Float[ArrayLike, "..."]
+
+    def _out(self, values: ArrayLike) -> np.ndarray:
+        return self.loc + self.scale * values
+
+    def _of_rows(self, ask: Callable, *y: ArrayLike, axis: int = 0) -> Any:
+        """What `ask(dist, *y)` gives, as float64, with rows on `axis`.
+
+        Rows are filled up to a power of two meanwhile, so that a program serves many numbers of them.
+        """
+        n = _rows_of(self.dist)
+        if n is None:
+            return jax.tree.map(_float64, ask(self.dist, *y))
+        mixture = isinstance(self.dist, GaussianMixture)
+        first, second, *weights = self.dist
+        filled = type(self.dist)(fill_rows(first, int(mixture)), fill_rows(second, int(mixture)), *weights)
+        rows = (slice(None),) * axis + (slice(n),)
+        found = ask(filled, *(fill_rows(values) for values in y))
+        return jax.tree.map(lambda values: _float64(values)[rows], found)
+
+    def standardised(self, y: ArrayLike) -> np.ndarray:
+        """Values of y in the units of `dist`."""
+        mean = self.dist.means[0] if isinstance(self.dist, GaussianMixture) else self.dist.mean
+        check_same_shape(y=y, mean=mean)
+        return ((np.asarray(y, np.float64) - self.loc) / self.scale).astype(jnp.result_type(mean))
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean, in units of y."""
+        return self._out(self._of_rows(attrgetter("mean")))
+
+    @property
+    def std(self) -> np.ndarray:
+        """Standard deviation, in units of y."""
+        return self.scale * self._of_rows(attrgetter("std"))
+
+    @property
+    def aleatoric(self) -> np.ndarray:
+        """Standard deviation of the noise, in units of y."""
+        return self.scale * self._of_rows(attrgetter("aleatoric"))
+
+    @property
+    def epistemic(self) -> np.ndarray:
+        """Standard deviation of the members' means, in units of y."""
+        return self.scale * self._of_rows(attrgetter("epistemic"))
+
+    def moment_matched(self) -> "Affine":
+        """The Gaussian of the same mean and variance, in units of y."""
+        return self._replace(dist=self.dist.moment_matched())
+
+    def log_prob(self, y: ArrayLike) -> np.ndarray:
+        """Log density at y, elementwise, in nats."""
+        return self._of_rows(lambda dist, y: dist.log_prob(y), self.standardised(y)) - np.log(self.scale)
+
+    def cdf(self, y: ArrayLike) -> np.ndarray:
+        """Probability of a value at most y, elementwise."""
+        return self._of_rows(lambda dist, y: dist.cdf(y), self.standardised(y))
+
+    def log_cdf(self, y: ArrayLike) -> np.ndarray:
+        """Log of the cdf, accurate in the lower tail."""
+        return self._of_rows(lambda dist, y: dist.log_cdf(y), self.standardised(y))
+
+    def quantile(self, q: ArrayLike | Sequence[ArrayLike]) -> np.ndarray:
+        """Quantiles, in units of y; shape `q.shape + mean.shape`."""
+        return self._out(self._of_rows(lambda dist: dist.quantile(q), axis=np.ndim(q)))
+
+    def interval(self, level: ArrayLike | Sequence[ArrayLike] = 0.95) -> tuple[np.ndarray, np.ndarray]:
+        """Central interval `(lo, hi)`, in units of y."""
+        lo, hi = self._of_rows(lambda dist: dist.interval(level), axis=np.ndim(level))
+        return self._out(lo), self._out(hi)
+
+    def sample(self, key: Array | int, shape: tuple[int, ...] | int = ()) -> np.ndarray:
+        """Independent draws, of shape `shape + mean.shape`, in units of y; `shape` may be a number."""
+        return self._out(np.asarray(self.dist.sample(key, shape), np.float64))
+
+    def crps(self, y: ArrayLike) -> np.ndarray:
+        """Continuous ranked probability score, elementwise, in units of y."""
+        return self.scale * self._of_rows(lambda dist, y: dist.crps(y), self.standardised(y))
+
+    def pit(self, y: ArrayLike) -> np.ndarray:
+        """Probability integral transform: the cdf at y."""
+        return self.cdf(y)
+
+    def output(self, i: int) -> "Affine":
+        """The distribution of one of several outputs, over `(n,)`."""
+        loc, scale = (a[i] if np.ndim(a) else a for a in (self.loc, self.scale))
+        return Affine(self.dist.output(i), loc, scale)
+
+
+def _rows_of(dist: Any) -> int | None:
+    """The number of rows of a distribution of ours over `(n,)` or `(n, d)`."""
+    if not isinstance(dist, Gaussian | GaussianMixture):
+        return None
+    shape = np.shape(dist[0])[isinstance(dist, GaussianMixture) :]
+    return shape[0] if shape else None
+
+
+def _float64(values: ArrayLike) -> np.ndarray:
+    return np.asarray(values, np.float64)

@@ -1,0 +1,96 @@
+"""All scores at once, beside those of the trivial prediction."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxreg.checks import check_std
+from jaxreg.data.frames import TableLike
+from jaxreg.distributions.gaussian import Gaussian
+from jaxreg.distributions.transformed import Affine
+from jaxreg.metrics.checked import Distribution
+from jaxreg.metrics.scores import (
+    calibration_error,
+    coverage,
+    crps,
+    ence,
+    interval_score,
+    mae,
+    max_calibration_error,
+    nll,
+    rmse,
+    sharpness,
+    variance_split,
+    width,
+)
+
+
+def evaluate(
+    prediction: Distribution,
+    y: TableLike,
+    *,
+    level: TableLike = 0.95,
+    baseline: tuple[ArrayLike, ArrayLike] | None = None,
+    sample_weight: TableLike | None = None,
+) -> dict[str, Any]:
+    """All scores of a prediction, and beside them those of a trivial one.
+
+    Args:
+        prediction: over `(n,)` or `(n, d)`.
+        y: observed values, the same shape.
+        level: a number; of the interval that coverage, width and interval score are of.
+        baseline: mean and standard deviation of the training targets, in units of y: what a reader who
+            knows no features would predict for every row. Its scores come under the key "baseline".
+        sample_weight: weight of each row or value.
+
+    Returns:
+        Scores by name: numbers, or arrays `(d,)`. A score that the prediction can't give is left out:
+        conformal intervals have no density.
+
+    Raises:
+        ValueError: as `check_prediction`, or if the level lies outside (0, 1).
+
+    >>> import jax.numpy as jnp
+    >>> from jaxreg import Gaussian, metrics
+    >>> prediction = Gaussian(mean=jnp.array([1.0, 2.0, 3.0]), log_var=jnp.zeros(3))
+    >>> scores = metrics.evaluate(prediction, [1.5, 2.0, 2.0], baseline=(2.0, 2.0))
+    >>> print(f"{scores['crps']:.3f} {scores['baseline']['crps']:.3f}")
+    0.389 0.484
+    """
+    if np.ndim(level):
+        raise ValueError(f"level must be a number, got {level}: coverage and width take several")
+    weighted = {"sample_weight": sample_weight}
+    able = prediction.dist if isinstance(prediction, Affine) else prediction
+    aleatoric, epistemic = variance_split(prediction, **weighted)
+    scores = {"rmse": rmse(prediction, y, **weighted), "mae": mae(prediction, y, **weighted)}
+    if hasattr(able, "log_prob"):
+        scores["nll"] = nll(prediction, y, **weighted)
+    if hasattr(able, "crps"):
+        scores["crps"] = crps(prediction, y, **weighted)
+    scores |= {
+        "level": level,
+        "coverage": coverage(prediction, y, level, **weighted),
+        "width": width(prediction, level, **weighted),
+        "interval_score": interval_score(prediction, y, level, **weighted),
+    }
+    if hasattr(able, "cdf"):
+        scores["calibration_error"] = calibration_error(prediction, y, **weighted)
+        scores["max_calibration_error"] = max_calibration_error(prediction, y, **weighted)
+    scores |= {
+        "ence": ence(prediction, y, **weighted),
+        "sharpness": sharpness(prediction, **weighted),
+        "aleatoric": aleatoric,
+        "epistemic": epistemic,
+    }
+    if baseline is not None:
+        zeros, outputs = jnp.zeros(np.shape(prediction.mean)), np.shape(prediction.mean)[1:]
+        loc, scale = (np.asarray(a, np.float64) for a in baseline)
+        for name, number in (("mean", loc), ("std", scale)):
+            if number.shape not in ((), outputs):
+                raise ValueError(f"the baseline's {name} has shape {number.shape}, expected () or {outputs}")
+        check_std(**{"the baseline's std": scale})
+        trivial = Affine(Gaussian(zeros, zeros), loc, scale)
+        scores["baseline"] = evaluate(trivial, y, level=level, **weighted)
+    return {name: float(v) if isinstance(v, np.generic) else v for name, v in scores.items()}

@@ -1,0 +1,56 @@
+"""Checks and words for messages that need no library: whole numbers, names, counts."""
+
+import operator
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+# The largest whole number that runs count with.
+MOST = 2**31 - 1
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Raise unless a number is whole and not too small."""
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, got {value!r}") from None
+    if whole < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    if whole > MOST:
+        raise ValueError(f"{name} must be at most {MOST:,}, got {value:,}")
+
+
+def listed(names: Sequence[str], most: int = 20) -> str:
+    """Column names for a message.
+
+    >>> from jaxreg.plain import listed
+    >>> listed(["a", "b", "c"], most=2)
+    "columns 'a', 'b' and 1 more"
+    """
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ("columns " if len(names) > 1 else "column ") + ", ".join(map(repr, names[:most])) + more
+
+
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+    """The end of a message on a column that isn't there: one with almost its name, if there is any.
+
+    >>> from jaxreg.plain import did_you_mean
+    >>> did_you_mean("Price", ["area", "price"])
+    "; did you mean 'price'?"
+    >>> did_you_mean("city", ["area", "price"])
+    ''
+    """
+    folded = {each.casefold(): each for each in names}
+    close = get_close_matches(name.casefold(), folded, n=1)
+    return f"; did you mean {folded[close[0]]!r}?" if close else ""
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things, the word for them in the singular or the plural.
+
+    >>> from jaxreg.plain import counted
+    >>> counted(1, "column"), counted(2000, "column")
+    ('1 column', '2,000 columns')
+    """
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

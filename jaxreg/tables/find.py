@@ -1,0 +1,215 @@
+"""Files as one table: which they are, and what their columns are."""
+
+import glob
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jaxreg.files import scratch_folder
+from jaxreg.plain import did_you_mean, listed
+from jaxreg.tables.csv import KEPT, SUFFIXES, blocks, check_suffix, header
+from jaxreg.tables.read import index_columns
+from jaxreg.tables.stream import BYTES_PER_VALUE, MOST_NAMED, Files, Piece
+
+# Rows of a row group that is written here.
+GROUP_ROWS = 2**17
+TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
+
+
+def find(pattern: str | Path) -> list[Path]:
+    """The files that a pattern names, or those in a folder, Parquet before others; sorted.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    text = str(pattern)
+    if Path(text).is_file():
+        return [Path(text)]
+    if not Path(text).is_dir():
+        if paths := sorted(path for path in map(Path, glob.glob(text, recursive=True)) if path.is_file()):
+            return paths
+        raise ValueError(f"no file matches {text}")
+    tables_in = [path for path in sorted(Path(text).iterdir()) if path.suffix.lower() in SUFFIXES]
+    for suffix in (".parquet", *TEXT_SUFFIXES):
+        paths = [path for path in tables_in if path.is_file() and path.suffix.lower() == suffix]
+        if paths:
+            if others := [path.name for path in tables_in if path not in set(paths)]:
+                warnings.warn(
+                    f"of {text} only the {suffix} files are read; left out: {', '.join(others[:MOST_NAMED])}"
+                    + (f" and {len(others) - MOST_NAMED:,} more" if len(others) > MOST_NAMED else ""),
+                    stacklevel=2,
+                )
+            return paths
+    raise ValueError(f"no file matches {text}/*{{{','.join((*SUFFIXES,))}}}")
+
+
+def size(paths: Sequence[Path]) -> int:
+    """About how many bytes the values of files take in memory; no row is read."""
+    total = 0
+    for path in paths:
+        if check_suffix(path) != ".parquet":
+            total += path.stat().st_size
+            continue
+        with _opened(path) as file:
+            total += BYTES_PER_VALUE * file.metadata.num_rows * file.metadata.num_columns
+    return total
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet file, or an error that names it."""
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} can't be read: {str(error).splitlines()[0]}") from None
+    with file:
+        yield file
+
+
+def from_files(
+    pattern: str | Path,
+    *,
+    target: str | None,
+    features: Sequence[str] | None = None,
+    drop: Sequence[str] = (),
+    keep: Sequence[str] = (),
+    scratch: str | Path | None = None,
+) -> Files:
+    """Files as one table that is read by parts, in place of one in memory.
+
+    Parquet files are read by row groups; CSV files are rewritten once as Parquet, some lines at a time.
+
+    Args:
+        pattern: of paths, `folder/*.parquet`; or a folder, or a file.
+        target: column to predict; None where there is none, and only `pieces` and `read` serve.
+        features: columns to predict from; by default all others, which must be numeric, but for the index of
+            a pandas frame.
+        drop: columns to leave out.
+        keep: columns to copy into predictions, of any type.
+        scratch: folder for CSV files as Parquet, which needs about their space; by default a temporary one
+            that is deleted when the process ends.
+
+    Raises:
+        ValueError: if no file matches, or files differ in columns or types, by name; if a column is absent or
+            isn't numeric, or a file can't be read. All that metadata can show is found before a row is read.
+
+    Warns:
+        UserWarning: names files and columns that are left out.
+    """
+    paths = find(pattern)
+    suffixes = {check_suffix(path) for path in paths}
+    if ".parquet" in suffixes and len(suffixes) > 1:
+        raise ValueError(f"{pattern} matches Parquet and other files: name those of one kind")
+    if suffixes == {".parquet"}:  # one without rows may have columns of no type
+        paths = [path for path in paths if _row_groups([path], [path])] or paths
+    kind = _parquet_columns if suffixes == {".parquet"} else _text_columns
+    columns = {path: kind(path) for path in paths}
+    first, schema = paths[0], columns[paths[0]]
+    absent = [
+        name for name in (*(features or ()), target, *drop, *keep) if name not in schema and name is not None
+    ]
+    if absent:
+        similar = did_you_mean(absent[0], list(schema))
+        raise ValueError(f"{first} lacks {listed(absent)}; it has {listed(list(schema))}{similar}")
+    if features is None:
+        left_out = {target, *drop, *without_index(first, (target, *drop))}
+        features = [name for name in schema if name not in left_out]
+    if not features:
+        raise ValueError(f"no column of {first} is left to predict {target!r} from")
+    names = [*features, *([] if target is None else [target])]
+    if "" in names:
+        raise ValueError(
+            f"column {list(schema).index('') + 1} of {first} has no name: leave it out or name it"
+        )
+    for path, own in columns.items():
+        faults = [
+            f"column {name!r} is absent in {path} and is {schema[name]} in {first}"
+            if name not in own
+            else f"column {name!r} of {path} is {own[name]}, numbers are needed: leave it out or encode it"
+            for name in (*names, *keep)
+            if name not in own or (name not in keep and not _is_number(own[name]))
+        ]
+        if faults:
+            more = f"; and {len(faults) - MOST_NAMED:,} more" if len(faults) > MOST_NAMED else ""
+            raise ValueError("; ".join(faults[:MOST_NAMED]) + more)
+    stored = _as_parquet(paths, names, keep, scratch) if kind is _text_columns else paths
+    types = tuple(_type_name({own[name] for own in columns.values()}) for name in names)
+    pieces = _row_groups(stored, paths)
+    if not pieces:
+        raise ValueError(f"{pattern} has no rows")
+    return Files(tuple(features), target, tuple(pieces), types, keep=tuple(keep))
+
+
+def without_index(path: Path, asked: Sequence[str | None] = ()) -> list[str]:
+    """The columns of a file that are a data frame's index and weren't asked for; a warning names them."""
+    found = [name for name in index_columns(path) if name not in asked]
+    if found:
+        warnings.warn(
+            f"{listed(found)} of {path} is the index of a data frame: left out (rename it to keep it)",
+            stacklevel=3,
+        )
+    return found
+
+
+def _type_name(kinds: set[pa.DataType]) -> str:
+    """What several files' types of one column are together."""
+    known = [np.dtype(kind.to_pandas_dtype()) for kind in kinds if not pa.types.is_decimal(kind)]
+    return np.result_type(*known).name if len(known) == len(kinds) else "decimal"
+
+
+def _parquet_columns(path: Path) -> dict[str, pa.DataType]:
+    with _opened(path) as file:
+        schema = file.schema_arrow
+    if twice := [name for name, n in Counter(schema.names).items() if n > 1]:
+        raise ValueError(f"{path} has several columns called {listed(twice)}: rename them")
+    return {field.name: field.type for field in schema}
+
+
+def _text_columns(path: Path) -> dict[str, pa.DataType]:
+    return dict.fromkeys(header(path), pa.float64())
+
+
+def _row_groups(paths: Sequence[Path], files: Sequence[Path]) -> list[Piece]:
+    """The row groups of Parquet files, which may be copies of others."""
+    pieces, first = [], 0
+    for path, own in zip(paths, files, strict=True):
+        with _opened(path) as file:
+            metadata = file.metadata
+        within = 0
+        for group in range(metadata.num_row_groups):
+            if rows := metadata.row_group(group).num_rows:
+                pieces.append(Piece(path, group, rows, first + within, own, within))
+            within += rows
+        first += within
+    return pieces
+
+
+def _as_parquet(
+    paths: Sequence[Path], names: Sequence[str], keep: Sequence[str], scratch: str | Path | None
+) -> list[Path]:
+    """Text files rewritten as Parquet, whose row groups are what was read at once."""
+    folder = scratch_folder(scratch)
+    fields = [(name, pa.float64()) for name in names] + [(KEPT + name, pa.string()) for name in keep]
+    schema, written = pa.schema(fields), []
+    for i, path in enumerate(paths):
+        written.append(Path(folder) / f"{i:06d}-{path.stem}.parquet")
+        try:
+            with pq.ParquetWriter(written[-1], schema, compression="zstd") as writer:
+                for block in blocks(path, names, keep):
+                    writer.write_table(block.to_arrow().cast(schema), row_group_size=GROUP_ROWS)
+        except OSError as error:
+            raise OSError(
+                f"{path} can't be rewritten as Parquet in {folder}: {error.strerror or error}"
+            ) from None
+    return written
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    kinds = pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal
+    return any(is_one(kind) for is_one in kinds)

@@ -1,0 +1,399 @@
+"""Rows in more files than memory holds: where they are, what they are like, and a shuffled stream of them."""
+
+import heapq
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Float, Int
+
+from jaxreg import hosts
+from jaxreg.checks import check_varies
+from jaxreg.data.border import default_dtype
+from jaxreg.data.far import warn_of_far
+from jaxreg.data.rows import Block, row_fractions
+from jaxreg.data.scaler import Scaler
+from jaxreg.plain import listed
+from jaxreg.tables.csv import KEPT
+from jaxreg.tables.prefetch import ahead
+
+# Rows that are mixed with each other: the stream's order is as good as random over so many of them.
+BUFFER_ROWS = 2**18
+
+# Steps in which a whole buffer of new rows takes the place of old ones. In one step a row group as large as
+# the buffer would push all others out, and rows of different ones would never meet.
+STEPS = 8
+BYTES_PER_VALUE = 8
+MOMENTS = "firsts", "counts", "means", "squares", "least", "most"
+MOST_NAMED = 5
+
+# Rows that are looked at for values far outside the rest, of each row group at least so many.
+LOOKED_AT, LEAST_LOOKED_AT = 4096, 64
+
+
+class Piece(NamedTuple):
+    """A row group of a file: what is read at once.
+
+    Attributes:
+        path: the file.
+        group: which of its row groups.
+        rows: how many rows it has.
+        first: the number of its first row among those of all files.
+        file: the user's file, of which `path` may be a copy as Parquet.
+        within: the number of its first row in that file.
+    """
+
+    path: Path
+    group: int
+    rows: int
+    first: int
+    file: Path
+    within: int
+
+    def __str__(self) -> str:
+        if self.path == self.file:
+            return f"{self.file}, row group {self.group},"
+        return f"{self.file}, rows {self.within + 1:,} to {self.within + self.rows:,},"
+
+
+@dataclass(frozen=True)
+class Files:
+    """A table in files that is read by row groups: a `data.Source`.
+
+    Attributes:
+        features: columns to predict from.
+        target: column to predict; None where there is none.
+        pieces: all row groups, in the order of the files' names.
+        types: of the columns, features first.
+        units: what standardises features and target; None leaves them as they are.
+        absent: `(seed, share)` of the rows that nothing shows, as if they weren't there.
+        buffer: rows that a stream mixes with each other.
+        process: number of this process and of all that read these files; `scalers` and `take` are then called
+            by all of them, of which each reads its share.
+        own_share: whether `batches` and `stream` give the rows of this process's share alone.
+        keep: columns that are copied into predictions as they are.
+
+    >>> import tempfile, numpy as np, polars as pl
+    >>> from jaxreg import sources
+    >>> folder = tempfile.mkdtemp()
+    >>> pl.DataFrame({"a": np.arange(100.0), "y": np.arange(100.0)}).write_parquet(f"{folder}/0.parquet")
+    >>> files = sources.from_files(folder, target="y").standardised()
+    >>> block = next(files.stream([0], batch_size=20, batches=5))
+    >>> block.x.shape, np.unique(block.numbers).size
+    ((5, 20, 1), 100)
+    """
+
+    features: tuple[str, ...]
+    target: str | None
+    pieces: tuple[Piece, ...]
+    types: tuple[str, ...]
+    units: tuple[Scaler, Scaler] | None = None
+    absent: tuple[tuple[int, ...], float] | None = None
+    buffer: int = BUFFER_ROWS
+    process: tuple[int, int] = (0, 1)
+    own_share: bool = False
+    keep: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """How many there are in all files."""
+        return sum(piece.rows for piece in self.pieces)
+
+    def standardised(self) -> "Files":
+        """The same in units of standard deviations from the mean, for which all files are read once."""
+        return replace(self, units=self.scalers())
+
+    def without(self, seed: Sequence[int], most: int) -> "Files":
+        """The same without the rows that `take` of the same arguments gives."""
+        return replace(self, absent=(tuple(seed), min(1.0, most / self.rows)))
+
+    def describe(self) -> dict[str, np.ndarray]:
+        """Small arrays by which to tell that these are the same rows."""
+        rows = [(piece.path.name, str(piece.group), str(piece.rows)) for piece in self.pieces]
+        columns, more = np.array(self._names), f"{self.absent} {self.buffer} {self.own_share}"
+        found = {"files": np.array(rows), "columns": columns, "rows left out": np.array(more)}
+        if self.units is not None:
+            found |= {
+                f"{part} of {what}": np.asarray(value)
+                for what, scaler in zip(("features", "target"), self.units, strict=True)
+                for part, value in zip(("means", "standard deviations"), scaler, strict=True)
+            }
+        return found
+
+    def read(self, piece: Piece) -> tuple[Float[np.ndarray, "rows features"], Float[np.ndarray, " rows"]]:
+        """Features and targets of a row group as they are in the file, in float64.
+
+        Raises:
+            ValueError: names file, row group and column, for missing or infinite values, and for such as
+                can't be read.
+        """
+        x, y = self._read(piece)
+        # A sum is finite where all are, and takes half the time.
+        if not np.isfinite(x.sum() + y.sum()):
+            values = [*x.T, y][: len(self._names)]
+            wrong = {
+                name: int((~np.isfinite(own)).sum()) for name, own in zip(self._names, values, strict=True)
+            }
+            if shown := [f"column {name!r}: {n:,}" for name, n in wrong.items() if n]:
+                raise ValueError(
+                    f"missing or infinite values in {piece} {', '.join(shown[:MOST_NAMED])}; drop these rows "
+                    "or fill them in"
+                )
+        return x, y
+
+    @property
+    def _names(self) -> list[str]:
+        return [*self.features, *([] if self.target is None else [self.target])]
+
+    def _read(self, piece: Piece) -> tuple[np.ndarray, np.ndarray]:
+        names = self._names
+        try:
+            with pq.ParquetFile(piece.path, memory_map=False) as file:
+                table = file.read_row_group(piece.group, columns=names)
+        except (pa.ArrowException, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{piece} can't be read: {reason}") from None
+        if len(table) != piece.rows:
+            raise ValueError(f"{piece.file} was changed: row group {piece.group} had {piece.rows:,} rows")
+        values = np.empty((len(names), len(table)))
+        for i, name in enumerate(names):
+            # Nulls of any type become NaN; whole numbers beyond 2**53 are rounded, as NumPy does it.
+            values[i] = table.column(name).cast(pa.float64(), safe=False).to_numpy()
+        width = len(self.features)
+        return values[:width].T, values[width] if self.target is not None else np.zeros(len(table))
+
+    def kept(self, piece: Piece) -> pl.DataFrame:
+        """The columns of a row group that are copied into predictions."""
+        stored = self.keep if piece.path == piece.file else tuple(KEPT + name for name in self.keep)
+        with pq.ParquetFile(piece.path, memory_map=False) as file:
+            table = file.read_row_group(piece.group, columns=list(stored))
+        return pl.DataFrame(
+            {name: pl.from_arrow(table.column(own)) for name, own in zip(self.keep, stored, strict=True)}
+        )
+
+    def scalers(self) -> tuple[Scaler, Scaler]:
+        """Means and standard deviations of features and target, from one pass over all files in float64.
+
+        Moments of row groups are merged as they come (Chan, Golub and LeVeque 1983, "Algorithms for computing
+        the sample variance"), which loses no digits however many there are.
+
+        Raises:
+            ValueError: counts missing and infinite values for each column and file; names a target of one
+                value.
+
+        Warns:
+            UserWarning: names features of one value, which standardise to 0 whatever value they take later;
+                and values that lie far outside the rest.
+        """
+
+        # Differences from some row are small numbers, whose means and squares lose nothing.
+        def moments() -> dict[str, np.ndarray]:
+            x, y = self._read(self.pieces[0])
+            shift = np.nan_to_num(np.append(x[0], y[0]), posinf=0.0, neginf=0.0)
+            return {"shift": shift} | self._moments(self._own_pieces(), shift)
+
+        everywhere = self._of_all(moments)
+        shift = everywhere[0]["shift"]
+        # In the order of the row groups, so that the number of processes changes no bit.
+        order = np.argsort(np.concatenate([part["firsts"] for part in everywhere]))
+        _, counts, means, squares, least, most = (
+            np.concatenate([part[name] for part in everywhere])[order] for name in MOMENTS
+        )
+        total, mean, m2 = 0.0, np.zeros_like(shift), np.zeros_like(shift)
+        with np.errstate(over="ignore", invalid="ignore"):  # what float64 doesn't hold is named below
+            for count, own, square in zip(counts, means, squares, strict=True):
+                apart, total = own - mean, total + count
+                mean = mean + apart * (count / total)
+                m2 = m2 + square + apart**2 * (count * (total - count) / total)
+        sample = np.concatenate([part["sample"] for part in everywhere])
+        ends = np.concatenate([least, most])  # of row groups, where the sample hasn't them
+        looked_at = (np.r_[own, end[~np.isin(end, own)]] for own, end in zip(sample.T, ends.T, strict=True))
+        called = [f"column {name!r}" for name in self.features] + [f"the target {self.target!r}"]
+        warn_of_far(looked_at, called, rows="values looked at", stacklevel=3)
+        mean, least, most = shift + mean, least.min(axis=0), most.max(axis=0)
+        names, constant = self._names, least == most
+        check_varies(repr(self.target), float(least[-1]), float(most[-1]), int(total))
+        if constant.any():
+            flagged = listed([name for name, one in zip(names, constant, strict=True) if one])
+            warnings.warn(f"constant {flagged}: it tells nothing about the target", stacklevel=3)
+        spread = np.sqrt(m2 / total)
+        if (beyond := ~constant & ~((spread > 0) & np.isfinite(spread))).any():
+            flagged = listed([name for name, one in zip(names, beyond, strict=True) if one])
+            raise ValueError(
+                f"the squares of {flagged} are too small or too large for float64: use another unit for it"
+            )
+        scale = np.where(constant, np.inf, spread)
+        return Scaler(mean[:-1], scale[:-1]), Scaler(mean[-1], scale[-1])
+
+    def _moments(self, pieces: Sequence[Piece], shift: np.ndarray) -> dict[str, np.ndarray]:
+        """Moments of each row group, its means counted from `shift`, and some of its rows."""
+        names, some = self._names, max(LEAST_LOOKED_AT, LOOKED_AT // len(self.pieces))
+        faults: dict[tuple[str, Path], int] = {}
+        found, sample = [], []
+        for piece, (x, y) in zip(pieces, ahead(map(self._read, pieces)), strict=True):
+            values = np.concatenate([x.T, y[None]])
+            chosen = np.random.default_rng(piece.first).choice(
+                piece.rows, min(some, piece.rows), replace=False
+            )
+            sample.append(values.T[chosen])
+            least, most = values.min(axis=1), values.max(axis=1)
+            values -= shift[:, None]
+            with np.errstate(over="ignore", invalid="ignore"):  # what isn't finite is counted below
+                own = values.mean(axis=1)
+                squares = ((values - own[:, None]) ** 2).sum(axis=1)
+            found.append((piece.first, float(values.shape[1]), own, squares, least, most))
+            if not np.isfinite(squares.sum()):
+                for i, n in enumerate((~np.isfinite(values)).sum(axis=1)):
+                    if n:
+                        at = names[i], piece.file
+                        faults[at] = faults.get(at, 0) + int(n)
+        if faults:
+            shown = [
+                f"column {name!r} of {path}: {n:,}" for (name, path), n in [*faults.items()][:MOST_NAMED]
+            ]
+            shown += [f"{len(faults) - MOST_NAMED:,} more"] if len(faults) > MOST_NAMED else []
+            raise ValueError(
+                f"missing or infinite values, {', '.join(shown)}; drop these rows or fill them in"
+            )
+        moments = dict(zip(MOMENTS, map(np.array, zip(*found, strict=True)), strict=True))
+        return moments | {"sample": np.concatenate(sample)}
+
+    def _of_all(self, compute: Callable[[], dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+        """What each process that reads these files computes, or on each of them the first one's error."""
+        if self._shares == 1:
+            return [compute()]
+        own, error = {}, None
+        try:
+            own = compute()
+        except (ValueError, OSError) as caught:
+            error = caught
+        hosts.all_or_none(error)
+        return hosts.gather(own)
+
+    @property
+    def _shares(self) -> int:
+        """In how many shares processes read the row groups; all read all of them where these are too few."""
+        return self.process[1] if self.process[1] <= len(self.pieces) else 1
+
+    def _own_pieces(self) -> Sequence[Piece]:
+        """The row groups of this process's share."""
+        return self._shared_out()[self.process[0] % self._shares]
+
+    def batches(self, batch_size: int) -> int:
+        """Batches of an epoch, of the largest share where processes learn from their own."""
+        shares = self._shared_out() if self.own_share else [self.pieces]
+        return max(math.ceil(sum(piece.rows for piece in share) / batch_size) for share in shares)
+
+    def stream(self, seed: Sequence[int], *, batch_size: int, batches: int) -> Iterator[Block]:
+        """All rows once, shuffled, in blocks of several batches; the same for the same seed.
+
+        Row groups come in a random order, and a buffer of rows is mixed as they do: each new row takes the
+        place of a random one, which goes out. A thread works ahead of what is asked for.
+
+        Args:
+            seed: whole numbers, for example a key's and the epoch.
+            batch_size: rows of a batch.
+            batches: batches of a block; the last block is filled up with rows that have no number.
+        """
+        shape = math.ceil(self.batches(batch_size) / batches), batches, batch_size
+        # Chosen here, because the thread that reads doesn't know of jax.enable_x64.
+        return ahead(self._blocks([*seed, 0], shape, default_dtype(np.dtype(np.float64))))
+
+    def take(self, seed: Sequence[int], most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """At most about so many rows, drawn at random: `(numbers, x, y)`, in the order of their numbers."""
+        share, dtype = most / self.rows, default_dtype(np.dtype(np.float64))
+        pieces = self._own_pieces()
+
+        def drawn() -> dict[str, np.ndarray]:
+            kept = []
+            for piece, (x, y) in zip(pieces, ahead(map(self.read, pieces)), strict=True):
+                numbers = np.arange(piece.first, piece.first + piece.rows)
+                mine = (row_fractions(seed, numbers) < share) & ~self._is_absent(numbers)
+                x, y = self._in_units(x[mine], y[mine], dtype)
+                kept.append({"numbers": numbers[mine], "x": x, "y": y})
+            return {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
+
+        everywhere = self._of_all(drawn)
+        order = np.argsort(np.concatenate([part["numbers"] for part in everywhere]))
+        return tuple(np.concatenate([part[name] for part in everywhere])[order] for name in everywhere[0])
+
+    def _shared_out(self) -> list[Sequence[Piece]]:
+        """Row groups in shares of about as many rows, neighbours in different ones.
+
+        Files are often sorted: shares of neighbours would each have seen one end of a feature alone.
+        """
+        shares: list[list[Piece]] = [[] for _ in range(self._shares)]
+        smallest = [(0, i) for i in range(len(shares))]  # a heap of numbers of rows
+        for piece in self.pieces:
+            rows, i = smallest[0]
+            shares[i].append(piece)
+            heapq.heapreplace(smallest, (rows + piece.rows, i))
+        return shares
+
+    def _is_absent(self, numbers: Int[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
+        if self.absent is None:
+            return np.zeros(numbers.shape, bool)
+        seed, share = self.absent
+        return row_fractions(seed, numbers) < share
+
+    def _in_units(self, x: np.ndarray, y: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+        """Rows as they are, or standardised and in a dtype."""
+        if self.units is None:
+            return x, y
+        scaled = (scaler.transform(values) for scaler, values in zip(self.units, (x, y), strict=True))
+        return tuple(values.astype(dtype) for values in scaled)
+
+    def _blocks(self, seed: Sequence[int], shape: tuple[int, int, int], dtype: np.dtype) -> Iterator[Block]:
+        """Blocks, each of so many batches of so many rows, of all rows and of none after these."""
+        blocks, batches, batch_size = shape
+        size, waiting, ready = batch_size * batches, [], 0
+        pieces = self._own_pieces() if self.own_share else self.pieces
+        mixed = self._mixed(pieces, np.random.default_rng(seed))
+        for _ in range(blocks):
+            while ready < size and (more := next(mixed, None)) is not None:
+                waiting.append(more)
+                ready += len(more[0])
+            numbers, x, y = (np.concatenate(parts) for parts in zip(*waiting, strict=True))
+            waiting = [(numbers[size:], x[size:], y[size:])]
+            numbers, (x, y) = numbers[:size], self._in_units(x[:size], y[:size], dtype)
+            numbers = np.where(self._is_absent(numbers), -1, numbers)
+            filled = np.full(size, -1), np.zeros((size, x.shape[1]), x.dtype), np.zeros(size, y.dtype)
+            for whole, part in zip(filled, (numbers, x, y), strict=True):
+                whole[: len(part)] = part
+            ready = max(ready - size, 0)
+            yield Block(*(whole.reshape(batches, batch_size, *whole.shape[1:]) for whole in filled))
+
+    def _mixed(
+        self, pieces: Sequence[Piece], rng: np.random.Generator
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Row numbers, features and targets, shuffled through the buffer."""
+        buffer = min(self.buffer, sum(piece.rows for piece in pieces))
+        step = max(1, buffer // STEPS)
+        kept: tuple[np.ndarray, ...] | None = None
+        filled = 0
+        for i in rng.permutation(len(pieces)):
+            piece = pieces[i]
+            mix = rng.permutation(piece.rows)
+            x, y = self.read(piece)
+            new = [part[mix] for part in (np.arange(piece.first, piece.first + piece.rows), x, y)]
+            if kept is None:
+                kept = tuple(np.empty((buffer, *part.shape[1:]), part.dtype) for part in new)
+            room = min(buffer - filled, piece.rows)
+            for part, fresh in zip(kept, new, strict=True):
+                part[filled : filled + room] = fresh[:room]
+            filled += room
+            for start in range(room, piece.rows, step):
+                coming = [part[start : start + step] for part in new]
+                at = rng.choice(buffer, len(coming[0]), replace=False)
+                yield tuple(part[at] for part in kept)
+                for part, fresh in zip(kept, coming, strict=True):
+                    part[at] = fresh
+        mix = rng.permutation(buffer)
+        yield tuple(part[mix] for part in kept)

@@ -1,0 +1,300 @@
+"""From chunk to chunk: compile, run, show the run to hooks, and report."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, PyTree
+
+from jaxreg.data.frames import TableLike
+from jaxreg.data.rows import Source
+from jaxreg.plain import MOST, check_whole
+from jaxreg.training.feeds import CHUNK_EPOCHS, CHUNK_SECONDS, Arrays, Own, Stream
+from jaxreg.training.hooks import ROUNDING, History, Hook, Job, Run, periods, start_run
+from jaxreg.training.inputs import Asked, Inputs, from_arrays, from_source
+from jaxreg.training.members import CALL_SECONDS, dealt, find_place, lay_out, map_members
+from jaxreg.training.optimizers import check_swept, set_numbers
+from jaxreg.training.run import Limits, Report, advance
+from jaxreg.training.trainer import Batch, Trainer, TrainState
+
+
+def first_member(tree: PyTree) -> PyTree:
+    """What belongs to the first of several members, on the host, where taking it costs next to nothing."""
+    return jax.tree.map(lambda leaf: leaf[0], jax.device_get(tree))
+
+
+class Alone(Hook):
+    """A hook that is shown a run of one member as a run without an axis of members."""
+
+    def __init__(self, hook: Hook):
+        self._hook, self.begin, self.close = hook, hook.begin, hook.close
+
+    @property
+    def every(self) -> Any:
+        """As the hook has it."""
+        return self._hook.every
+
+    def restore(self, run: Run) -> Run:
+        """What the hook makes of the run."""
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[None], self._hook.restore(first_member(run)))
+
+    def after_chunk(self, run: Run, history: History) -> Any:
+        """Show the hook the run."""
+        return self._hook.after_chunk(first_member(run), first_member(history))
+
+
+def train(
+    key: Array,
+    keys: Array,
+    trainer: Trainer,
+    data: Batch | Source,
+    asked: Asked,
+    *,
+    epochs: int,
+    patience: int | None,
+    states: TrainState | None,
+    hooks: Sequence[Hook],
+    alone: bool = False,
+    numbers: Mapping[str, TableLike] | None = None,
+    mesh: Mesh | None = None,
+    side_by_side: int | None = None,
+) -> tuple[TrainState, History]:
+    """Train a member of each key; one that is `alone` has no axis of members in its state and in messages."""
+    members, batch_size, first_epoch = len(keys), asked.batch_size, asked.first_epoch
+    held_out = asked.validation, asked.validation_rows, asked.folds
+    check_settings(epochs, batch_size, patience, first_epoch, validated=any(p is not None for p in held_out))
+    place = find_place(mesh, members)
+    prepare = from_source if isinstance(data, Source) else from_arrays
+    given = prepare(key, trainer, data, members, asked)
+    expected = given.state
+    numbers = check_swept(numbers or {}, expected.opt_state, members)
+    check_state("state" if alone else "states", states, expected, () if alone else (members,))
+    states = jax.tree.map(lambda leaf: np.asarray(leaf)[None], states) if alone else states
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(expected.params))
+
+    typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
+    own = given.own._replace(key=np.asarray(jax.random.key_data(keys) if typed else keys))
+    keys, own, numbers, states = jax.tree.map(place.members_of, (keys, own, numbers, states))
+    layout = lay_out(place.count, parameters * given.most, place, side_by_side)
+    how = _How(jax.random.key_impl(keys) if typed else None, layout.side_by_side, layout.mesh)
+    limits = Limits(0, MOST if patience is None else patience, first_epoch)
+    limits = Limits(*(np.asarray(number, np.int32) for number in limits))
+    settings = {"batch_size": batch_size, "epochs": epochs, "patience": int(limits.patience)}
+    settings |= {"first_epoch": first_epoch} | given.settings
+    if place.processes > 1:
+        settings |= {"first member here": place.first, "mesh": str(dict(mesh.shape))}
+    with ThreadPoolExecutor(layout.workers) as pool:
+        deal = partial(dealt, layout=layout, pool=pool)
+        shared = trainer, given.validation, given.example
+        trainer, validation, example = jax.device_put(shared, layout.everywhere)
+        feed, begin, start = given.feed.put(layout.everywhere), (own, states, numbers), (trainer, example)
+        state = deal(partial(_start, how=how), each=begin, shared=start)(begin, start)
+        # Waited for: a program that is given what there was no memory for never ends.
+        state = jax.block_until_ready(state)
+        run = start_run(state, validated=validation is not None)
+        del state
+        shared = trainer, feed.first, validation, limits
+        program = deal(partial(_advance, how=how), each=(own, run), shared=shared)
+
+        def chunk(run: Run, stop: float | int) -> Run:
+            (epoch, batch), reports = run.position, []
+            series = [None if part is None else part.copy() for part in (run.losses, run.scores)]
+            run = run._replace(losses=None, scores=None)
+            upto = limits._replace(stop=np.asarray(math.ceil(stop), np.int32))
+            for part in feed.parts(epoch, batch, stop):
+                shared = trainer, part, validation, upto
+                # A hook may keep a run that it was shown, so only without hooks is it written over.
+                run, report = program((own, run), shared, None if hooks else run)
+                if reports:  # the device may be one block behind, no more
+                    jax.block_until_ready(reports[-1])
+                reports.append(report)
+            for report in reports:
+                _record(series, report, epoch)
+            return run._replace(losses=series[0], scores=series[1])
+
+        def job(state: TrainState) -> Job:
+            return _described(keys, trainer, given, state, own, settings=settings, limits=limits)
+
+        calls = math.ceil(place.count / (layout.call * layout.workers))
+        seconds = max(CHUNK_SECONDS, calls * CALL_SECONDS)
+        series = np.full((place.count, epochs), np.nan, run.best_nll.dtype)
+        run = run._replace(losses=series, scores=None if validation is None else series.copy())
+        runs = [run]
+        del run  # popped below, so that the run before the first epoch isn't held until the last
+        run = drive(chunk, runs.pop(), feed, hooks, job, seconds=seconds)
+    final, history = place.all_members((run.final_state, run.history))
+    return final, history
+
+
+class _How(NamedTuple):
+    """How a program goes through its members: what of it is static."""
+
+    key_impl: str | None
+    side_by_side: int
+    mesh: Mesh | None
+
+
+@partial(jax.jit, static_argnames="how")
+def _start(each: PyTree, real: Array, trainer: Trainer, x: Array, *, how: _How) -> TrainState:
+    """The first states of some members."""
+
+    def member(each: PyTree, trainer: Trainer, x: Array) -> TrainState:
+        own, state, numbers = each
+        if state is None:
+            state = trainer.init(_wrap_key(own.key, how.key_impl), x)
+        return state._replace(opt_state=set_numbers(state.opt_state, numbers))
+
+    return map_members(member, each, (trainer, x), how.side_by_side, how.mesh)
+
+
+@partial(jax.jit, static_argnames="how")
+def _advance(each: PyTree, real: Array, *shared: PyTree, how: _How) -> tuple[Run, Report]:
+    """`advance` for some members."""
+
+    def member(
+        each: PyTree, trainer: Trainer, blocks: PyTree, validation: Batch | None, limits: Limits
+    ) -> tuple[Run, Report]:
+        (own, run), real = each
+        run = run._replace(active=run.active & real)
+        key = _wrap_key(own.key, how.key_impl)
+        return advance(key, trainer, run, (blocks, own), (validation, limits))
+
+    return map_members(member, (each, real), shared, how.side_by_side, how.mesh)
+
+
+_advance_one = jax.jit(advance)
+
+
+def _wrap_key(key: Array, impl: str | None) -> Array:
+    return key if impl is None else jax.random.wrap_key_data(key, impl=impl)
+
+
+def _described(
+    keys: Array,
+    trainer: Trainer,
+    given: Inputs,
+    state: TrainState,
+    own: Own,
+    *,
+    settings: dict[str, Any],
+    limits: Limits,
+) -> Job:
+    """What a run is made of."""
+    typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
+    arrays = {"rows": own.rows, "validation_rows": own.validation_rows, "weights": own.weight} | given.arrays
+    arrays["key"] = jax.random.key_data(keys) if typed else keys
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    arrays |= {f"first state{jax.tree_util.keystr(path)}": leaf for path, leaf in leaves}
+
+    def program() -> str:
+        run = first_member(start_run(state, validated=given.validation is not None))
+        feed = given.feed.first, first_member(own._replace(key=None))
+        return _advance_one.lower(jax.random.key(0), trainer, run, feed, (given.validation, limits)).as_text()
+
+    return Job(settings, {name: array for name, array in arrays.items() if array is not None}, program)
+
+
+def drive(
+    chunk: Callable[[Run, float | int], Run],
+    run: Run,
+    feed: Arrays | Stream,
+    hooks: Sequence[Hook],
+    job: Callable[[TrainState], Job],
+    *,
+    seconds: float | int = CHUNK_SECONDS,
+) -> Run:
+    """Call chunk after chunk until the epochs are done, all members are over, or a hook says stop.
+
+    Each chunk is made about as long as `seconds`. `job` describes the run that begins with a state. A chunk
+    may end within an epoch of a source; what a hook stops there is judged as if the epoch ended.
+    """
+    epochs = run.losses.shape[-1]
+    try:
+        if hooks:
+            described = job(run.state)
+            for hook in hooks:
+                hook.begin(described)
+            del described  # the first state, which nothing else may need any more
+        for hook in hooks:
+            run = _of_length(hook.restore(run), epochs)
+        (epoch, batch), length = run.position, 1
+        while epoch < epochs and np.any(np.asarray(run.active)):
+            here = epoch + batch / feed.per_epoch
+            marks = [(periods(here, hook.every) + 1) * hook.every for hook in hooks if hook.every]
+            stop = min(epochs, epoch + length, *(_at_batch(mark, feed.per_epoch) for mark in marks))
+            began = time.perf_counter()
+            run = chunk(run, stop)
+            each = (time.perf_counter() - began) / max(stop - epoch, 1)
+            length = int(np.clip(seconds / each, 1, CHUNK_EPOCHS))
+            epoch, batch = run.position
+            # A list, so that every hook is called, also when an earlier one says stop.
+            if any([hook.after_chunk(run, run.history) for hook in hooks]):
+                return chunk(run, 0) if batch else run
+    finally:
+        for each in (*hooks, feed):
+            each.close()
+    return run
+
+
+def _at_batch(mark: float | int, per_epoch: int) -> float:
+    """The first end of a batch that isn't before a number of epochs."""
+    return math.ceil(mark * per_epoch - ROUNDING) / per_epoch
+
+
+def _of_length(run: Run, epochs: int) -> Run:
+    """A run whose report has room for so many epochs."""
+
+    def grown(series: np.ndarray | None) -> np.ndarray | None:
+        if series is None or series.shape[-1] == epochs:
+            return series
+        whole = np.full((*series.shape[:-1], epochs), np.nan, series.dtype)
+        done = series[..., :epochs]
+        whole[..., : done.shape[-1]] = done
+        return whole
+
+    return run._replace(losses=grown(run.losses), scores=grown(run.scores))
+
+
+def _record(series: Sequence[np.ndarray | None], report: Report, epoch: int) -> None:
+    """Write what a call tells of the epochs from `epoch` on, as many as each member has done."""
+    parts = (report.losses, report.done), (report.scores, report.judged)
+    for whole, (values, count) in zip(series, parts, strict=True):
+        if whole is not None:
+            there = whole[..., epoch : epoch + np.shape(values)[-1]]
+            values = np.asarray(values)[..., : there.shape[-1]]
+            np.copyto(there, values, where=np.arange(there.shape[-1]) < np.asarray(count)[..., None])
+
+
+def check_settings(
+    epochs: int, batch_size: int | None, patience: int | None, first_epoch: int, *, validated: bool
+) -> None:
+    """Raise for numbers that no run can have."""
+    check_whole("epochs", epochs, 0)
+    check_whole("first_epoch", first_epoch, 0)
+    check_whole("first_epoch + epochs", first_epoch + epochs, 0)
+    for name, value in (("batch_size", batch_size), ("patience", patience)):
+        if value is not None:
+            check_whole(name, value, 1)
+    if patience is not None and not validated:
+        raise ValueError("patience counts epochs without a better validation NLL: pass validation=(x, y) too")
+
+
+def check_state(name: str, state: Any, expected: TrainState, members: tuple[int, ...] = ()) -> None:
+    """Raise unless a given state, None for none, is one of this trainer, or of so many members."""
+    if state is None:
+        return
+    if jax.tree.structure(state) != jax.tree.structure(expected):
+        raise ValueError(f"{name} must be those of this trainer's model and optimizer, a TrainState")
+    shapes = {path: leaf.shape for path, leaf in jax.tree.leaves_with_path(expected)}
+    for path, leaf in jax.tree.leaves_with_path(state):
+        want = (*members, *shapes[path])
+        if np.shape(leaf) != want:
+            where = jax.tree_util.keystr(path)
+            raise ValueError(f"{name}{where} has shape {np.shape(leaf)}, expected {want}")
