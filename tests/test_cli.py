@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import jax
 import matplotlib.image
@@ -891,6 +892,106 @@ def command(tmp_path):
         return done.returncode, done.stdout.decode(), done.stderr.decode()
 
     return call
+
+
+SCORES = {"rmse", "mae", "nll", "crps", "level", "coverage", "width", "interval_score", "calibration_error"}
+SCORES |= {"max_calibration_error", "ence", "sharpness", "aleatoric", "epistemic"}
+
+
+def test_results_as_json(run, houses, tmp_path):
+    path = tmp_path / "m"
+    code, out, err = run(*train(houses, path, "--json"))
+    found = json.loads(out)
+    assert code == 0 and err == "" and found["model"] == str(path) and found["features"] == ["area", "rooms"]
+    assert found["training_rows"] == 54 and found["test_rows"] == 6 and found["networks"] == 2
+    assert SCORES | {"trivial"} == set(found["scores"]) and set(found["scores"]["trivial"]) == SCORES
+    assert found["report"] is None and found["epochs"] <= found["most_epochs"] == 2
+    code, out, err = run("evaluate", path, houses, "--json")
+    found = json.loads(out)
+    assert code == 0 and err == "" and found["rows"] == 60 and set(found["scores"]) == {"price"}
+    assert SCORES | {"trivial", "advice"} == set(found["scores"]["price"])
+    code, out, err = run("info", path, "--json")
+    found = json.loads(out)
+    assert code == 0 and found["settings"]["members"] == 2 and found["network"]["kind"] == "MeanVarRegressor"
+    text = Path("docs/command.md").read_text()
+    assert all(f"`{name}`" in text for name in {*found, *SCORES})
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["fit", "none.csv", "--target", "y", "--out", "m"], "there is no file none.csv"),
+        (["fit", "none.csv"], "Missing option"),
+        (["evaluate", "none", "none.csv", "--level", "many"], "'--level'"),
+        (["fit", "HOUSES", "--target", "prize", "--out", "m"], "did you mean 'price'?"),
+        (["info", "none"], "there is no model file none"),
+    ],
+)
+def test_errors_as_json(run, houses, monkeypatch, tmp_path, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*(houses if one == "HOUSES" else one for one in arguments), "--json")
+    assert code == 2 and out == "" and err.count("\n") == 1
+    assert words in json.loads(err)["error"] and json.loads(err)["exit_code"] == 2
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_standard_input(run, model, houses, tmp_path, monkeypatch, suffix):
+    file = tmp_path / f"rows{suffix}"
+    (table().write_csv if suffix == ".csv" else table().write_parquet)(file)
+
+    def sent(*arguments):
+        with file.open() as stream:
+            monkeypatch.setattr(sys, "stdin", stream)
+            return run(*arguments)
+
+    assert sent("predict", model, "-") == run("predict", model, file)
+    code, out, err = sent("fit", "-", "--target", "price", "--out", tmp_path / "m", "--quiet", *SMALL)
+    assert (code, out, err) == (0, "", "") and (tmp_path / "m").exists()
+    assert "60 rows of standard-input" in sent("evaluate", model, "-")[1]
+
+
+def test_an_empty_standard_input(refused, model, monkeypatch, tmp_path):
+    with Path(os.devnull).open() as stream:
+        monkeypatch.setattr(sys, "stdin", stream)
+        for command in (["predict", model, "-"], ["evaluate", model, "-"]):
+            refused(command, "standard input is empty")
+        refused(["fit", "-", "--target", "y", "--out", tmp_path / "m"], "standard input is empty")
+
+
+def test_stages_are_told_where_there_is_no_terminal(houses, tmp_path, monkeypatch, capsys):
+    given = train(houses, tmp_path / "m", "--frequency-scale", "auto", "--epochs", 8)
+    monkeypatch.setattr(sys, "argv", ["jaxreg", *map(str, given)])
+    with pytest.raises(SystemExit):
+        cli.main()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        f"1 of 3: reading {houses}",
+        "2 of 3: trying out scales: at most 2 epochs",
+        "3 of 3: training: at most 8 epochs",
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["fit", "--help"], ["fit", "none.csv", "--target", "y", "--out", "m"]],
+)
+def test_nothing_heavy_is_loaded_before_it_is_needed(arguments):
+    code = f"import sys; sys.argv = ['jaxreg', *{arguments!r}]\nfrom jaxreg.cli import main\n"
+    code += "try:\n    main()\nfinally:\n    print(*sys.modules, file=sys.stderr)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    loaded = set(ended.stderr.splitlines()[-1].split())
+    assert "typer" in loaded and not loaded & {"jax", "numpy", "polars", "sklearn", "matplotlib", "flax"}
+
+
+@pytest.mark.parametrize("name, value", [("COLUMNS", "20"), ("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_odd_terminals(name, value, model):
+    environment = os.environ | {name: value}
+    for command in (["--help"], ["info", str(model)]):
+        line = [sys.executable, "-m", "jaxreg", *command]
+        ended = subprocess.run(line, capture_output=True, text=True, env=environment)
+        assert ended.returncode == 0 and ended.stderr == "" and ended.stdout
+        assert name == "COLUMNS" or "\x1b" not in ended.stdout
+        assert name != "COLUMNS" or max(map(len, ended.stdout.splitlines())) <= 20
 
 
 # Runs each line of standard input as a command.

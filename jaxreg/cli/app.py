@@ -3,6 +3,7 @@
 import glob
 import inspect
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -46,7 +47,8 @@ Model = Annotated[Path, typer.Argument(help="Model file, from jaxreg fit.")]
 
 def main() -> None:
     """Run the command; bad input ends with one line and exit code 2."""
-    ending.run(lambda: app(standalone_mode=True))
+    # Typer draws a box around what is wrong with options, where no JSON is asked for.
+    ending.run(lambda: sys.exit(app(standalone_mode=not ending.wants_json())))
 
 
 def _say_version(asked: bool) -> bool:

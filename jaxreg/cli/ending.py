@@ -9,12 +9,13 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from jaxreg.cli.console import err, note, prepare_streams
+from jaxreg.cli.console import err, note, out, prepare_streams
 
 
 def run(command: Callable[[], Any]) -> None:
     """Run the command; bad input ends with one line and exit code 2."""
     prepare_streams()
+    out.quiet = False
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         with warnings.catch_warnings():
@@ -50,6 +51,8 @@ def _explain(error: Exception) -> NoReturn:
         leave(hosts.LOST_CODE)
     if jax is not None and isinstance(error, jax.errors.JaxRuntimeError):
         _raise_alone()
+    if hasattr(error, "format_message"):  # of Typer's, for options
+        report(error.format_message(), 2)
     if isinstance(error, ValueError | OSError | MemoryError | FloatingPointError):
         code = 2 if isinstance(error, ValueError | FileNotFoundError) else 1
         report(error, code)
@@ -60,12 +63,17 @@ def _explain(error: Exception) -> NoReturn:
 
 def report(error: Exception | str, code: int) -> NoReturn:
     """One line for an error, as JSON where that was asked for; then the end."""
-    if "--json" in sys.argv[1:]:
+    if wants_json():
         text = " ".join(str(error).split())
         err.file.write(json.dumps({"error": text, "exit_code": code}) + "\n")
     else:
         note("error", error, "red")
     leave(code)
+
+
+def wants_json() -> bool:
+    """Whether results and errors are printed as JSON."""
+    return "--json" in sys.argv[1:]
 
 
 def _until_written(command: Callable[[], Any]) -> None:
