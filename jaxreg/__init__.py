@@ -99,7 +99,10 @@ sys.modules |= {f"{__name__}.{name}": _Moved(f"{__name__}.{name}") for name in M
 def __getattr__(name: str) -> Any:
     if name in HOME_OF:
         return getattr(importlib.import_module(HOME_OF[name]), name)
-    path = f"{__name__}.{MOVED.get(name, name).partition(' ')[0]}"
+    home = MOVED.get(name, name)
+    if " " in home:  # in several places now
+        return sys.modules[f"{__name__}.{name}"]
+    path = f"{__name__}.{home}"
     try:
         return importlib.import_module(path)
     except ModuleNotFoundError as error:

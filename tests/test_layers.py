@@ -90,6 +90,45 @@ def test_light_import(module):
     assert not set(loaded) & set(OPTIONAL)
 
 
+def test_public_names_load_no_more_than_they_need():
+    code = "import sys, jaxreg; names = set(jaxreg.__all__) - {'DeepEnsembleRegressor'}; "
+    code += "[getattr(jaxreg, name) for name in names]"
+    code += "; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "jax" in loaded and not {"scipy.optimize", "sklearn", "pandas", "torch"} & set(loaded)
+
+
+def test_public_names_are_written_twice_alike():
+    tree = ast.parse((FOLDER / "__init__.py").read_text())
+    checked = next(node for node in tree.body if isinstance(node, ast.If))
+    homes = {line.names[0].asname: line.module for line in checked.body}
+    assert homes == jaxreg.HOME_OF and set(jaxreg.__all__) <= set(dir(jaxreg))
+    assert all(getattr(jaxreg, name).__name__ == name for name in jaxreg.__all__)
+    with pytest.raises(AttributeError, match="module 'jaxreg' has no attribute 'prophet'"):
+        _ = jaxreg.prophet
+
+
+MOVED = """checkpoints.Checkpoint embeddings.PeriodicEmbedding ensemble.fit_ensemble ensemble.predict_ensemble
+export.save fitted.Fitted gaussian.Gaussian gaussian.Affine losses.scaled_nll model_file.load models.predict
+models.ACTIVATIONS optimizers.sgd prediction.predict_ensemble sources.from_files sources.Files
+torch_weights.to_state_dict calibration.SplitConformal data.sinusoid metrics.crps tables.read
+estimator.DeepEnsembleRegressor training.fit hosts.start plots.band cli.main""".split()
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_names_that_people_import_stay(name):
+    module, _, what = name.partition(".")
+    found = {}
+    exec(
+        f"from jaxreg.{module} import {what}\nfrom jaxreg import {module}\nimport jaxreg.{module} as m", found
+    )
+    assert found[what] is getattr(found[module], what) is getattr(found["m"], what)
+    with pytest.raises(ImportError):
+        exec(f"from jaxreg.{module} import nothing_of_the_kind")
+
+
 def test_rich_comes_with_flax_alone():
     code = "import sys, flax.linen, optax, jaxtyping; before = set(sys.modules); import jaxreg; "
     code += "print(*{m.split('.')[0] for m in set(sys.modules) - before})"

@@ -1,5 +1,6 @@
 """A fitted model: all that a prediction needs and a file stores."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -7,7 +8,6 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxreg.calibration.scaling import NoiseScaling, VarianceScaling
 from jaxreg.data.border import check_features
 from jaxreg.data.frames import TableLike, column_names
 from jaxreg.data.scaler import Scaler
@@ -35,7 +35,8 @@ class Fitted(NamedTuple):
         target_names: one name per output; None where the training data had no names.
         settings: how it was trained, for the reader.
         members: number of networks, None for one alone, whose parameters have no axis of members.
-        calibration: changes what the networks predict, in the units of training.
+        calibration: changes what the networks predict, in the units of training: a `NoiseScaling` or
+            `VarianceScaling`.
         feature_dtypes: types of the features' columns, as the training data had them; for the reader.
         target_dtypes: types of the targets' columns; for the reader.
         scores: how well it did, for the reader; None where there was nothing to score.
@@ -58,7 +59,7 @@ class Fitted(NamedTuple):
     target_names: tuple[str, ...] | None = None
     settings: dict | None = None
     members: int | None = None
-    calibration: NoiseScaling | VarianceScaling | None = None
+    calibration: Callable | None = None
     feature_dtypes: tuple[str, ...] | None = None
     target_dtypes: tuple[str, ...] | None = None
     scores: dict[str, float | None] | None = None
