@@ -140,7 +140,7 @@ def mixing(folder: Path) -> list[dict]:
     """Correlation of neighbours in the stream of rows that are sorted on the disk, by size of the buffer."""
     files, found = sources.from_files(folder, target="y"), []
     for groups in (0.5, 1, 2, 4, 8):
-        buffer = int(groups * files.pieces[0].rows)
+        buffer = int(groups * files.row_groups[0].rows)
         stream = replace(files, buffer=buffer).stream([0], batch_size=BATCH, batches=files.batches(BATCH))
         numbers = np.concatenate([block.numbers.ravel() for block in stream])
         numbers = numbers[numbers >= 0]

@@ -76,9 +76,9 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
 
     Each member holds another part of the rows out, trains by AdamW on the rest, and keeps the parameters of
     the epoch that predicts its held-out rows best. What they predict is the mixture of their Gaussians, whose
-    noise is scaled by how well held-out rows were predicted. Features and target are standardised inside, and
-    every feature is given to the networks as waves of several lengths too: of which lengths, small ensembles
-    that are trained before the large one find out. Lakshminarayanan et al. 2017,
+    noise is scaled by how well held-out rows were predicted. Features and target are standardised inside.
+    Each feature also goes through a periodic embedding, whose frequency scale is found by small ensembles
+    that are trained before the large one. Lakshminarayanan et al. 2017,
     "Simple and scalable predictive uncertainty estimation using deep ensembles"; Gorishniy et al. 2022, "On
     embeddings for numerical features in tabular deep learning"; Seitzer et al. 2022, "On the pitfalls of
     heteroscedastic uncertainty estimation with probabilistic neural networks".
@@ -111,8 +111,8 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
 
         Rows in files, which may be more than memory holds, are read twice, for means and variances and for a
         sample of at most about 131,072 rows that members are validated on, of which 16,384 serve to find the
-        frequency scale; then once in each epoch. In a run of many processes (`hosts.start`) members are dealt
-        over them, and every process gets the same estimator.
+        frequency scale; then once in each epoch. In a run of many processes (`hosts.start`) members are
+        distributed over them, and every process gets the same estimator.
 
         Args:
             X: features, `(n, features)`: arrays, or pandas or polars frames. Or rows in files, features and
@@ -189,11 +189,11 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
             raise ValueError("rows in files need a batch_size: a number or 'auto'")
         processes, mesh = jax.process_count(), None
         own = processes > 1 and files.own_share
-        if own and len(files.pieces) < processes:
+        if own and len(files.row_groups) < processes:
             raise ValueError(
-                f"{len(files.pieces)} row groups are too few for {processes} processes with files of their "
-                "own: write smaller row groups, use fewer processes, or leave own_files out, so that each "
-                "reads all"
+                f"{len(files.row_groups)} row groups are too few for {processes} processes with files of "
+                "their own: write smaller row groups, use fewer processes, or leave own_files out, so that "
+                "each reads all"
             )
         if processes > 1:
             files = replace(files, process=(jax.process_index(), processes))

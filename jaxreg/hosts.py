@@ -143,7 +143,7 @@ def leave(code: int) -> None:
 
 
 def make_mesh(members: int) -> Mesh:
-    """All devices of all processes, with the axis `members`, over which an ensemble is dealt.
+    """All devices of all processes, with the axis `members`, over which an ensemble is distributed.
 
     Args:
         members: networks to train.

@@ -43,8 +43,8 @@ DECAY_ROWS = 1000
 # Rows' worth of belief that the networks' noise is right as it is.
 PRIOR_ROWS = 125.0
 
-# How fast the waves are that networks start with is tried out by small ensembles, on rows that all of them
-# hold out and in a share of the epochs. Few rows say too little of it.
+# Scales of the periodic embedding's first frequencies. Small ensembles try them out, on rows that all of
+# them hold out and in a share of the epochs. Few rows say too little of them.
 SCALES = (1.0, 0.25, 0.0)
 SCALE_OF_FEW = 0.25
 TRIAL_ROWS = 50
@@ -54,8 +54,8 @@ TRIAL_SHARE = 0.25
 # With less time than this, which compiling alone may take, nothing is tried out.
 TRIAL_SECONDS = 30
 
-# More waves than this, of all features together, cost more than they tell.
-MOST_WAVES = 512
+# More frequencies than this, of all features together, cost more than they tell.
+MOST_FREQUENCIES = 512
 
 
 def auto_batch_size(rows: int) -> int:
@@ -127,7 +127,7 @@ class TrainingData(NamedTuple):
             where none are held out.
         scalers: what standardised features and target.
         columns: names of features and targets, None where they have none, and the types of both.
-        mesh: devices of all processes, over which members are dealt; None for those of this one.
+        mesh: devices of all processes, over which members are distributed; None for those of this one.
     """
 
     data: tuple[np.ndarray, ...] | Source
@@ -194,7 +194,7 @@ class Recipe(NamedTuple):
 def make_recipe(settings: Any, given: TrainingData, share: float = 1.0) -> Recipe:
     """How an estimator of some settings trains its members, for a share of the epochs."""
     x, y, *_ = given.sample
-    frequencies = min(settings.frequencies, max(MOST_WAVES // x.shape[1], 1))
+    frequencies = min(settings.frequencies, max(MOST_FREQUENCIES // x.shape[1], 1))
     model = MeanVarRegressor(
         hidden=settings.hidden,
         outputs=None if y.ndim == 1 else y.shape[1],
@@ -226,8 +226,8 @@ def _begin(trainer: Trainer, key: jax.Array, scale: jax.Array, x: jax.Array) -> 
 def try_scales(key: jax.Array, settings: Any, given: TrainingData, hooks: Sequence[Hook]) -> float:
     """The scale of the frequencies whose small ensemble predicts rows best that none of its members saw.
 
-    The score is the ensemble's: fast waves let members err each in another way, of which their mean has the
-    gain and no member has.
+    The score is the ensemble's: high frequencies let members err each in another way, which the mean of the
+    members gains from and no member does.
     """
     recipe, data, n = make_recipe(settings, given, TRIAL_SHARE), given.data, given.rows
     size = n - given.used

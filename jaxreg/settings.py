@@ -156,7 +156,9 @@ class EnsembleSettings:
         "silu"
     )
     frequencies: Annotated[
-        int, whole(0), "waves of each feature, fewer where there are more than 32 features; 0 for none."
+        int,
+        whole(0),
+        "frequencies of each feature's periodic embedding, fewer beyond 32 features; 0 for none.",
     ] = 16
     frequency_scale: Annotated[
         float | str,

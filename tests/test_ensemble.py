@@ -403,7 +403,7 @@ def test_bad_input_is_named_before_anything_compiles(sinusoid, monkeypatch, chan
         change = {"states": fit_ensemble(KEY, TRAINER, sinusoid, members=3, epochs=0)[0]}
     if callable(change.get("mesh")):
         change = {"mesh": change["mesh"]()}
-    monkeypatch.setattr(chunks, "dealt", None)
+    monkeypatch.setattr(chunks, "for_all_members", None)
     settings = SETTINGS | {"members": 2, "data": sinusoid} | change
     with pytest.raises(ValueError, match=message):
         fit_ensemble(KEY, TRAINER, settings.pop("data"), **settings)

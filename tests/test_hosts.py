@@ -215,7 +215,7 @@ def test_a_file_of_one_row_group_is_read_by_all_processes(folder, tmp_path, monk
     monkeypatch.setenv("JAX_ENABLE_X64", "1")  # two programs differ by rounding
     one = tmp_path / "one.parquet"
     pl.read_parquet(folder).write_parquet(one)
-    assert len(sources.from_files(one, target="y").pieces) == 1
+    assert len(sources.from_files(one, target="y").row_groups) == 1
 
     def arguments(i, port):
         own = "--coordinator", f"localhost:{port}", "--processes", 2, "--process", i

@@ -136,7 +136,7 @@ def test_a_thread_works_ahead_and_stops(folder):
         yield 1
         raise KeyError("lost")
 
-    items = sources.ahead(fails())
+    items = sources.prefetch(fails())
     assert next(items) == 1
     with pytest.raises(KeyError, match="lost"):
         next(items)
@@ -163,8 +163,11 @@ def test_text_is_read_as_a_table_in_memory_is(tmp_path, monkeypatch, what):
         text = CSV[what].format(rows="\n".join(separator.join(line) for line in lines))
         (tmp_path / f"{i}.csv").write_bytes(text.encode())
     files = sources.from_files(tmp_path, target="y", features=["a", "b"])
-    assert all(piece.path.suffix == ".parquet" for piece in files.pieces) and len(files.pieces) > 6
-    x, y = (np.concatenate(part) for part in zip(*map(files.read, files.pieces), strict=True))
+    assert (
+        all(row_group.path.suffix == ".parquet" for row_group in files.row_groups)
+        and len(files.row_groups) > 6
+    )
+    x, y = (np.concatenate(part) for part in zip(*map(files.read, files.row_groups), strict=True))
     whole = pl.concat([tables.columns(tmp_path / f"{i}.csv", ["a", "b", "y"]) for i in range(3)])
     np.testing.assert_array_equal(np.column_stack([x, y]), whole.to_numpy())
 
@@ -184,7 +187,7 @@ def test_faults_late_in_a_text_are_named(tmp_path, monkeypatch, last, words):
     (tmp_path / "0.csv").write_text("a,y\n" + "1,2\n" * 500 + last + "\n")
     with pytest.raises(ValueError, match=words):
         files = sources.from_files(f"{tmp_path}/*.csv", target="y")
-        [files.read(piece) for piece in files.pieces]
+        [files.read(row_group) for row_group in files.row_groups]
 
 
 @pytest.mark.parametrize("members", [1, 3])
@@ -326,7 +329,7 @@ def test_parts_may_differ_in_their_kind_of_number(tmp_path):
         y=decimals[:0],
     )
     files = sources.from_files(tmp_path, target="y")
-    x, y = (np.concatenate(part) for part in zip(*map(files.read, files.pieces), strict=True))
+    x, y = (np.concatenate(part) for part in zip(*map(files.read, files.row_groups), strict=True))
     np.testing.assert_array_equal(x, [[1, 1], [2, 0], [0.5, 1], [2.5, 0]])
     np.testing.assert_array_equal(y, [1, 2, 0.5, 1.5])
     assert files.types == ("float64", "int64", "decimal")

@@ -183,8 +183,8 @@ def fit_command(
     distributed = distributed or any(given is not None for given in (coordinator, processes, process))
     if split_rows is not None:
         raise ValueError(
-            "--split-rows is gone, batches aren't split over processes any more: members are dealt over "
-            "them, and with --own-files those of each process learn from its share of the files"
+            "--split-rows is gone, batches aren't split over processes any more: members are distributed "
+            "over them, and with --own-files those of each process learn from its share of the files"
         )
     if own_files and not distributed:
         raise ValueError("--own-files parts the files of a run of several processes: give --distributed too")

@@ -113,7 +113,7 @@ def check_same_job(files: Files, given: dict[str, Any]) -> None:
     """Raise, on every process, unless all of them were given the same, and see the same files."""
     described = {name: np.asarray(array).tolist() for name, array in files.describe().items()}
     about = {f"the version of {name}": metadata.version(name) for name in LIBRARIES}
-    about |= {"the number of files": len({piece.path for piece in files.pieces})}
+    about |= {"the number of files": len({row_group.path for row_group in files.row_groups})}
     about |= {"the number of rows": files.rows, "the columns": described["columns"]}
     about |= {"the names and row groups of files": described["files"]}
     about |= {"the number of devices": jax.local_device_count(), "jax_enable_x64": jax.config.jax_enable_x64}

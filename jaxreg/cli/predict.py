@@ -16,12 +16,12 @@ from jaxreg.model.fitted import Fitted
 from jaxreg.tables import (
     GROUP_ROWS,
     Writer,
-    ahead,
     check_columns,
     check_suffix,
     find,
     from_files,
     numeric,
+    prefetch,
     read,
     without_index,
 )
@@ -93,7 +93,7 @@ def rows_in_turn(
     """Some rows at a time of what a model needs, and of the columns to keep, in the order of the files."""
     drop = keep if fitted.feature_names is None else ()
     files = from_files(file, target=None, features=fitted.feature_names, drop=drop, keep=keep)
-    for piece, (x, _) in zip(files.pieces, ahead(map(files.read, files.pieces)), strict=True):
-        kept = files.kept(piece) if keep else pl.DataFrame()
+    for row_group, (x, _) in zip(files.row_groups, prefetch(map(files.read, files.row_groups)), strict=True):
+        kept = files.kept(row_group) if keep else pl.DataFrame()
         for i in range(0, len(x), GROUP_ROWS):
             yield x[i : i + GROUP_ROWS], kept.slice(i, GROUP_ROWS)

@@ -11,13 +11,13 @@ from jaxreg.tables.find import find as find
 from jaxreg.tables.find import from_files as from_files
 from jaxreg.tables.find import size as size
 from jaxreg.tables.find import without_index as without_index
-from jaxreg.tables.prefetch import ahead as ahead
+from jaxreg.tables.prefetch import prefetch as prefetch
 from jaxreg.tables.read import check_columns as check_columns
 from jaxreg.tables.read import columns as columns
 from jaxreg.tables.read import index_columns as index_columns
 from jaxreg.tables.read import numeric as numeric
 from jaxreg.tables.read import read as read
 from jaxreg.tables.stream import Files as Files
-from jaxreg.tables.stream import Piece as Piece
+from jaxreg.tables.stream import RowGroup as RowGroup
 from jaxreg.tables.writer import Writer as Writer
 from jaxreg.tables.writer import write as write

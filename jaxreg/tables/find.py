@@ -15,7 +15,7 @@ from jaxreg.files import scratch_folder
 from jaxreg.plain import did_you_mean, listed
 from jaxreg.tables.csv import KEPT, SUFFIXES, blocks, check_suffix, header
 from jaxreg.tables.read import index_columns
-from jaxreg.tables.stream import BYTES_PER_VALUE, MOST_NAMED, Files, Piece
+from jaxreg.tables.stream import BYTES_PER_VALUE, MOST_NAMED, Files, RowGroup
 
 # Rows of a row group that is written here.
 GROUP_ROWS = 2**17
@@ -87,7 +87,7 @@ def from_files(
 
     Args:
         pattern: of paths, `folder/*.parquet`; or a folder, or a file.
-        target: column to predict; None where there is none, and only `pieces` and `read` serve.
+        target: column to predict; None where there is none, and only `row_groups` and `read` serve.
         features: columns to predict from; by default all others, which must be numeric, but for the index of
             a pandas frame.
         drop: columns to leave out.
@@ -107,7 +107,7 @@ def from_files(
     if ".parquet" in suffixes and len(suffixes) > 1:
         raise ValueError(f"{pattern} matches Parquet and other files: name those of one kind")
     if suffixes == {".parquet"}:  # one without rows may have columns of no type
-        paths = [path for path in paths if _row_groups([path], [path])] or paths
+        paths = [path for path in paths if _find_row_groups([path], [path])] or paths
     kind = _parquet_columns if suffixes == {".parquet"} else _text_columns
     columns = {path: kind(path) for path in paths}
     first, schema = paths[0], columns[paths[0]]
@@ -140,10 +140,10 @@ def from_files(
             raise ValueError("; ".join(faults[:MOST_NAMED]) + more)
     stored = _as_parquet(paths, names, keep, scratch) if kind is _text_columns else paths
     types = tuple(_type_name({own[name] for own in columns.values()}) for name in names)
-    pieces = _row_groups(stored, paths)
-    if not pieces:
+    row_groups = _find_row_groups(stored, paths)
+    if not row_groups:
         raise ValueError(f"{pattern} has no rows")
-    return Files(tuple(features), target, tuple(pieces), types, keep=tuple(keep))
+    return Files(tuple(features), target, tuple(row_groups), types, keep=tuple(keep))
 
 
 def without_index(path: Path, asked: Sequence[str | None] = ()) -> list[str]:
@@ -175,19 +175,19 @@ def _text_columns(path: Path) -> dict[str, pa.DataType]:
     return dict.fromkeys(header(path), pa.float64())
 
 
-def _row_groups(paths: Sequence[Path], files: Sequence[Path]) -> list[Piece]:
+def _find_row_groups(paths: Sequence[Path], files: Sequence[Path]) -> list[RowGroup]:
     """The row groups of Parquet files, which may be copies of others."""
-    pieces, first = [], 0
+    row_groups, first = [], 0
     for path, own in zip(paths, files, strict=True):
         with _opened(path) as file:
             metadata = file.metadata
         within = 0
         for group in range(metadata.num_row_groups):
             if rows := metadata.row_group(group).num_rows:
-                pieces.append(Piece(path, group, rows, first + within, own, within))
+                row_groups.append(RowGroup(path, group, rows, first + within, own, within))
             within += rows
         first += within
-    return pieces
+    return row_groups
 
 
 def _as_parquet(

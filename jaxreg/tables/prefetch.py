@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
-AHEAD = 2
+PREFETCHED = 2
 
 
-def ahead(items: Iterator[T], depth: int = AHEAD) -> Iterator[T]:
+def prefetch(items: Iterator[T], depth: int = PREFETCHED) -> Iterator[T]:
     """The same items, of which a thread makes so many before they are asked for."""
     made: queue.Queue = queue.Queue(depth)
     stopped = threading.Event()

@@ -22,7 +22,7 @@ from jaxreg.data.rows import Block, row_fractions
 from jaxreg.data.scaler import Scaler
 from jaxreg.plain import listed
 from jaxreg.tables.csv import KEPT
-from jaxreg.tables.prefetch import ahead
+from jaxreg.tables.prefetch import prefetch
 
 # Rows that are mixed with each other: the stream's order is as good as random over so many of them.
 BUFFER_ROWS = 2**18
@@ -38,7 +38,7 @@ MOST_NAMED = 5
 LOOKED_AT, LEAST_LOOKED_AT = 4096, 64
 
 
-class Piece(NamedTuple):
+class RowGroup(NamedTuple):
     """A row group of a file: what is read at once.
 
     Attributes:
@@ -70,7 +70,7 @@ class Files:
     Attributes:
         features: columns to predict from.
         target: column to predict; None where there is none.
-        pieces: all row groups, in the order of the files' names.
+        row_groups: all row groups, in the order of the files' names.
         types: of the columns, features first.
         units: what standardises features and target; None leaves them as they are.
         absent: `(seed, share)` of the rows that nothing shows, as if they weren't there.
@@ -92,7 +92,7 @@ class Files:
 
     features: tuple[str, ...]
     target: str | None
-    pieces: tuple[Piece, ...]
+    row_groups: tuple[RowGroup, ...]
     types: tuple[str, ...]
     units: tuple[Scaler, Scaler] | None = None
     absent: tuple[tuple[int, ...], float] | None = None
@@ -104,7 +104,7 @@ class Files:
     @property
     def rows(self) -> int:
         """How many there are in all files."""
-        return sum(piece.rows for piece in self.pieces)
+        return sum(row_group.rows for row_group in self.row_groups)
 
     def standardised(self) -> "Files":
         """The same in units of standard deviations from the mean, for which all files are read once."""
@@ -116,7 +116,9 @@ class Files:
 
     def describe(self) -> dict[str, np.ndarray]:
         """Small arrays by which to tell that these are the same rows."""
-        rows = [(piece.path.name, str(piece.group), str(piece.rows)) for piece in self.pieces]
+        rows = [
+            (row_group.path.name, str(row_group.group), str(row_group.rows)) for row_group in self.row_groups
+        ]
         columns, more = np.array(self._names), f"{self.absent} {self.buffer} {self.own_share}"
         found = {"files": np.array(rows), "columns": columns, "rows left out": np.array(more)}
         if self.units is not None:
@@ -127,14 +129,16 @@ class Files:
             }
         return found
 
-    def read(self, piece: Piece) -> tuple[Float[np.ndarray, "rows features"], Float[np.ndarray, " rows"]]:
+    def read(
+        self, row_group: RowGroup
+    ) -> tuple[Float[np.ndarray, "rows features"], Float[np.ndarray, " rows"]]:
         """Features and targets of a row group as they are in the file, in float64.
 
         Raises:
             ValueError: names file, row group and column, for missing or infinite values, and for such as
                 can't be read.
         """
-        x, y = self._read(piece)
+        x, y = self._read(row_group)
         # A sum is finite where all are, and takes half the time.
         if not np.isfinite(x.sum() + y.sum()):
             values = [*x.T, y][: len(self._names)]
@@ -143,8 +147,8 @@ class Files:
             }
             if shown := [f"column {name!r}: {n:,}" for name, n in wrong.items() if n]:
                 raise ValueError(
-                    f"missing or infinite values in {piece} {', '.join(shown[:MOST_NAMED])}; drop these rows "
-                    "or fill them in"
+                    f"missing or infinite values in {row_group} {', '.join(shown[:MOST_NAMED])}; drop these "
+                    "rows or fill them in"
                 )
         return x, y
 
@@ -152,16 +156,18 @@ class Files:
     def _names(self) -> list[str]:
         return [*self.features, *([] if self.target is None else [self.target])]
 
-    def _read(self, piece: Piece) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, row_group: RowGroup) -> tuple[np.ndarray, np.ndarray]:
         names = self._names
         try:
-            with pq.ParquetFile(piece.path, memory_map=False) as file:
-                table = file.read_row_group(piece.group, columns=names)
+            with pq.ParquetFile(row_group.path, memory_map=False) as file:
+                table = file.read_row_group(row_group.group, columns=names)
         except (pa.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"{piece} can't be read: {reason}") from None
-        if len(table) != piece.rows:
-            raise ValueError(f"{piece.file} was changed: row group {piece.group} had {piece.rows:,} rows")
+            raise ValueError(f"{row_group} can't be read: {reason}") from None
+        if len(table) != row_group.rows:
+            raise ValueError(
+                f"{row_group.file} was changed: row group {row_group.group} had {row_group.rows:,} rows"
+            )
         values = np.empty((len(names), len(table)))
         for i, name in enumerate(names):
             # Nulls of any type become NaN; whole numbers beyond 2**53 are rounded, as NumPy does it.
@@ -169,11 +175,11 @@ class Files:
         width = len(self.features)
         return values[:width].T, values[width] if self.target is not None else np.zeros(len(table))
 
-    def kept(self, piece: Piece) -> pl.DataFrame:
+    def kept(self, row_group: RowGroup) -> pl.DataFrame:
         """The columns of a row group that are copied into predictions."""
-        stored = self.keep if piece.path == piece.file else tuple(KEPT + name for name in self.keep)
-        with pq.ParquetFile(piece.path, memory_map=False) as file:
-            table = file.read_row_group(piece.group, columns=list(stored))
+        stored = self.keep if row_group.path == row_group.file else tuple(KEPT + name for name in self.keep)
+        with pq.ParquetFile(row_group.path, memory_map=False) as file:
+            table = file.read_row_group(row_group.group, columns=list(stored))
         return pl.DataFrame(
             {name: pl.from_arrow(table.column(own)) for name, own in zip(self.keep, stored, strict=True)}
         )
@@ -195,9 +201,9 @@ class Files:
 
         # Differences from some row are small numbers, whose means and squares lose nothing.
         def moments() -> dict[str, np.ndarray]:
-            x, y = self._read(self.pieces[0])
+            x, y = self._read(self.row_groups[0])
             shift = np.nan_to_num(np.append(x[0], y[0]), posinf=0.0, neginf=0.0)
-            return {"shift": shift} | self._moments(self._own_pieces(), shift)
+            return {"shift": shift} | self._moments(self._own_row_groups(), shift)
 
         everywhere = self._of_all(moments)
         shift = everywhere[0]["shift"]
@@ -232,15 +238,15 @@ class Files:
         scale = np.where(constant, np.inf, spread)
         return Scaler(mean[:-1], scale[:-1]), Scaler(mean[-1], scale[-1])
 
-    def _moments(self, pieces: Sequence[Piece], shift: np.ndarray) -> dict[str, np.ndarray]:
+    def _moments(self, row_groups: Sequence[RowGroup], shift: np.ndarray) -> dict[str, np.ndarray]:
         """Moments of each row group, its means counted from `shift`, and some of its rows."""
-        names, some = self._names, max(LEAST_LOOKED_AT, LOOKED_AT // len(self.pieces))
+        names, some = self._names, max(LEAST_LOOKED_AT, LOOKED_AT // len(self.row_groups))
         faults: dict[tuple[str, Path], int] = {}
         found, sample = [], []
-        for piece, (x, y) in zip(pieces, ahead(map(self._read, pieces)), strict=True):
+        for row_group, (x, y) in zip(row_groups, prefetch(map(self._read, row_groups)), strict=True):
             values = np.concatenate([x.T, y[None]])
-            chosen = np.random.default_rng(piece.first).choice(
-                piece.rows, min(some, piece.rows), replace=False
+            chosen = np.random.default_rng(row_group.first).choice(
+                row_group.rows, min(some, row_group.rows), replace=False
             )
             sample.append(values.T[chosen])
             least, most = values.min(axis=1), values.max(axis=1)
@@ -248,11 +254,11 @@ class Files:
             with np.errstate(over="ignore", invalid="ignore"):  # what isn't finite is counted below
                 own = values.mean(axis=1)
                 squares = ((values - own[:, None]) ** 2).sum(axis=1)
-            found.append((piece.first, float(values.shape[1]), own, squares, least, most))
+            found.append((row_group.first, float(values.shape[1]), own, squares, least, most))
             if not np.isfinite(squares.sum()):
                 for i, n in enumerate((~np.isfinite(values)).sum(axis=1)):
                     if n:
-                        at = names[i], piece.file
+                        at = names[i], row_group.file
                         faults[at] = faults.get(at, 0) + int(n)
         if faults:
             shown = [
@@ -280,22 +286,22 @@ class Files:
     @property
     def _shares(self) -> int:
         """In how many shares processes read the row groups; all read all of them where these are too few."""
-        return self.process[1] if self.process[1] <= len(self.pieces) else 1
+        return self.process[1] if self.process[1] <= len(self.row_groups) else 1
 
-    def _own_pieces(self) -> Sequence[Piece]:
+    def _own_row_groups(self) -> Sequence[RowGroup]:
         """The row groups of this process's share."""
-        return self._shared_out()[self.process[0] % self._shares]
+        return self._shards()[self.process[0] % self._shares]
 
     def batches(self, batch_size: int) -> int:
         """Batches of an epoch, of the largest share where processes learn from their own."""
-        shares = self._shared_out() if self.own_share else [self.pieces]
-        return max(math.ceil(sum(piece.rows for piece in share) / batch_size) for share in shares)
+        shares = self._shards() if self.own_share else [self.row_groups]
+        return max(math.ceil(sum(row_group.rows for row_group in share) / batch_size) for share in shares)
 
     def stream(self, seed: Sequence[int], *, batch_size: int, batches: int) -> Iterator[Block]:
         """All rows once, shuffled, in blocks of several batches; the same for the same seed.
 
         Row groups come in a random order, and a buffer of rows is mixed as they do: each new row takes the
-        place of a random one, which goes out. A thread works ahead of what is asked for.
+        place of a random one, which goes out. A thread prefetches blocks.
 
         Args:
             seed: whole numbers, for example a key's and the epoch.
@@ -304,17 +310,17 @@ class Files:
         """
         shape = math.ceil(self.batches(batch_size) / batches), batches, batch_size
         # Chosen here, because the thread that reads doesn't know of jax.enable_x64.
-        return ahead(self._blocks([*seed, 0], shape, default_dtype(np.dtype(np.float64))))
+        return prefetch(self._blocks([*seed, 0], shape, default_dtype(np.dtype(np.float64))))
 
     def take(self, seed: Sequence[int], most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """At most about so many rows, drawn at random: `(numbers, x, y)`, in the order of their numbers."""
         share, dtype = most / self.rows, default_dtype(np.dtype(np.float64))
-        pieces = self._own_pieces()
+        row_groups = self._own_row_groups()
 
         def drawn() -> dict[str, np.ndarray]:
             kept = []
-            for piece, (x, y) in zip(pieces, ahead(map(self.read, pieces)), strict=True):
-                numbers = np.arange(piece.first, piece.first + piece.rows)
+            for row_group, (x, y) in zip(row_groups, prefetch(map(self.read, row_groups)), strict=True):
+                numbers = np.arange(row_group.first, row_group.first + row_group.rows)
                 mine = (row_fractions(seed, numbers) < share) & ~self._is_absent(numbers)
                 x, y = self._in_units(x[mine], y[mine], dtype)
                 kept.append({"numbers": numbers[mine], "x": x, "y": y})
@@ -324,17 +330,17 @@ class Files:
         order = np.argsort(np.concatenate([part["numbers"] for part in everywhere]))
         return tuple(np.concatenate([part[name] for part in everywhere])[order] for name in everywhere[0])
 
-    def _shared_out(self) -> list[Sequence[Piece]]:
+    def _shards(self) -> list[Sequence[RowGroup]]:
         """Row groups in shares of about as many rows, neighbours in different ones.
 
         Files are often sorted: shares of neighbours would each have seen one end of a feature alone.
         """
-        shares: list[list[Piece]] = [[] for _ in range(self._shares)]
+        shares: list[list[RowGroup]] = [[] for _ in range(self._shares)]
         smallest = [(0, i) for i in range(len(shares))]  # a heap of numbers of rows
-        for piece in self.pieces:
+        for row_group in self.row_groups:
             rows, i = smallest[0]
-            shares[i].append(piece)
-            heapq.heapreplace(smallest, (rows + piece.rows, i))
+            shares[i].append(row_group)
+            heapq.heapreplace(smallest, (rows + row_group.rows, i))
         return shares
 
     def _is_absent(self, numbers: Int[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
@@ -354,8 +360,8 @@ class Files:
         """Blocks, each of so many batches of so many rows, of all rows and of none after these."""
         blocks, batches, batch_size = shape
         size, waiting, ready = batch_size * batches, [], 0
-        pieces = self._own_pieces() if self.own_share else self.pieces
-        mixed = self._mixed(pieces, np.random.default_rng(seed))
+        row_groups = self._own_row_groups() if self.own_share else self.row_groups
+        mixed = self._mixed(row_groups, np.random.default_rng(seed))
         for _ in range(blocks):
             while ready < size and (more := next(mixed, None)) is not None:
                 waiting.append(more)
@@ -371,25 +377,25 @@ class Files:
             yield Block(*(whole.reshape(batches, batch_size, *whole.shape[1:]) for whole in filled))
 
     def _mixed(
-        self, pieces: Sequence[Piece], rng: np.random.Generator
+        self, row_groups: Sequence[RowGroup], rng: np.random.Generator
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Row numbers, features and targets, shuffled through the buffer."""
-        buffer = min(self.buffer, sum(piece.rows for piece in pieces))
+        buffer = min(self.buffer, sum(row_group.rows for row_group in row_groups))
         step = max(1, buffer // STEPS)
         kept: tuple[np.ndarray, ...] | None = None
         filled = 0
-        for i in rng.permutation(len(pieces)):
-            piece = pieces[i]
-            mix = rng.permutation(piece.rows)
-            x, y = self.read(piece)
-            new = [part[mix] for part in (np.arange(piece.first, piece.first + piece.rows), x, y)]
+        for i in rng.permutation(len(row_groups)):
+            row_group = row_groups[i]
+            mix = rng.permutation(row_group.rows)
+            x, y = self.read(row_group)
+            new = [part[mix] for part in (np.arange(row_group.first, row_group.first + row_group.rows), x, y)]
             if kept is None:
                 kept = tuple(np.empty((buffer, *part.shape[1:]), part.dtype) for part in new)
-            room = min(buffer - filled, piece.rows)
+            room = min(buffer - filled, row_group.rows)
             for part, fresh in zip(kept, new, strict=True):
                 part[filled : filled + room] = fresh[:room]
             filled += room
-            for start in range(room, piece.rows, step):
+            for start in range(room, row_group.rows, step):
                 coming = [part[start : start + step] for part in new]
                 at = rng.choice(buffer, len(coming[0]), replace=False)
                 yield tuple(part[at] for part in kept)

@@ -16,10 +16,10 @@ from jaxtyping import Array, PyTree
 from jaxreg.data.frames import TableLike
 from jaxreg.data.rows import Source
 from jaxreg.plain import MOST, check_whole
-from jaxreg.training.feeds import CHUNK_EPOCHS, CHUNK_SECONDS, Arrays, Own, Stream
+from jaxreg.training.feeds import CHUNK_EPOCHS, CHUNK_SECONDS, Arrays, PerMember, Stream
 from jaxreg.training.hooks import ROUNDING, History, Hook, Job, Run, periods, start_run
 from jaxreg.training.inputs import Asked, Inputs, from_arrays, from_source
-from jaxreg.training.members import CALL_SECONDS, dealt, find_place, lay_out, map_members
+from jaxreg.training.members import CALL_SECONDS, find_place, for_all_members, lay_out, map_members
 from jaxreg.training.optimizers import check_swept, set_numbers
 from jaxreg.training.run import Limits, Report, advance
 from jaxreg.training.trainer import Batch, Trainer, TrainState
@@ -80,8 +80,8 @@ def train(
     parameters = sum(leaf.size for leaf in jax.tree.leaves(expected.params))
 
     typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
-    own = given.own._replace(key=np.asarray(jax.random.key_data(keys) if typed else keys))
-    keys, own, numbers, states = jax.tree.map(place.members_of, (keys, own, numbers, states))
+    per_member = given.per_member._replace(key=np.asarray(jax.random.key_data(keys) if typed else keys))
+    keys, per_member, numbers, states = jax.tree.map(place.members_of, (keys, per_member, numbers, states))
     layout = lay_out(place.count, parameters * given.most, place, side_by_side)
     how = _How(jax.random.key_impl(keys) if typed else None, layout.side_by_side, layout.mesh)
     limits = Limits(0, MOST if patience is None else patience, first_epoch)
@@ -91,17 +91,21 @@ def train(
     if place.processes > 1:
         settings |= {"first member here": place.first, "mesh": str(dict(mesh.shape))}
     with ThreadPoolExecutor(layout.workers) as pool:
-        deal = partial(dealt, layout=layout, pool=pool)
+        for_all = partial(for_all_members, layout=layout, pool=pool)
         shared = trainer, given.validation, given.example
         trainer, validation, example = jax.device_put(shared, layout.everywhere)
-        feed, begin, start = given.feed.put(layout.everywhere), (own, states, numbers), (trainer, example)
-        state = deal(partial(_start, how=how), each=begin, shared=start)(begin, start)
+        feed, begin, start = (
+            given.feed.put(layout.everywhere),
+            (per_member, states, numbers),
+            (trainer, example),
+        )
+        state = for_all(partial(_start, how=how), each=begin, shared=start)(begin, start)
         # Waited for: a program that is given what there was no memory for never ends.
         state = jax.block_until_ready(state)
         run = start_run(state, validated=validation is not None)
         del state
         shared = trainer, feed.first, validation, limits
-        program = deal(partial(_advance, how=how), each=(own, run), shared=shared)
+        program = for_all(partial(_advance, how=how), each=(per_member, run), shared=shared)
 
         def chunk(run: Run, stop: float | int) -> Run:
             (epoch, batch), reports = run.position, []
@@ -111,7 +115,7 @@ def train(
             for part in feed.parts(epoch, batch, stop):
                 shared = trainer, part, validation, upto
                 # A hook may keep a run that it was shown, so only without hooks is it written over.
-                run, report = program((own, run), shared, None if hooks else run)
+                run, report = program((per_member, run), shared, None if hooks else run)
                 if reports:  # the device may be one block behind, no more
                     jax.block_until_ready(reports[-1])
                 reports.append(report)
@@ -120,7 +124,7 @@ def train(
             return run._replace(losses=series[0], scores=series[1])
 
         def job(state: TrainState) -> Job:
-            return _described(keys, trainer, given, state, own, settings=settings, limits=limits)
+            return _described(keys, trainer, given, state, per_member, settings=settings, limits=limits)
 
         calls = math.ceil(place.count / (layout.call * layout.workers))
         seconds = max(CHUNK_SECONDS, calls * CALL_SECONDS)
@@ -146,9 +150,9 @@ def _start(each: PyTree, real: Array, trainer: Trainer, x: Array, *, how: _How) 
     """The first states of some members."""
 
     def member(each: PyTree, trainer: Trainer, x: Array) -> TrainState:
-        own, state, numbers = each
+        per_member, state, numbers = each
         if state is None:
-            state = trainer.init(_wrap_key(own.key, how.key_impl), x)
+            state = trainer.init(_wrap_key(per_member.key, how.key_impl), x)
         return state._replace(opt_state=set_numbers(state.opt_state, numbers))
 
     return map_members(member, each, (trainer, x), how.side_by_side, how.mesh)
@@ -161,10 +165,10 @@ def _advance(each: PyTree, real: Array, *shared: PyTree, how: _How) -> tuple[Run
     def member(
         each: PyTree, trainer: Trainer, blocks: PyTree, validation: Batch | None, limits: Limits
     ) -> tuple[Run, Report]:
-        (own, run), real = each
+        (per_member, run), real = each
         run = run._replace(active=run.active & real)
-        key = _wrap_key(own.key, how.key_impl)
-        return advance(key, trainer, run, (blocks, own), (validation, limits))
+        key = _wrap_key(per_member.key, how.key_impl)
+        return advance(key, trainer, run, (blocks, per_member), (validation, limits))
 
     return map_members(member, (each, real), shared, how.side_by_side, how.mesh)
 
@@ -181,21 +185,25 @@ def _described(
     trainer: Trainer,
     given: Inputs,
     state: TrainState,
-    own: Own,
+    per_member: PerMember,
     *,
     settings: dict[str, Any],
     limits: Limits,
 ) -> Job:
     """What a run is made of."""
     typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
-    arrays = {"rows": own.rows, "validation_rows": own.validation_rows, "weights": own.weight} | given.arrays
+    arrays = {
+        "rows": per_member.rows,
+        "validation_rows": per_member.validation_rows,
+        "weights": per_member.weight,
+    } | given.arrays
     arrays["key"] = jax.random.key_data(keys) if typed else keys
     leaves = jax.tree_util.tree_leaves_with_path(state)
     arrays |= {f"first state{jax.tree_util.keystr(path)}": leaf for path, leaf in leaves}
 
     def program() -> str:
         run = first_member(start_run(state, validated=given.validation is not None))
-        feed = given.feed.first, first_member(own._replace(key=None))
+        feed = given.feed.first, first_member(per_member._replace(key=None))
         return _advance_one.lower(jax.random.key(0), trainer, run, feed, (given.validation, limits)).as_text()
 
     return Job(settings, {name: array for name, array in arrays.items() if array is not None}, program)

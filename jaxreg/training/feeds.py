@@ -64,7 +64,7 @@ def share_class(count: int, n: int) -> int:
     return next(own for i in range(3) if (own := math.ceil(size * (share + i) / SHARES)) >= count)
 
 
-class Own(NamedTuple):
+class PerMember(NamedTuple):
     """What each member has for itself; with a leading axis of members on the host.
 
     Attributes:
@@ -115,17 +115,17 @@ class Table:
         """How many a call goes through."""
         return jnp.minimum(stop - epoch, CHUNK_EPOCHS)
 
-    def batches(self, key: Array, own: Own, epoch: Array) -> Batches:
+    def batches(self, key: Array, per_member: PerMember, epoch: Array) -> Batches:
         """The batches of an epoch, for a member."""
         data = self.data
-        if own.weight is not None:
+        if per_member.weight is not None:
             x, y, *weight = data
-            weight = weight[0] if weight else jnp.ones_like(own.weight)
-            data = x, y, weight * over_outputs(own.weight, weight.shape)
-        size = len(data[0] if own.rows is None else own.rows)
+            weight = weight[0] if weight else jnp.ones_like(per_member.weight)
+            data = x, y, weight * over_outputs(per_member.weight, weight.shape)
+        size = len(data[0] if per_member.rows is None else per_member.rows)
         count = size if self.exact else self.count
         if self.batch_size is None:
-            batch = data if own.rows is None else take_rows(data, own.rows)
+            batch = data if per_member.rows is None else take_rows(data, per_member.rows)
             if self.exact:
                 return Batches(1, lambda _: batch)
             whole, left = count // size, count % size
@@ -133,7 +133,7 @@ class Table:
         step = self.batch_size
         whole, left = count // step, count % step
         order = batch_order(key, epoch, count, size)
-        order = order if own.rows is None else own.rows[order]
+        order = order if per_member.rows is None else per_member.rows[order]
 
         def take(i: int | Array) -> Batch:
             return take_rows(data, jax.lax.dynamic_slice(order, (i * step,), (step,)))
@@ -183,9 +183,11 @@ class Block:
         """How many a call goes through."""
         return jnp.ones((), jnp.int32)
 
-    def batches(self, key: Array, own: Own, epoch: Array) -> Batches:
+    def batches(self, key: Array, per_member: PerMember, epoch: Array) -> Batches:
         """The batches, as a member weighs them."""
-        kept = self.fold >= 0 if own.fold is None else (self.fold >= 0) & (self.fold != own.fold)
+        kept = (
+            self.fold >= 0 if per_member.fold is None else (self.fold >= 0) & (self.fold != per_member.fold)
+        )
         weight = kept.astype(self.x.dtype)
         if self.numbers is not None:
             weight = weight * poisson(key, *self.numbers).astype(self.x.dtype)

@@ -165,8 +165,8 @@ def fit_ensemble(
         states: where to begin, with a leading axis of members; they aren't consumed.
         first_epoch: number of the first epoch, for a run that goes on, as in `fit`.
         hooks: called between chunks of epochs. The arrays of the `Run` have a leading axis of members.
-        mesh: the devices to use, with the axis "members", over which members are dealt; by default all of
-            this process. The devices of several processes may be in it (`hosts.make_mesh`), of which each
+        mesh: the devices to use, with the axis "members", over which members are distributed; by default all
+            of this process. The devices of several processes may be in it (`hosts.make_mesh`), of which each
             then calls this function with the same arguments, is shown its own members by hooks, and is given
             all of them. What members learn from may be the share of the process they are on, as that of
             `sources.Files` with `own_share`.

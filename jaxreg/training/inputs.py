@@ -14,7 +14,7 @@ from jaxreg.data.border import check_data, check_rows, check_trainable, check_we
 from jaxreg.data.frames import TableLike
 from jaxreg.data.rows import Source, bootstrap_rows, key_words, row_folds
 from jaxreg.plain import check_whole
-from jaxreg.training.feeds import Arrays, Own, Stream, Table, share_class, size_class
+from jaxreg.training.feeds import Arrays, PerMember, Stream, Table, share_class, size_class
 from jaxreg.training.losses import mean_nll, scaled_nll
 from jaxreg.training.trainer import Batch, Trainer, TrainState, state_shapes
 
@@ -41,7 +41,7 @@ class Inputs(NamedTuple):
     """What members train on, checked.
 
     Attributes:
-        own: what each member has for itself.
+        per_member: what each member has for itself.
         feed: the rows.
         validation: rows that are held out.
         example: some features.
@@ -51,7 +51,7 @@ class Inputs(NamedTuple):
         arrays: by name, the same.
     """
 
-    own: Own
+    per_member: PerMember
     feed: Arrays | Stream
     validation: Batch | None
     example: np.ndarray
@@ -96,8 +96,10 @@ def from_arrays(key: Array, trainer: Trainer, data: Batch, members: int, asked: 
     size = len(data[0]) if rows is None else rows.shape[1]
     exact = used == size and (full or used % batch_size == 0)
     table = Table(data, np.asarray(used, np.int32), None if full else batch_size, exact)
-    own = Own(None, rows, validation_rows, weights)
-    return Inputs(own, Arrays(table), validation, example, state, used if full else batch_size, {}, arrays)
+    per_member = PerMember(None, rows, validation_rows, weights)
+    return Inputs(
+        per_member, Arrays(table), validation, example, state, used if full else batch_size, {}, arrays
+    )
 
 
 def from_source(key: Array, trainer: Trainer, source: Source, members: int, asked: Asked) -> Inputs:
@@ -134,9 +136,9 @@ def from_source(key: Array, trainer: Trainer, source: Source, members: int, aske
     if validation is not None:
         validation, validation_rows = _filled_validation(trainer, validation, validation_rows)
     fold = None if folds is None else np.arange(members, dtype=np.int32) % folds
-    own = Own(None, None, validation_rows, None, fold)
+    per_member = PerMember(None, None, validation_rows, None, fold)
     settings = {"batches_per_epoch": feed.per_epoch, "folds": folds, "bootstrap": asked.bootstrap}
-    return Inputs(own, feed, validation, example, state, asked.batch_size, settings, arrays)
+    return Inputs(per_member, feed, validation, example, state, asked.batch_size, settings, arrays)
 
 
 def _filled_validation(

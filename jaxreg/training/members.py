@@ -31,7 +31,7 @@ MEMBERS_IN_TURN = 4
 
 
 class Layout(NamedTuple):
-    """How members are dealt.
+    """How members are distributed.
 
     Attributes:
         call: members in one call of the compiled program.
@@ -82,7 +82,9 @@ class Place(NamedTuple):
         own = jax.tree.map(np.asarray, own)
         wait_for_all()
         most = max(last - first for first, last in self.bounds.values())
-        gathered = multihost_utils.process_allgather(jax.tree.map(lambda leaf: _piece(leaf, 0, most), own))
+        gathered = multihost_utils.process_allgather(
+            jax.tree.map(lambda leaf: _members_part(leaf, 0, most), own)
+        )
 
         def joined(leaf: np.ndarray) -> np.ndarray:
             shares = [leaf[process][: last - first] for process, (first, last) in self.bounds.items()]
@@ -97,7 +99,7 @@ def find_place(mesh: Mesh | None, members: int) -> Place:
     if mesh is None:
         return Place(None, 0, members, {here: (0, members)})
     if mesh.axis_names != (AXIS,):
-        gone = "; batches aren't split over devices any more: members are dealt over all devices, and "
+        gone = "; batches aren't split over devices any more: members are distributed over all devices, and "
         gone += "processes may learn from their own share of the files (--own-files, Files.own_share)"
         gone = gone if "rows" in mesh.axis_names else ""
         raise ValueError(f"mesh must have one axis, {AXIS!r}, it has {mesh.axis_names}{gone}")
@@ -157,7 +159,7 @@ def wait_for_all() -> None:
         pass
 
 
-def dealt(
+def for_all_members(
     function: Callable, layout: Layout, pool: ThreadPoolExecutor, each: PyTree, shared: tuple
 ) -> Callable:
     """Make of a compiled function of some members one that calls it for all of them.
@@ -169,7 +171,7 @@ def dealt(
 
     def part(each: PyTree, first: int) -> tuple[PyTree, np.ndarray]:
         real = np.arange(first, first + layout.call) < members
-        part = jax.tree.map(lambda leaf: _piece(leaf, first, layout.call), each), real
+        part = jax.tree.map(lambda leaf: _members_part(leaf, first, layout.call), each), real
         return part if layout.mesh is None else jax.device_put(part, _sharding(layout.mesh, AXIS))
 
     def one_call(each: PyTree, shared: tuple, out: PyTree = None) -> PyTree:
@@ -195,8 +197,8 @@ def dealt(
         def call(first: int) -> None:
             with jax.enable_x64(wide):
                 results = program(*part(each, first), *shared)
-            for whole, piece in zip(jax.tree.leaves(joined), jax.tree.leaves(results), strict=True):
-                whole[first : first + layout.call] = np.asarray(piece)[: members - first]
+            for whole, part_of_them in zip(jax.tree.leaves(joined), jax.tree.leaves(results), strict=True):
+                whole[first : first + layout.call] = np.asarray(part_of_them)[: members - first]
 
         list(pool.map(call, range(0, members, layout.call)))
         for leaf in jax.tree.leaves(joined):
@@ -220,15 +222,15 @@ def map_members(
         return share(each, shared)
     own, common = PartitionSpec(AXIS), PartitionSpec()
     # Each device has its own loop, of its own length: there is nothing to say to the others.
-    dealt = jax.shard_map(share, mesh=mesh, in_specs=(own, common), out_specs=own, check_vma=False)
-    return dealt(each, shared)
+    on_devices = jax.shard_map(share, mesh=mesh, in_specs=(own, common), out_specs=own, check_vma=False)
+    return on_devices(each, shared)
 
 
 def _sharding(mesh: Mesh, *axes: str) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*axes))
 
 
-def _piece(leaf: ArrayLike, first: int, size: int) -> ArrayLike:
+def _members_part(leaf: ArrayLike, first: int, size: int) -> ArrayLike:
     """Some members' part of an array, the last repeated where there are too few."""
     if first == 0 and size == len(leaf):
         return leaf

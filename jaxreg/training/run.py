@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from jaxreg.training.feeds import Batches, Block, Own, Table
+from jaxreg.training.feeds import Batches, Block, PerMember, Table
 from jaxreg.training.hooks import Run
 from jaxreg.training.trainer import Batch, Trainer, TrainState, take_rows, weight_of, where
 
@@ -45,19 +45,19 @@ def advance(
     key: Array,
     trainer: Trainer,
     run: Run,
-    feed: tuple[Table | Block, Own],
+    feed: tuple[Table | Block, PerMember],
     held_out: tuple[Batch | None, Limits],
 ) -> tuple[Run, Report]:
     """Go through a call's blocks from the run's cursor on, or until the run is over."""
-    (blocks, own), (validation, limits) = feed, held_out
+    (blocks, per_member), (validation, limits) = feed, held_out
     first, dtype = run.cursor[0], run.best_nll.dtype
-    if validation is not None and own.validation_rows is not None:
-        validation = take_rows(validation, own.validation_rows)
+    if validation is not None and per_member.validation_rows is not None:
+        validation = take_rows(validation, per_member.validation_rows)
 
     def one_block(carry: tuple) -> tuple:
         i, run, losses, scores = carry
         epoch, batch = run.cursor
-        batches = blocks.batches(key, own, limits.first_epoch + epoch)
+        batches = blocks.batches(key, per_member, limits.first_epoch + epoch)
         state, sums = _step_through(trainer, batches, run.state, run.sums)
         loss = sums[0] / jnp.where(sums[1] > 0, sums[1], 1)
         finite, last = jnp.isfinite(loss) & _all_finite(state.params), jnp.asarray(blocks.ends_epoch)
