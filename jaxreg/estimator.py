@@ -1,7 +1,5 @@
 """A scikit-learn regressor: an ensemble with calibrated error bars, for tables of numbers of any kind."""
 
-import math
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -136,7 +134,7 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         """
         check_settings(self)
         check_hooks(self.hooks)
-        clock = _Clock(self.time_limit)
+        limit = TimeLimit(self.time_limit)
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         key = jax.random.key(seed)
         if isinstance(X, Source):
@@ -148,8 +146,8 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         if given.mesh is not None:  # processors of different kinds might choose otherwise
             scale = float(hosts.gather({"scale": np.array(scale)})[0]["scale"])
         self.frequency_scale_, scales = scale, np.full(self.members, scale)
-        states, self.history_ = recipe.fit(key, given, scales, [*self.hooks, *clock.hooks])
-        clock.warn_if_stopped(self.history_)
+        states, self.history_ = recipe.fit(key, given, scales, [*self.hooks, *limit.hooks])
+        limit.warn_if_stopped(self.history_)
         return self._keep(states, recipe, given, int(seed))
 
     def fit_files(self, files: Source, own_files: bool = False):
@@ -379,10 +377,10 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
                 stacklevel=3,
             )
             return SCALE_OF_FEW
-        limit = math.inf if self.time_limit is None else TRIAL_SHARE * self.time_limit
+        limit = TimeLimit(None if self.time_limit is None else TRIAL_SHARE * self.time_limit)
         key = jax.random.fold_in(key, int(self.members))
         hooks = [hook.for_trial() for hook in self.hooks]
-        hooks = [TimeLimit(time.monotonic() + limit), *(hook for hook in hooks if hook is not None)]
+        hooks = [*limit.hooks, *(hook for hook in hooks if hook is not None)]
         return try_scales(key, self, given.trial, hooks)
 
     def _described(self) -> dict:
@@ -405,27 +403,6 @@ def _check_known(known: np.ndarray) -> None:
     empty = np.flatnonzero(~known.any(axis=0))
     if empty.size:
         raise ValueError(f"y, column {empty[0]}, is missing in all rows: leave it out")
-
-
-class _Clock:
-    """A time limit, None for none, from now on."""
-
-    def __init__(self, seconds: float | None):
-        self.seconds, self.began = seconds, time.monotonic()
-        self.hooks = [] if seconds is None else [TimeLimit(self.began + seconds)]
-
-    def warn_if_stopped(self, history: History) -> None:
-        """Say what was kept where the time was over before the epochs were."""
-        if any(hook.stopped for hook in self.hooks):
-            done = int(np.isfinite(history.loss).sum(axis=-1).max())
-            if done < history.loss.shape[-1]:
-                warnings.warn(
-                    f"time_limit={self.seconds:g}: training stopped after {done:,} of "
-                    f"{history.loss.shape[-1]:,} epochs, {time.monotonic() - self.began:.0f} s after it "
-                    "began, and the best of these epochs are kept; compiling and an epoch under way aren't "
-                    "cut short",
-                    stacklevel=3,
-                )
 
 
 def _final_scores(history: History) -> dict[str, float]:

@@ -99,19 +99,33 @@ def standardised(
 
 
 class TimeLimit(Hook):
-    """Stops a run at a time of the clock `time.monotonic`.
+    """Stops a run so many seconds from now on, None for never.
 
     Attributes:
-        stopped: whether it did.
+        hooks: itself, or nothing where there is no limit.
+        stopped: whether it stopped a run.
     """
 
-    def __init__(self, deadline: float):
-        self.deadline, self.stopped = deadline, False
+    def __init__(self, seconds: float | int | None):
+        self.seconds, self.began, self.stopped = seconds, time.monotonic(), False
+        self.hooks = [] if seconds is None else [self]
 
     def after_chunk(self, run: Run, history: History) -> bool:
         """Whether the time is over."""
-        self.stopped = time.monotonic() >= self.deadline
+        self.stopped = time.monotonic() >= self.began + self.seconds
         return self.stopped
+
+    def warn_if_stopped(self, history: History) -> None:
+        """Say what was kept if the time was over before the epochs were."""
+        done = int(np.isfinite(history.loss).sum(axis=-1).max())
+        if self.stopped and done < history.loss.shape[-1]:
+            warnings.warn(
+                f"time_limit={self.seconds:g}: training stopped after {done:,} of "
+                f"{history.loss.shape[-1]:,} epochs, {time.monotonic() - self.began:.0f} s after it "
+                "began, and the best of these epochs are kept; compiling and an epoch under way aren't "
+                "cut short",
+                stacklevel=3,
+            )
 
 
 class TrainingData(NamedTuple):
