@@ -304,6 +304,32 @@ def test_all_members_failing_is_an_error(sinusoid):
         fit_ensemble(KEY, make_trainer(MODEL, sgd(1e3)), sinusoid, members=3, epochs=50, batch_size=64)
 
 
+# In a process of its own, because what checks types in these tests holds arguments until a call ends.
+LET_GO = """
+import weakref
+import jax, numpy as np
+from jaxreg import Hook, MeanVarRegressor, data, fit_ensemble, make_trainer, sgd
+
+class Looks(Hook):
+    every = 1
+
+    def begin(self, job):
+        self.first = [weakref.ref(a) for name, a in job.arrays.items() if name.startswith("first state")]
+
+    def after_chunk(self, run, history):
+        print(sum(ref() is not None for ref in self.first), len(self.first) > 5)
+
+rows = tuple(map(np.asarray, data.sinusoid(jax.random.key(0))))
+trainer = make_trainer(MeanVarRegressor(hidden=(8,)), sgd(1e-2))
+fit_ensemble(jax.random.key(1), trainer, rows, members=40, epochs=3, side_by_side=1, hooks=[Looks()])
+"""
+
+
+def test_the_first_state_is_let_go_of():
+    done = subprocess.run([sys.executable, "-c", LET_GO], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[1:] == ["0 True"] * 2
+
+
 def test_one_program_serves_any_numbers_epochs_and_members(sinusoid, counting):
     def run(learning_rates, epochs):
         trainer = make_trainer(counting, sgd(1e-3))
