@@ -75,8 +75,8 @@ def _user_folder() -> Path:
         "win32": ("LOCALAPPDATA", "AppData/Local"),
         "darwin": (None, "Library/Caches"),
     }.get(sys.platform, ("XDG_CACHE_HOME", ".cache"))
-    given = Path(os.environ.get(name, "")) if name else Path()
-    return given if given.is_absolute() else Path.home() / default
+    folder = Path(os.environ.get(name, "")) if name else Path()
+    return folder if folder.is_absolute() else Path.home() / default
 
 
 def _is_open_to_others(folder: Path) -> bool:

@@ -138,17 +138,17 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         key = jax.random.key(seed)
         if isinstance(X, Source):
-            given = self._from_source(key, X, y, sample_weight)
+            training_data = self._from_source(key, X, y, sample_weight)
         else:
-            given = self._from_table(key, X, y, sample_weight)
-        recipe = make_recipe(self, given)
-        scale = self._choose_scale(key, given)
-        if given.mesh is not None:  # processors of different kinds might choose otherwise
+            training_data = self._from_table(key, X, y, sample_weight)
+        recipe = make_recipe(self, training_data)
+        scale = self._choose_scale(key, training_data)
+        if training_data.mesh is not None:  # processors of different kinds might choose otherwise
             scale = float(hosts.gather({"scale": np.array(scale)})[0]["scale"])
         self.frequency_scale_, scales = scale, np.full(self.members, scale)
-        states, self.history_ = recipe.fit(key, given, scales, [*self.hooks, *limit.hooks])
+        states, self.history_ = recipe.fit(key, training_data, scales, [*self.hooks, *limit.hooks])
         limit.warn_if_stopped(self.history_)
-        return self._keep(states, recipe, given, int(seed))
+        return self._keep(states, recipe, training_data, int(seed))
 
     def fit_files(self, files: Source, own_files: bool = False):
         """The same as `fit(files)`; in a run of many processes `own_files` sets the files' `own_share`."""
@@ -167,8 +167,8 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         scalers, folds, held_out = fit_scalers(x, y, weight), self._folds(len(x)), {}
         data, used = standardised(scalers, x, y, weight), len(x)
         if folds is not None:
-            rows, own = fold_rows(key, len(x), int(self.members), folds)
-            held_out, used = {"rows": rows, "validation_rows": own}, rows.shape[1]
+            rows, held_out_rows = fold_rows(key, len(x), int(self.members), folds)
+            held_out, used = {"rows": rows, "validation_rows": held_out_rows}, rows.shape[1]
         columns = names, target_names, *dtypes
         return TrainingData(data, data, len(x), used, used, held_out, scalers, columns)
 
@@ -186,8 +186,8 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         if self.batch_size is None:
             raise ValueError("rows in files need a batch_size: a number or 'auto'")
         processes, mesh = jax.process_count(), None
-        own = processes > 1 and files.own_share
-        if own and len(files.row_groups) < processes:
+        by_share = processes > 1 and files.own_share
+        if by_share and len(files.row_groups) < processes:
             raise ValueError(
                 f"{len(files.row_groups)} row groups are too few for {processes} processes with files of "
                 "their own: write smaller row groups, use fewer processes, or leave own_files out, so that "
@@ -211,42 +211,42 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
             sample = tuple(part[some] for part in validation)
             sample_used = len(some) - len(some) // min(folds, len(some) // FOLD_ROWS)
         columns = files.features, (files.target,), files.types[:-1], files.types[-1:]
-        used = files.rows // processes if own else files.rows
+        used = files.rows // processes if by_share else files.rows
         return TrainingData(
             files, sample, files.rows, used, sample_used, held_out, files.units, columns, mesh
         )
 
-    def _keep(self, states: TrainState, recipe: Recipe, given: TrainingData, seed: int):
+    def _keep(self, states: TrainState, recipe: Recipe, training_data: TrainingData, seed: int):
         """Scale the noise by the rows that members held out, and keep the model."""
         kept = self.history_.failed_epoch < 0
         self.members_ = without_failed(states, self.history_).params
         self.n_iter_ = int(np.isfinite(self.history_.loss).sum(axis=-1).max())
         self.calibration_ = None
-        if given.held_out:
-            x, y, *weight = given.held_out.get("validation", given.data)
+        if training_data.held_out:
+            x, y, *weight = training_data.held_out.get("validation", training_data.data)
             n, size = len(x), size_class(len(x))
             x, y, weight = (more_rows(part, size) for part in (x, y, weight[0] if weight else np.ones(n)))
             unseen = np.zeros((self.members, size + 1), bool)
             # No row, -1, is one more than there are.
-            np.put_along_axis(unseen, given.held_out["validation_rows"], True, axis=1)
+            np.put_along_axis(unseen, training_data.held_out["validation_rows"], True, axis=1)
             seen = predict_ensemble(recipe.model, self.members_, x)
             self.calibration_ = NoiseScaling.fit_held_out(
                 seen, y, unseen[kept, :-1], sample_weight=weight, prior_rows=PRIOR_ROWS
             )
         settings = self._described() | {
             "hidden": list(recipe.model.hidden),
-            "rows": given.rows,
+            "rows": training_data.rows,
             "epochs": recipe.epochs,
             "batch_size": recipe.batch_size,
             "seed": seed,
             "frequency_scale": self.frequency_scale_,
             "trained_epochs": self.n_iter_,
         }
-        feature_names, target_names, feature_dtypes, target_dtypes = given.columns
+        feature_names, target_names, feature_dtypes, target_dtypes = training_data.columns
         self.fitted_ = Fitted(
             recipe.model,
             self.members_,
-            *given.scalers,
+            *training_data.scalers,
             feature_names,
             target_names,
             settings,
@@ -364,11 +364,11 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
             folds = most
         return folds
 
-    def _choose_scale(self, key: jax.Array, given: TrainingData) -> float:
+    def _choose_scale(self, key: jax.Array, training_data: TrainingData) -> float:
         """The scale of the frequencies that is asked for, or that small ensembles find."""
         if self.frequency_scale != "auto":
             return float(self.frequency_scale)
-        if not (self.frequencies and given.held_out) or len(given.sample[0]) < TRIAL_ROWS:
+        if not (self.frequencies and training_data.held_out) or len(training_data.sample[0]) < TRIAL_ROWS:
             return SCALE_OF_FEW
         if self.time_limit is not None and self.time_limit < TRIAL_SECONDS:
             warnings.warn(
@@ -381,7 +381,7 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         key = jax.random.fold_in(key, int(self.members))
         hooks = [hook.for_trial() for hook in self.hooks]
         hooks = [*limit.hooks, *(hook for hook in hooks if hook is not None)]
-        return try_scales(key, self, given.trial, hooks)
+        return try_scales(key, self, training_data.trial, hooks)
 
     def _described(self) -> dict:
         """The settings as a model file can hold them."""

@@ -58,9 +58,9 @@ def start(
     Raises:
         ValueError: if there is no cluster to be found, or the others don't come in time.
     """
-    given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
-    if any(value is not None for value in given.values()):
-        missing = [name for name, value in given.items() if value is None]
+    options = {"--coordinator": coordinator, "--processes": processes, "--process": process}
+    if any(value is not None for value in options.values()):
+        missing = [name for name, value in options.items() if value is None]
         if missing:
             raise ValueError(f"{' and '.join(missing)} must be given too, or none of the three")
         if not re.fullmatch(r"\S+:\d+", coordinator):
@@ -170,11 +170,11 @@ def gather(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
         return [dict(arrays)]
     stream = io.BytesIO()
     np.savez(stream, **arrays)
-    own = np.frombuffer(stream.getvalue(), np.uint8)
+    packed = np.frombuffer(stream.getvalue(), np.uint8)
     wait_for_all()
-    sizes = multihost_utils.process_allgather(np.int32(len(own))).ravel()
+    sizes = multihost_utils.process_allgather(np.int32(len(packed))).ravel()
     padded = np.zeros(sizes.max(), np.uint8)
-    padded[: len(own)] = own
+    padded[: len(packed)] = packed
     found = []
     for size, line in zip(sizes, multihost_utils.process_allgather(padded), strict=True):
         with np.load(io.BytesIO(line[:size].tobytes()), allow_pickle=False) as content:

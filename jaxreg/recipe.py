@@ -180,34 +180,34 @@ class Recipe(NamedTuple):
     def fit(
         self,
         key: jax.Array,
-        given: TrainingData,
+        training_data: TrainingData,
         scales: np.ndarray,
         hooks: Sequence[Hook],
     ) -> tuple[TrainState, History]:
         """Train a member for each scale of the frequencies."""
         # One after another, so that one program serves any number of them.
-        keys, example = jax.random.split(key, len(scales)), given.sample[0][:1]
+        keys, example = jax.random.split(key, len(scales)), training_data.sample[0][:1]
         with memory_errors("smaller layers or fewer members need less"):
             states = [_begin(self.trainer, *one, example) for one in zip(keys, scales, strict=True)]
             states = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.block_until_ready(states))
         return fit_ensemble(
             key,
             self.trainer,
-            given.data,
+            training_data.data,
             members=len(scales),
             epochs=self.epochs,
             batch_size=self.batch_size,
-            patience=self.patience if given.held_out else None,
+            patience=self.patience if training_data.held_out else None,
             states=states,
             hooks=hooks,
-            mesh=given.mesh,
-            **given.held_out,
+            mesh=training_data.mesh,
+            **training_data.held_out,
         )
 
 
-def make_recipe(settings: Any, given: TrainingData, share: float = 1.0) -> Recipe:
+def make_recipe(settings: Any, training_data: TrainingData, share: float = 1.0) -> Recipe:
     """How an estimator of some settings trains its members, for a share of the epochs."""
-    x, y, *_ = given.sample
+    x, y, *_ = training_data.sample
     frequencies = min(settings.frequencies, max(MOST_FREQUENCIES // x.shape[1], 1))
     model = MeanVarRegressor(
         hidden=settings.hidden,
@@ -215,13 +215,19 @@ def make_recipe(settings: Any, given: TrainingData, share: float = 1.0) -> Recip
         activation=ACTIVATIONS[settings.activation],
         embedding=PeriodicEmbedding(frequencies) if frequencies else None,
     )
-    streamed, batch_size, epochs = isinstance(given.data, Source), settings.batch_size, settings.epochs
-    batch_size = auto_batch_size(given.used) if batch_size == "auto" else batch_size
-    steps = given.data.batches(batch_size) if streamed else steps_per_epoch(given.used, batch_size)
+    data, used, batch_size, epochs = (
+        training_data.data,
+        training_data.used,
+        settings.batch_size,
+        settings.epochs,
+    )
+    streamed = isinstance(data, Source)
+    batch_size = auto_batch_size(used) if batch_size == "auto" else batch_size
+    steps = data.batches(batch_size) if streamed else steps_per_epoch(used, batch_size)
     if epochs == "auto":
         epochs = stream_epochs(steps) if streamed else auto_epochs(steps)
     epochs = math.ceil(share * epochs)
-    decay = settings.weight_decay * math.sqrt(DECAY_ROWS / given.rows)
+    decay = settings.weight_decay * math.sqrt(DECAY_ROWS / training_data.rows)
     optimizer = adamw(settings.learning_rate, decay, steps=epochs * steps)
     trainer = make_trainer(model, optimizer, LOSSES[settings.loss], scaled_nll)
     return Recipe(model, trainer, batch_size, epochs, max(math.ceil(settings.patience * epochs), 1))
@@ -237,24 +243,24 @@ def _begin(trainer: Trainer, key: jax.Array, scale: jax.Array, x: jax.Array) -> 
     return state._replace(params=state.params | {"params": params})
 
 
-def try_scales(key: jax.Array, settings: Any, given: TrainingData, hooks: Sequence[Hook]) -> float:
+def try_scales(key: jax.Array, settings: Any, training_data: TrainingData, hooks: Sequence[Hook]) -> float:
     """The scale of the frequencies whose small ensemble predicts rows best that none of its members saw.
 
     The score is the ensemble's: high frequencies let members err each in another way, which the mean of the
     members gains from and no member does.
     """
-    recipe, data, n = make_recipe(settings, given, TRIAL_SHARE), given.data, given.rows
-    size = n - given.used
+    recipe, data = make_recipe(settings, training_data, TRIAL_SHARE), training_data.data
+    n, size = training_data.rows, training_data.rows - training_data.used
     folds = max(int(TRIAL_UNSEEN * n / size), 1)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
     unseen, seen = np.split(rng.permutation(n).astype(np.int32), [folds * size])
     # Those that are missing in number are repeats; the epoch is chosen on a part of the unseen rows.
-    more = rng.choice(seen, (TRIAL_MEMBERS, given.used - len(seen)))
+    more = rng.choice(seen, (TRIAL_MEMBERS, training_data.used - len(seen)))
     rows = np.concatenate([np.tile(seen, (TRIAL_MEMBERS, 1)), more], axis=1)
     held_out = unseen.reshape(folds, size)[np.arange(TRIAL_MEMBERS) % folds]
     rows, held_out = (np.tile(part, (len(SCALES), 1)) for part in (rows, held_out))
-    given = given._replace(held_out={"rows": rows, "validation_rows": held_out})
-    states, history = recipe.fit(key, given, np.repeat(SCALES, TRIAL_MEMBERS), hooks)
+    training_data = training_data._replace(held_out={"rows": rows, "validation_rows": held_out})
+    states, history = recipe.fit(key, training_data, np.repeat(SCALES, TRIAL_MEMBERS), hooks)
     # Filled up with rows of no weight, as in training: a new number of rows needs no program of its own.
     filled = more_rows(unseen, share_class(len(unseen), n))
     y, *weight = (a[filled] for a in data[1:])
@@ -263,8 +269,8 @@ def try_scales(key: jax.Array, settings: Any, given: TrainingData, hooks: Sequen
     together = predict_ensemble(recipe.model, states.params, data[0][filled])
     scores = []
     for i in range(len(SCALES)):
-        own = slice(i * TRIAL_MEMBERS, (i + 1) * TRIAL_MEMBERS)
-        mixture = GaussianMixture(*(np.asarray(leaf)[own] for leaf in together[:2]))
+        of_scale = slice(i * TRIAL_MEMBERS, (i + 1) * TRIAL_MEMBERS)
+        mixture = GaussianMixture(*(np.asarray(leaf)[of_scale] for leaf in together[:2]))
         scaled = NoiseScaling.fit(mixture, y, sample_weight=weight)(mixture)
         scores.append(np.mean(metrics.nll(scaled, y, sample_weight=weight)))
     failed = (history.failed_epoch >= 0).reshape(len(SCALES), -1).any(axis=1)

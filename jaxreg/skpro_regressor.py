@@ -38,8 +38,8 @@ class DeepEnsembleProbaRegressor(BaseProbaRegressor):
         super().__init__()
 
     def _fit(self, X: pd.DataFrame, y: pd.DataFrame, C: Any = None) -> "DeepEnsembleProbaRegressor":
-        given = DeepEnsembleRegressor() if self.estimator is None else self.estimator
-        self.estimator_ = clone(given)
+        regressor = DeepEnsembleRegressor() if self.estimator is None else self.estimator
+        self.estimator_ = clone(regressor)
         self.estimator_.fit(_named(X), y if y.shape[1] > 1 else y.iloc[:, 0])
         self.targets_ = y.columns
         return self

@@ -114,7 +114,7 @@ def demo(
 
 def with_settings(command: Callable) -> Callable:
     """A command whose `settings` become an option for each setting of the estimator."""
-    own = inspect.signature(command)
+    signature = inspect.signature(command)
     options = [
         inspect.Parameter(
             name,
@@ -127,8 +127,8 @@ def with_settings(command: Callable) -> Callable:
         for name, setting in settings_of(EnsembleSettings).items()
         if name not in NO_OPTIONS
     ]
-    kept = [parameter for name, parameter in own.parameters.items() if name != "settings"]
-    command.__signature__ = own.replace(parameters=[*kept, *options])
+    kept = [parameter for name, parameter in signature.parameters.items() if name != "settings"]
+    command.__signature__ = signature.replace(parameters=[*kept, *options])
     return command
 
 

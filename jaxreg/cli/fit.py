@@ -100,8 +100,8 @@ def run(asked: Asked, kept: Kept, job: Job | None, settings: dict[str, Any], tal
     if len(y):
         prediction = fitted.predict(x)
         result = evaluate(prediction, y, baseline=trivial(fitted.y_scaler, 0))
-        own = {f"test_{name}": float(result[name]) for name in SCORES_KEPT}
-        fitted = fitted._replace(scores=fitted.scores | {"test_rows": len(y)} | own)
+        test_scores = {f"test_{name}": float(result[name]) for name in SCORES_KEPT}
+        fitted = fitted._replace(scores=fitted.scores | {"test_rows": len(y)} | test_scores)
         features = fitted.feature_names
         feature = x[:, 0] if len(features) == 1 else None
         section = report.Section(asked.target, prediction, y, result, feature, features[0])

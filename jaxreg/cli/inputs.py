@@ -88,8 +88,8 @@ def rows_in_memory(paths: list[Path], target: str, drop: list[str], test_fractio
     if constant:
         listed = ", ".join(map(repr, constant))
         warnings.warn(f"constant column {listed}: it tells nothing about the target", stacklevel=2)
-    given = pl.DataFrame(x[train], schema=features), pl.Series(target, y[train])
-    return Rows(given, (x[test], y[test]), len(x), dtypes)
+    training_rows = pl.DataFrame(x[train], schema=features), pl.Series(target, y[train])
+    return Rows(training_rows, (x[test], y[test]), len(x), dtypes)
 
 
 def no_rows(paths: list[Path]) -> str:

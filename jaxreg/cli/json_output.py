@@ -18,8 +18,8 @@ def print_json(found: Mapping[str, Any]) -> None:
 
 def scores_of(scores: Mapping[str, Any]) -> dict[str, Any]:
     """Scores of one output, from `metrics.evaluate`, those of the trivial prediction among them."""
-    own = {name: value for name, value in scores.items() if name != "baseline"}
-    return own | ({"trivial": dict(scores["baseline"])} if "baseline" in scores else {})
+    kept = {name: value for name, value in scores.items() if name != "baseline"}
+    return kept | ({"trivial": dict(scores["baseline"])} if "baseline" in scores else {})
 
 
 def _plain(value: Any) -> Any:

@@ -168,11 +168,11 @@ def check_data(data: TableLike, name: str = "data") -> tuple[np.ndarray, ...]:
             raise ValueError("weight is zero everywhere: nothing is left to learn from")
         present = np.broadcast_to(over_outputs(weight, raw.shape), raw.shape)
         y, weight = np.where(present > 0, raw, 0), without_unit(weight)
-    given = data[0], y
+    as_given = data[0], y
     y = check_targets(y, f"{name}: y" if name != "data" else "y")
     if len(y) != len(x):
         raise ValueError(f"x has {len(x)} rows and y has {len(y)}: each row of x needs its target")
-    for what, before, after in zip("xy", given, (x, y.astype(x.dtype, copy=False)), strict=True):
+    for what, before, after in zip("xy", as_given, (x, y.astype(x.dtype, copy=False)), strict=True):
         _check_distinct(before, after, what if name == "data" else f"{name}: {what}")
     return tuple(a.astype(x.dtype, copy=False) for a in (x, y, weight) if a is not None)
 

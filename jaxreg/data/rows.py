@@ -47,8 +47,8 @@ def _batch_order(key: Array, epoch: int | Array, n: int | Array, size: int) -> A
     present = positions < n
 
     def shuffle(round_: int | Array, order: Array) -> Array:
-        own = jnp.where(round_ == 0, key, jax.random.fold_in(key, round_))
-        drawn = jax.random.bits(own, (size,), jnp.uint32)
+        round_key = jnp.where(round_ == 0, key, jax.random.fold_in(key, round_))
+        drawn = jax.random.bits(round_key, (size,), jnp.uint32)
         words = jnp.where(present, (drawn & ~low) | positions, np.uint32(2**32 - 1))
         shuffled = jnp.where(present, jax.lax.sort(words, is_stable=False) & low, positions)
         return order[shuffled]

@@ -252,9 +252,9 @@ class Files:
             least, most = values.min(axis=1), values.max(axis=1)
             values -= shift[:, None]
             with np.errstate(over="ignore", invalid="ignore"):  # what isn't finite is counted below
-                own = values.mean(axis=1)
-                squares = ((values - own[:, None]) ** 2).sum(axis=1)
-            found.append((row_group.first, float(values.shape[1]), own, squares, least, most))
+                row_group_mean = values.mean(axis=1)
+                squares = ((values - row_group_mean[:, None]) ** 2).sum(axis=1)
+            found.append((row_group.first, float(values.shape[1]), row_group_mean, squares, least, most))
             if not np.isfinite(squares.sum()):
                 for i, n in enumerate((~np.isfinite(values)).sum(axis=1)):
                     if n:
@@ -275,13 +275,13 @@ class Files:
         """What each process that reads these files computes, or on each of them the first one's error."""
         if self._shares == 1:
             return [compute()]
-        own, error = {}, None
+        computed, error = {}, None
         try:
-            own = compute()
+            computed = compute()
         except (ValueError, OSError) as caught:
             error = caught
         hosts.all_or_none(error)
-        return hosts.gather(own)
+        return hosts.gather(computed)
 
     @property
     def _shares(self) -> int:

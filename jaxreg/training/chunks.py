@@ -72,30 +72,30 @@ def train(
     check_settings(epochs, batch_size, patience, first_epoch, validated=any(p is not None for p in held_out))
     place = find_place(mesh, members)
     prepare = from_source if isinstance(data, Source) else from_arrays
-    given = prepare(key, trainer, data, members, asked)
-    expected = given.state
+    inputs = prepare(key, trainer, data, members, asked)
+    expected = inputs.state
     numbers = check_swept(numbers or {}, expected.opt_state, members)
     check_state("state" if alone else "states", states, expected, () if alone else (members,))
     states = jax.tree.map(lambda leaf: np.asarray(leaf)[None], states) if alone else states
     parameters = sum(leaf.size for leaf in jax.tree.leaves(expected.params))
 
     typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
-    per_member = given.per_member._replace(key=np.asarray(jax.random.key_data(keys) if typed else keys))
+    per_member = inputs.per_member._replace(key=np.asarray(jax.random.key_data(keys) if typed else keys))
     keys, per_member, numbers, states = jax.tree.map(place.members_of, (keys, per_member, numbers, states))
-    layout = lay_out(place.count, parameters * given.most, place, side_by_side)
+    layout = lay_out(place.count, parameters * inputs.most, place, side_by_side)
     how = _How(jax.random.key_impl(keys) if typed else None, layout.side_by_side, layout.mesh)
     limits = Limits(0, MOST if patience is None else patience, first_epoch)
     limits = Limits(*(np.asarray(number, np.int32) for number in limits))
     settings = {"batch_size": batch_size, "epochs": epochs, "patience": int(limits.patience)}
-    settings |= {"first_epoch": first_epoch} | given.settings
+    settings |= {"first_epoch": first_epoch} | inputs.settings
     if place.processes > 1:
         settings |= {"first member here": place.first, "mesh": str(dict(mesh.shape))}
     with ThreadPoolExecutor(layout.workers) as pool:
         for_all = partial(for_all_members, layout=layout, pool=pool)
-        shared = trainer, given.validation, given.example
+        shared = trainer, inputs.validation, inputs.example
         trainer, validation, example = jax.device_put(shared, layout.everywhere)
         feed, begin, start = (
-            given.feed.put(layout.everywhere),
+            inputs.feed.put(layout.everywhere),
             (per_member, states, numbers),
             (trainer, example),
         )
@@ -124,7 +124,7 @@ def train(
             return run._replace(losses=series[0], scores=series[1])
 
         def job(state: TrainState) -> Job:
-            return _described(keys, trainer, given, state, per_member, settings=settings, limits=limits)
+            return _described(keys, trainer, inputs, state, per_member, settings=settings, limits=limits)
 
         calls = math.ceil(place.count / (layout.call * layout.workers))
         seconds = max(CHUNK_SECONDS, calls * CALL_SECONDS)
@@ -183,7 +183,7 @@ def _wrap_key(key: Array, impl: str | None) -> Array:
 def _described(
     keys: Array,
     trainer: Trainer,
-    given: Inputs,
+    inputs: Inputs,
     state: TrainState,
     per_member: PerMember,
     *,
@@ -196,15 +196,17 @@ def _described(
         "rows": per_member.rows,
         "validation_rows": per_member.validation_rows,
         "weights": per_member.weight,
-    } | given.arrays
+    } | inputs.arrays
     arrays["key"] = jax.random.key_data(keys) if typed else keys
     leaves = jax.tree_util.tree_leaves_with_path(state)
     arrays |= {f"first state{jax.tree_util.keystr(path)}": leaf for path, leaf in leaves}
 
     def program() -> str:
-        run = first_member(start_run(state, validated=given.validation is not None))
-        feed = given.feed.first, first_member(per_member._replace(key=None))
-        return _advance_one.lower(jax.random.key(0), trainer, run, feed, (given.validation, limits)).as_text()
+        run = first_member(start_run(state, validated=inputs.validation is not None))
+        feed = inputs.feed.first, first_member(per_member._replace(key=None))
+        return _advance_one.lower(
+            jax.random.key(0), trainer, run, feed, (inputs.validation, limits)
+        ).as_text()
 
     return Job(settings, {name: array for name, array in arrays.items() if array is not None}, program)
 
@@ -234,8 +236,8 @@ def drive(
             run = _of_length(hook.restore(run), epochs)
         (epoch, batch), length = run.position, 1
         while epoch < epochs and np.any(np.asarray(run.active)):
-            here = epoch + batch / feed.per_epoch
-            marks = [(periods(here, hook.every) + 1) * hook.every for hook in hooks if hook.every]
+            epochs_done = epoch + batch / feed.per_epoch
+            marks = [(periods(epochs_done, hook.every) + 1) * hook.every for hook in hooks if hook.every]
             stop = min(epochs, epoch + length, *(_at_batch(mark, feed.per_epoch) for mark in marks))
             began = time.perf_counter()
             run = chunk(run, stop)

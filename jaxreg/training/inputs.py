@@ -182,14 +182,16 @@ def held_out_sample(key: Array, source: Source, members: int, folds: int) -> tup
         ValueError: if a fold has no row.
     """
     numbers, x, y = source.take([*key_words(key), members], HELD_OUT_ROWS)
-    own = [np.flatnonzero(row_folds(key, numbers, folds) == fold) for fold in range(min(members, folds))]
-    if not all(map(len, own)):
+    rows_of_fold = [
+        np.flatnonzero(row_folds(key, numbers, folds) == fold) for fold in range(min(members, folds))
+    ]
+    if not all(map(len, rows_of_fold)):
         raise ValueError(
             f"{len(numbers)} rows are too few for {folds} folds by the hash of their numbers: use fewer "
             "folds, or read the rows into memory"
         )
-    listed = np.full((len(own), max(map(len, own))), -1, np.int32)
-    for line, rows in zip(listed, own, strict=True):
+    listed = np.full((len(rows_of_fold), max(map(len, rows_of_fold))), -1, np.int32)
+    for line, rows in zip(listed, rows_of_fold, strict=True):
         line[: len(rows)] = rows
     return (x, y), listed[np.arange(members) % folds]
 
@@ -230,8 +232,8 @@ def _check_each_trainable(data: Batch, rows: np.ndarray | None, weights: np.ndar
         present = slice(None) if rows is None else rows[i][rows[i] >= 0]
         parts = [a[present] for a in weight]
         if weights is not None:
-            own = weights[i][present]
-            parts = [part * over_outputs(own, part.shape) for part in parts] or [own]
+            member_weights = weights[i][present]
+            parts = [part * over_outputs(member_weights, part.shape) for part in parts] or [member_weights]
         try:
             check_trainable((x[present], y[present], *parts))
         except ValueError as error:

@@ -95,9 +95,9 @@ class Place(NamedTuple):
 
 def find_place(mesh: Mesh | None, members: int) -> Place:
     """Find this process in a mesh, or raise what is wrong with the mesh."""
-    here = jax.process_index()
+    this_process = jax.process_index()
     if mesh is None:
-        return Place(None, 0, members, {here: (0, members)})
+        return Place(None, 0, members, {this_process: (0, members)})
     if mesh.axis_names != (AXIS,):
         gone = "; batches aren't split over devices any more: members are distributed over all devices, and "
         gone += "processes may learn from their own share of the files (--own-files, Files.own_share)"
@@ -105,19 +105,19 @@ def find_place(mesh: Mesh | None, members: int) -> Place:
         raise ValueError(f"mesh must have one axis, {AXIS!r}, it has {mesh.axis_names}{gone}")
     devices = mesh.devices
     processes = list(dict.fromkeys(device.process_index for device in devices))
-    if processes == [here]:
-        return Place(mesh, 0, members, {here: (0, members)})
+    if processes == [this_process]:
+        return Place(mesh, 0, members, {this_process: (0, members)})
     if members < len(processes):
         raise ValueError(f"{members} members are too few for the {len(processes)} processes of the mesh")
-    if here not in processes:
-        raise ValueError(f"mesh has no device of this process, {here}")
+    if this_process not in processes:
+        raise ValueError(f"mesh has no device of this process, {this_process}")
     edges = [i * members // len(processes) for i in range(len(processes) + 1)]
     bounds = dict(zip(processes, zip(edges[:-1], edges[1:], strict=True), strict=True))
-    own = [device for device in devices if device.process_index == here]
+    own_devices = [device for device in devices if device.process_index == this_process]
     # One CPU device is used by a thread for each core.
-    threaded = len(own) == 1 and own[0].platform == "cpu"
-    first, last = bounds[here]
-    return Place(None if threaded else Mesh(np.array(own), (AXIS,)), first, last - first, bounds)
+    threaded = len(own_devices) == 1 and own_devices[0].platform == "cpu"
+    first, last = bounds[this_process]
+    return Place(None if threaded else Mesh(np.array(own_devices), (AXIS,)), first, last - first, bounds)
 
 
 def lay_out(members: int, multiply_adds: int, place: Place, side_by_side: int | None) -> Layout:
