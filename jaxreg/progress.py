@@ -28,8 +28,9 @@ class Bar(Hook):
         self.progress: Progress | None = None
 
     def begin(self, job: Job) -> None:
-        """Take how many batches an epoch has, where that is to be seen."""
+        """Take how many epochs there are, and how many batches an epoch has where that is to be seen."""
         self.per_epoch = job.settings.get("batches_per_epoch") or 1
+        self.epochs = job.settings["epochs"]
 
     def restore(self, run: Run) -> Run:
         """Start the bar."""
@@ -39,12 +40,12 @@ class Bar(Hook):
             TextColumn(self.description),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("nll {task.fields[nll]:.4f}"),
+            TextColumn("{task.fields[nll]}"),
             TimeRemainingColumn(),
             console=self.console,
             transient=True,
         )
-        self.task = self.progress.add_task(self.description, total=None, nll=np.nan)
+        self.task = self.progress.add_task(self.description, total=self.epochs, nll="compiling")
         self.progress.start()
         return run
 
@@ -53,7 +54,7 @@ class Bar(Hook):
         if self.progress is None:
             return
         done, nll = _reached(run, history, self.per_epoch)
-        self.progress.update(self.task, completed=done, total=history.loss.shape[-1], nll=nll)
+        self.progress.update(self.task, completed=done, nll=f"nll {nll:.4f}" if nll == nll else "")
 
     def close(self) -> None:
         """Take the bar away."""

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from jaxreg import Hook, MeanVarRegressor, fit, fit_ensemble, make_trainer, sgd
-from jaxreg.progress import Bar
+from jaxreg.progress import Bar, Lines
 
 TRAINER = make_trainer(MeanVarRegressor(hidden=(4,)), sgd(1e-3))
 
@@ -69,3 +69,17 @@ def test_it_is_closed_when_fit_raises(sinusoid):
 
 def test_close_before_start():
     Bar(Console(file=io.StringIO())).close()
+
+
+def test_lines_where_there_is_no_terminal(sinusoid, monkeypatch):
+    file, clock = io.StringIO(), iter(range(0, 10**6, 4))
+    monkeypatch.setattr("jaxreg.progress.time.monotonic", lambda: next(clock))  # 4 s from look to look
+    lines = Lines(Console(file=file, width=40), "houses", seconds=10)
+    every = Hook()
+    every.every = 5
+    _, history = train(sinusoid, lines, every, validation=sinusoid)
+    first, *others = file.getvalue().splitlines()
+    assert first == "houses: at most 30 epochs" and 1 <= len(others) <= 3
+    for line in others:
+        epoch, nll = re.fullmatch(r"houses: epoch (\d+) of 30, nll (.*), at most \d+ s left", line).groups()
+        assert float(nll) == round(history.validation_nll[int(epoch) - 1], 4)
