@@ -250,7 +250,7 @@ def try_scales(key: jax.Array, settings: Any, given: TrainingData, hooks: Sequen
     scores = []
     for i in range(len(SCALES)):
         own = slice(i * TRIAL_MEMBERS, (i + 1) * TRIAL_MEMBERS)
-        mixture = GaussianMixture(*(np.asarray(leaf)[own] for leaf in together[:2]))
+        mixture = GaussianMixture(*(np.asarray(leaf)[own] for leaf in (together.means, together.log_vars)))
         scaled = NoiseScaling.fit(mixture, y, sample_weight=weight)(mixture)
         scores.append(np.mean(metrics.nll(scaled, y, sample_weight=weight)))
     failed = (history.failed_epoch >= 0).reshape(len(SCALES), -1).any(axis=1)
