@@ -6,9 +6,11 @@ from typing import (
     TYPE_CHECKING,
     Any,
     NamedTuple,
+    Protocol,
     Self,
     TypeVar,
     dataclass_transform,
+    runtime_checkable,
 )
 
 import jax
@@ -43,8 +45,75 @@ else:
     Record = NamedTuple
 
 
+@runtime_checkable
+class Prediction(Protocol):
+    """What every prediction answers, over `(n,)` or `(n, d)`; conformal intervals answer no more.
+
+    `isinstance` looks for the methods alone, so that it computes nothing.
+    """
+
+    if TYPE_CHECKING:
+
+        @property
+        def mean(self) -> Floats:
+            """In units of y."""
+
+        @property
+        def std(self) -> Floats:
+            """Standard deviation, in units of y; `std**2 = aleatoric**2 + epistemic**2`."""
+
+        @property
+        def aleatoric(self) -> Floats:
+            """Standard deviation of the noise."""
+
+        @property
+        def epistemic(self) -> Floats:
+            """Standard deviation of the members' means."""
+
+    def interval(self, level: Levels = 0.95) -> tuple[Floats, Floats]:
+        """Interval `(lo, hi)` that holds a share `level`, of shape `level.shape + mean.shape`."""
+
+    def quantile(self, q: Levels) -> Floats:
+        """Value below which a share q of the probability lies; shape `q.shape + mean.shape`."""
+
+    def output(self, i: int) -> "Prediction":
+        """The prediction of one of several outputs, over `(n,)`."""
+
+    def __getitem__(self, rows: Any) -> "Prediction":
+        """The prediction of some rows, by a number, a slice, or a list of numbers or booleans."""
+
+
+@runtime_checkable
+class Distribution(Prediction, Protocol):
+    """A prediction with a density and a cdf: a Gaussian, a GaussianMixture, an Affine or Recalibrated one.
+
+    The first three also have `crps(y)`, `log_cdf(y)`, `sample(key, shape)` and `moment_matched()`, exact as
+    all here.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxreg import Distribution, Gaussian
+    >>> isinstance(Gaussian(jnp.zeros(3), jnp.zeros(3)), Distribution)
+    True
+    """
+
+    def log_prob(self, y: Values) -> Floats:
+        """Log density at y, elementwise, in nats."""
+
+    def cdf(self, y: Values) -> Floats:
+        """Probability of a value at most y, elementwise."""
+
+    def pit(self, y: Values) -> Floats:
+        """Probability integral transform: the cdf at y, uniform if the prediction is right."""
+
+    def output(self, i: int) -> "Distribution":
+        """The distribution of one of several outputs, over `(n,)`."""
+
+    def __getitem__(self, rows: Any) -> "Distribution":
+        """The distribution of some rows."""
+
+
 def select_rows(values: Array | np.ndarray, rows: Any, axis: int = 0) -> Array | np.ndarray | np.generic:
-    """Rows of an array, which are on an axis, by a number, a slice, or a list of numbers or booleans.
+    """Rows of an array, which are on an axis, as `Prediction` takes them.
 
     Raises:
         IndexError: for a row that isn't there, of which JAX would take the nearest one, or for anything else.

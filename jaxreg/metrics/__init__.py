@@ -1,6 +1,6 @@
 """Scores of predictive distributions: means over rows, one number for each output."""
 
-from jaxreg.metrics.checked import Distribution as Distribution
+from jaxreg.distributions.base import Distribution as Distribution
 from jaxreg.metrics.checked import Score as Score
 from jaxreg.metrics.checked import check_prediction as check_prediction
 from jaxreg.metrics.evaluation import evaluate as evaluate

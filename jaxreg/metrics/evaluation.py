@@ -8,9 +8,9 @@ from jax.typing import ArrayLike
 
 from jaxreg.checks import check_std
 from jaxreg.data.frames import TableLike
+from jaxreg.distributions.base import Prediction
 from jaxreg.distributions.gaussian import Gaussian
 from jaxreg.distributions.transformed import Affine
-from jaxreg.metrics.checked import Distribution
 from jaxreg.metrics.scores import (
     calibration_error,
     coverage,
@@ -28,7 +28,7 @@ from jaxreg.metrics.scores import (
 
 
 def evaluate(
-    prediction: Distribution,
+    prediction: Prediction,
     y: TableLike,
     *,
     level: TableLike = 0.95,
