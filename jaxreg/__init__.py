@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from jaxreg.cache import use_cache as use_cache
     from jaxreg.data import Scaler as Scaler
     from jaxreg.distributions import Affine as Affine
+    from jaxreg.distributions import Distribution as Distribution
     from jaxreg.distributions import Gaussian as Gaussian
     from jaxreg.distributions import GaussianMixture as GaussianMixture
+    from jaxreg.distributions import Prediction as Prediction
     from jaxreg.estimator import DeepEnsembleRegressor as DeepEnsembleRegressor
     from jaxreg.model.fitted import Fitted as Fitted
     from jaxreg.networks import MeanOnlyRegressor as MeanOnlyRegressor
@@ -52,7 +54,7 @@ __version__ = "0.1.0"
 HOMES = {
     "cache": "use_cache",
     "data": "Scaler",
-    "distributions": "Affine Gaussian GaussianMixture",
+    "distributions": "Affine Distribution Gaussian GaussianMixture Prediction",
     "estimator": "DeepEnsembleRegressor",
     "model.fitted": "Fitted",
     "networks": "MeanOnlyRegressor MeanVarRegressor NaturalRegressor PeriodicEmbedding predict "

@@ -6,10 +6,11 @@ from sklearn.isotonic import IsotonicRegression
 from jaxreg import metrics
 from jaxreg.calibration.recalibration import Recalibration
 from jaxreg.data.frames import TableLike
-from jaxreg.metrics.checked import Distribution, check_prediction
+from jaxreg.distributions.base import Prediction
+from jaxreg.metrics.checked import check_prediction
 
 
-def fit(prediction: Distribution, y: TableLike, *, sample_weight: TableLike | None = None) -> Recalibration:
+def fit(prediction: Prediction, y: TableLike, *, sample_weight: TableLike | None = None) -> Recalibration:
     """Map predicted levels of the cdf to those observed on held-out rows.
 
     The i-th of n sorted levels stands for `i / (n + 1)`. Kuleshov et al. 2018, "Accurate uncertainties for

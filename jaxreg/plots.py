@@ -16,7 +16,8 @@ from scipy.special import bdtrik, chdtri
 
 from jaxreg.checks import check_probability
 from jaxreg.data.frames import TableLike
-from jaxreg.metrics.checked import Distribution, check_prediction
+from jaxreg.distributions.base import Prediction
+from jaxreg.metrics.checked import check_prediction
 from jaxreg.metrics.scores import LEVELS, observed_levels, pit
 from jaxreg.metrics.scores import error_by_std as binned_error
 from jaxreg.plain import check_whole
@@ -40,7 +41,7 @@ MANY_POINTS = 500
 
 def band(
     x: TableLike,
-    prediction: Distribution,
+    prediction: Prediction,
     *,
     train: tuple[TableLike, TableLike] | None = None,
     level: float = 0.95,
@@ -99,7 +100,7 @@ def band(
 
 
 def reliability(
-    prediction: Distribution,
+    prediction: Prediction,
     y: TableLike,
     *,
     title: str | None = None,
@@ -132,7 +133,7 @@ def reliability(
 
 
 def pit_histogram(
-    prediction: Distribution,
+    prediction: Prediction,
     y: TableLike,
     *,
     bins: int = 20,
@@ -171,7 +172,7 @@ def pit_histogram(
 
 
 def observed_against_predicted(
-    prediction: Distribution,
+    prediction: Prediction,
     y: TableLike,
     *,
     level: float = 0.95,
@@ -218,7 +219,7 @@ def observed_against_predicted(
 
 
 def error_by_std(
-    prediction: Distribution,
+    prediction: Prediction,
     y: TableLike,
     *,
     bins: int = 10,
@@ -331,7 +332,7 @@ def _mark_best(ax: Axes, report: History) -> None:
 
 
 def report(
-    prediction: Distribution,
+    prediction: Prediction,
     y: TableLike,
     *,
     x: TableLike | None = None,
@@ -387,7 +388,7 @@ def report(
 
 
 def report_panels(
-    prediction: Distribution,
+    prediction: Prediction,
     y: TableLike,
     *,
     x: TableLike | None = None,
@@ -438,7 +439,7 @@ def _finished(ax: Axes, title: str | None, front: Axes | None = None) -> Axes:
     return ax
 
 
-def _one_output(prediction: Distribution, y: TableLike) -> np.ndarray:
+def _one_output(prediction: Prediction, y: TableLike) -> np.ndarray:
     if np.ndim(prediction.mean) != 1:
         shape = np.shape(prediction.mean)
         raise ValueError(

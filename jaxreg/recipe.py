@@ -270,7 +270,8 @@ def try_scales(key: jax.Array, settings: Any, training_data: TrainingData, hooks
     scores = []
     for i in range(len(SCALES)):
         of_scale = slice(i * TRIAL_MEMBERS, (i + 1) * TRIAL_MEMBERS)
-        mixture = GaussianMixture(*(np.asarray(leaf)[of_scale] for leaf in together[:2]))
+        parts = (np.asarray(part)[of_scale] for part in (together.means, together.log_vars))
+        mixture = GaussianMixture(*parts)
         scaled = NoiseScaling.fit(mixture, y, sample_weight=weight)(mixture)
         scores.append(np.mean(metrics.nll(scaled, y, sample_weight=weight)))
     failed = (history.failed_epoch >= 0).reshape(len(SCALES), -1).any(axis=1)

@@ -21,8 +21,8 @@ from scipy.stats import binom
 
 from jaxreg import plots
 from jaxreg.data.frames import TableLike
+from jaxreg.distributions.base import Prediction
 from jaxreg.files import replacing
-from jaxreg.metrics.checked import Distribution
 
 SUFFIXES = (".html", ".pdf")
 
@@ -143,7 +143,7 @@ class Section(NamedTuple):
     """
 
     name: str
-    prediction: Distribution
+    prediction: Prediction
     y: TableLike
     scores: Mapping[str, Any]
     x: TableLike | None = None

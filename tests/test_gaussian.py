@@ -77,7 +77,7 @@ def make_mixture(shape, members, *, spread=1.0, widths=3.0, weighted=False, seed
 
 def parts(dist):
     """Means, standard deviations and shares as SciPy takes them, float64."""
-    means, log_vars = (np.asarray(a, np.float64) for a in dist[:2])
+    means, log_vars = (np.asarray(a, np.float64) for a in (dist.means, dist.log_vars))
     shares = np.full(len(means), 1 / len(means)) if dist.weights is None else np.asarray(dist.weights, float)
     return means, np.exp(0.5 * log_vars), shares / shares.sum()
 

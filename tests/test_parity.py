@@ -147,7 +147,7 @@ def test_variance_head_where_torch_softplus_turns_linear(agree, x64, limit, boun
     params = torch_weights.from_state_dict(model, state_dict)
     torch_model.load_state_dict({k: torch.from_numpy(v) for k, v in state_dict.items()})
     x = (raw + 50)[:, None]
-    log_var, torch_log_var = model.apply(params, x)[1], torch_model(to_torch(x))[1]
+    log_var, torch_log_var = model.apply(params, x).log_var, torch_model(to_torch(x))[1]
     what = (
         "log_var, variance head's input up to 20"
         if limit == 20

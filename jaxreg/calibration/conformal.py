@@ -1,38 +1,34 @@
 """Conformal intervals, which hold their share whatever the model."""
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
-from jaxreg.calibration.recalibration import passed_on
+from jaxreg.calibration.recalibration import Calibrated
 from jaxreg.calibration.scaling import as_mixture, check_held_out, check_outputs
 from jaxreg.checks import check_probability
 from jaxreg.data.frames import TableLike
+from jaxreg.distributions.base import Levels, Prediction
 from jaxreg.distributions.mixture import GaussianMixture
 from jaxreg.distributions.transformed import Affine
-from jaxreg.metrics.checked import Distribution, check_prediction
+from jaxreg.metrics.checked import check_prediction
 
 # Values that the jackknife+ sorts at once.
 SORTED_AT_ONCE = 2**22
 
 
-class Conformal(NamedTuple):
+class Conformal(Calibrated):
     """A prediction with conformal intervals; mean and std are those of the prediction.
 
     It has no density and no cdf: that its intervals hold their share is all that is known.
     """
 
-    prediction: Distribution
-    calibration: Any
+    __slots__ = ()
 
-    mean, std, aleatoric, epistemic = map(passed_on, ("mean", "std", "aleatoric", "epistemic"))
-
-    def interval(self, level: ArrayLike | Sequence[ArrayLike] = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    def interval(self, level: Levels = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """Interval `(lo, hi)`; either end has the shape `level.shape + mean.shape`.
 
         Raises:
@@ -46,7 +42,7 @@ class Conformal(NamedTuple):
         )
         return lower, upper
 
-    def quantile(self, q: ArrayLike | Sequence[ArrayLike]) -> np.ndarray:
+    def quantile(self, q: Levels) -> np.ndarray:
         """An end of the interval of level `abs(1 - 2 q)`; shape `q.shape + mean.shape`.
 
         At 0.5 it is the middle of the narrowest interval. What lies below and what lies above an interval
@@ -57,10 +53,6 @@ class Conformal(NamedTuple):
         lower, upper = self.interval(np.maximum(np.abs(1 - 2 * q), 1e-9))
         below = q.reshape(q.shape + (1,) * np.ndim(self.mean))
         return np.where(below < 0.5, lower, np.where(below > 0.5, upper, 0.5 * (lower + upper)))
-
-    def output(self, i: int) -> "Conformal":
-        """The intervals of one of several outputs, over `(n,)`."""
-        return Conformal(self.prediction.output(i), self.calibration.output(i))
 
 
 def rank(level: float, n: int) -> int:
@@ -119,7 +111,7 @@ class SplitConformal(NamedTuple):
     scores: Float[np.ndarray, "n ..."]
 
     @classmethod
-    def fit(cls, prediction: Distribution, y: TableLike) -> "SplitConformal":
+    def fit(cls, prediction: Prediction, y: TableLike) -> "SplitConformal":
         """Learn from held-out rows.
 
         Args:
@@ -132,23 +124,23 @@ class SplitConformal(NamedTuple):
         y, _ = check_prediction(prediction, y)
         return cls(np.sort(_normalised_error(prediction, y), axis=0))
 
-    def __call__(self, prediction: Distribution) -> Conformal:
+    def __call__(self, prediction: Prediction) -> Conformal:
         """The prediction with conformal intervals."""
         check_outputs(self.scores.shape[1:], prediction)
         return Conformal(prediction, self)
 
-    def interval(self, prediction: Distribution, level: float) -> tuple[np.ndarray, np.ndarray]:
+    def interval(self, prediction: Prediction, level: float) -> tuple[np.ndarray, np.ndarray]:
         """The interval of one level."""
         mean, std = (np.asarray(a, np.float64) for a in (prediction.mean, prediction.std))
         reach = self.scores[rank(level, len(self.scores)) - 1] * std
-        return mean - reach, mean + reach
+        return np.asarray(mean - reach), np.asarray(mean + reach)
 
     def output(self, i: int) -> "SplitConformal":
         """The calibration of one of several outputs."""
         return SplitConformal(self.scores[:, i])
 
 
-def _normalised_error(prediction: Distribution, y: np.ndarray) -> np.ndarray:
+def _normalised_error(prediction: Prediction, y: np.ndarray) -> np.ndarray:
     mean, std = (np.asarray(a, np.float64) for a in (prediction.mean, prediction.std))
     return np.abs(np.asarray(y, np.float64) - mean) / std
 
@@ -164,28 +156,29 @@ class ConformalQuantiles(NamedTuple):
         y: what was observed.
     """
 
-    prediction: Distribution
+    prediction: Prediction
     y: np.ndarray
 
     @classmethod
-    def fit(cls, prediction: Distribution, y: TableLike) -> "ConformalQuantiles":
+    def fit(cls, prediction: Prediction, y: TableLike) -> "ConformalQuantiles":
         """Keep held-out rows; the arguments and errors are those of `SplitConformal.fit`."""
         y, _ = check_prediction(prediction, y)
         return cls(prediction, y)
 
-    def __call__(self, prediction: Distribution) -> Conformal:
+    def __call__(self, prediction: Prediction) -> Conformal:
         """The prediction with conformal intervals."""
         check_outputs(self.y.shape[1:], prediction)
         return Conformal(prediction, self)
 
-    def interval(self, prediction: Distribution, level: float) -> tuple[np.ndarray, np.ndarray]:
+    def interval(self, prediction: Prediction, level: float) -> tuple[np.ndarray, np.ndarray]:
         """The interval of one level; where it shrinks to nothing, its middle twice."""
         found = rank(level, len(self.y))
         lower, upper = (np.asarray(end, np.float64) for end in self.prediction.interval(level))
         moved = np.partition(np.maximum(lower - self.y, self.y - upper), found - 1, axis=0)[found - 1]
         lower, upper = (np.asarray(end, np.float64) for end in prediction.interval(level))
         middle = 0.5 * (lower + upper)
-        return np.minimum(lower - moved, middle), np.maximum(upper + moved, middle)
+        ends = np.minimum(lower - moved, middle), np.maximum(upper + moved, middle)
+        return np.asarray(ends[0]), np.asarray(ends[1])
 
     def output(self, i: int) -> "ConformalQuantiles":
         """The calibration of one of several outputs."""
@@ -213,7 +206,7 @@ class JackknifePlus(NamedTuple):
     scores: Float[np.ndarray, "n ..."]
 
     @classmethod
-    def fit(cls, prediction: Distribution, y: TableLike, held_out: TableLike) -> "JackknifePlus":
+    def fit(cls, prediction: Prediction, y: TableLike, held_out: TableLike) -> "JackknifePlus":
         """Learn from the training rows.
 
         Args:
@@ -239,7 +232,7 @@ class JackknifePlus(NamedTuple):
             scores[of_row == i] = _normalised_error(_by_members(prediction, members), y)[of_row == i]
         return cls(sets, of_row, scores)
 
-    def __call__(self, prediction: Distribution) -> Conformal:
+    def __call__(self, prediction: Prediction) -> Conformal:
         """The ensemble's prediction with conformal intervals."""
         members = len(as_mixture(prediction).means)
         if members != self.held_out.shape[1]:
@@ -247,13 +240,15 @@ class JackknifePlus(NamedTuple):
         _check_left(self.held_out, as_mixture(prediction))
         return Conformal(prediction, self)
 
-    def interval(self, prediction: Distribution, level: float) -> tuple[np.ndarray, np.ndarray]:
+    def interval(self, prediction: Prediction, level: float) -> tuple[np.ndarray, np.ndarray]:
         """The interval of one level."""
-        n = len(self.scores)
+        n, shape = len(self.scores), np.shape(prediction.mean)
         upper_rank = rank(level, n)
         parts = [_by_members(prediction, members) for members in self.held_out]
-        means, stds = (
-            np.stack([np.asarray(getattr(part, name), np.float64) for part in parts])
+        means, stds = (  # with an axis of rows, which a single row's prediction lacks
+            np.stack([np.asarray(getattr(part, name), np.float64) for part in parts]).reshape(
+                len(parts), -1, *self.scores.shape[1:]
+            )
             for name in ("mean", "std")
         )
         lower, upper = np.empty(means.shape[1:]), np.empty(means.shape[1:])
@@ -265,7 +260,7 @@ class JackknifePlus(NamedTuple):
             upper[block] = np.partition(mean + reach, upper_rank - 1, axis=0)[upper_rank - 1]
             # The same rank from above: floor((1 - level) (n + 1)) from below.
             lower[block] = np.partition(mean - reach, n - upper_rank, axis=0)[n - upper_rank]
-        return lower, upper
+        return lower.reshape(shape), upper.reshape(shape)
 
     def output(self, i: int) -> "JackknifePlus":
         """The calibration of one of several outputs."""
@@ -278,7 +273,7 @@ def _check_left(sets: np.ndarray, mixture: GaussianMixture) -> None:
         raise ValueError("some rows were held out only by members whose weight in the mixture is 0")
 
 
-def _by_members(prediction: Distribution, members: np.ndarray) -> GaussianMixture | Affine:
+def _by_members(prediction: Prediction, members: np.ndarray) -> GaussianMixture | Affine:
     """The prediction by some of the members alone."""
     mixture = as_mixture(prediction)
     weights = members * (1.0 if mixture.weights is None else np.asarray(mixture.weights))

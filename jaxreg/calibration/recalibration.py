@@ -1,14 +1,17 @@
 """Recalibrated levels of the cdf."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jax.typing import ArrayLike
+from jaxtyping import Array
 
 from jaxreg.calibration.scaling import check_outputs
 from jaxreg.checks import check_probability
-from jaxreg.metrics.checked import Distribution
+from jaxreg.distributions.base import Distribution, Levels, Record, Values
+
+Own = TypeVar("Own", bound="Calibrated")
 
 
 class Recalibration(NamedTuple):
@@ -34,44 +37,74 @@ class Recalibration(NamedTuple):
         return Recalibration(self.knots[i : i + 1])
 
 
-def passed_on(name: str) -> property:
-    """A property that is the prediction's own."""
-    return property(
-        lambda self: getattr(self.prediction, name), doc=f"The prediction's `{name}`, in units of y."
-    )
+class Calibrated(Record):
+    """A prediction with what changes it; mean and std are those of the prediction."""
+
+    prediction: Any
+    calibration: Any
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.prediction!r}, {type(self.calibration).__name__})"
+
+    def __getitem__(self: Own, rows: Any) -> Own:
+        """The same of some rows, by a number, a slice, or a list of numbers or booleans."""
+        return self._replace(prediction=self.prediction[rows])
+
+    @property
+    def mean(self) -> Array | np.ndarray:
+        """The prediction's mean, in units of y."""
+        return self.prediction.mean
+
+    @property
+    def std(self) -> Array | np.ndarray:
+        """The prediction's standard deviation, in units of y."""
+        return self.prediction.std
+
+    @property
+    def aleatoric(self) -> Array | np.ndarray:
+        """The prediction's standard deviation of the noise, in units of y."""
+        return self.prediction.aleatoric
+
+    @property
+    def epistemic(self) -> Array | np.ndarray:
+        """The prediction's standard deviation of the members' means, in units of y."""
+        return self.prediction.epistemic
+
+    def output(self: Own, i: int) -> Own:
+        """The same of one of several outputs, over `(n,)`."""
+        return type(self)(self.prediction.output(i), self.calibration.output(i))
 
 
-class Recalibrated(NamedTuple):
+class Recalibrated(Calibrated):
     """A distribution whose cdf has been mapped; mean and std are those of the prediction it was made from.
 
     Its density is the prediction's times the slope of the map, which jumps from knot to knot.
     """
 
-    prediction: Distribution
-    calibration: Recalibration
-
-    mean, std, aleatoric, epistemic = map(passed_on, ("mean", "std", "aleatoric", "epistemic"))
+    __slots__ = ()
 
     def _mapped(self, values: ArrayLike, mapping: Callable) -> np.ndarray:
         """A function of the knots, on the values of each output."""
         values = np.asarray(values, np.float64)
-        if values.ndim == 1:
-            return mapping(values, *self.calibration.knots[0])
-        return np.stack([mapping(values[:, i], *own) for i, own in enumerate(self.calibration.knots)], axis=1)
+        if len(self.calibration.knots) == 1:
+            return np.asarray(mapping(values, *self.calibration.knots[0]))
+        columns = [mapping(values[..., i], *own) for i, own in enumerate(self.calibration.knots)]
+        return np.stack(columns, axis=-1)
 
-    def cdf(self, y: ArrayLike) -> np.ndarray:
+    def cdf(self, y: Values) -> np.ndarray:
         """Probability of a value at most y, elementwise."""
         return self._mapped(self.prediction.cdf(y), np.interp)
 
-    def pit(self, y: ArrayLike) -> np.ndarray:
+    def pit(self, y: Values) -> np.ndarray:
         """Probability integral transform: the cdf at y."""
         return self.cdf(y)
 
-    def log_prob(self, y: ArrayLike) -> np.ndarray:
+    def log_prob(self, y: Values) -> np.ndarray:
         """Log density at y, elementwise, in nats."""
-        return np.asarray(self.prediction.log_prob(y)) + self._mapped(self.prediction.cdf(y), _log_slope)
+        slope = self._mapped(self.prediction.cdf(y), _log_slope)
+        return np.asarray(np.asarray(self.prediction.log_prob(y)) + slope)
 
-    def quantile(self, q: ArrayLike | Sequence[ArrayLike]) -> np.ndarray:
+    def quantile(self, q: Levels) -> np.ndarray:
         """Value below which a share q of the probability lies; shape `q.shape + mean.shape`."""
         check_probability("q", q)
         q = np.asarray(q, np.float64)
@@ -79,23 +112,19 @@ class Recalibrated(NamedTuple):
         before = [
             np.clip(np.interp(q, levels, pit), edge, 1 - edge) for pit, levels in self.calibration.knots
         ]
-        if np.ndim(self.mean) == 1:
+        if len(before) == 1:
             return np.asarray(self.prediction.quantile(before[0]))
         columns = [np.asarray(self.prediction.quantile(own))[..., i] for i, own in enumerate(before)]
         return np.stack(columns, axis=-1)
 
-    def interval(self, level: ArrayLike | Sequence[ArrayLike] = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    def interval(self, level: Levels = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """Central interval `(lo, hi)`; either end has the shape `level.shape + mean.shape`."""
         check_probability("level", level)
         level = np.asarray(level, np.float64)
         return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
 
-    def output(self, i: int) -> "Recalibrated":
-        """The distribution of one of several outputs, over `(n,)`."""
-        return Recalibrated(self.prediction.output(i), self.calibration.output(i))
 
-
-def _log_slope(values: np.ndarray, pit: np.ndarray, levels: np.ndarray) -> np.ndarray:
+def _log_slope(values: ArrayLike, pit: np.ndarray, levels: np.ndarray) -> ArrayLike:
     """Log of the slope of a piecewise linear map."""
     piece = np.clip(np.searchsorted(pit, values, side="right") - 1, 0, len(pit) - 2)
     return np.log(np.diff(levels) / np.diff(pit))[piece]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,13 @@ from jaxtyping import Bool, Float
 from scipy.optimize import minimize_scalar
 
 from jaxreg.data.frames import TableLike
+from jaxreg.distributions.base import Prediction
 from jaxreg.distributions.gaussian import Gaussian
 from jaxreg.distributions.mixture import GaussianMixture
 from jaxreg.distributions.transformed import Affine
-from jaxreg.metrics.checked import Distribution, check_prediction
+from jaxreg.metrics.checked import check_prediction
+
+Scalable = TypeVar("Scalable", bound=Prediction)
 
 # Factors of the variance that are tried before the best is refined.
 GRID = 100
@@ -47,7 +50,7 @@ class VarianceScaling(NamedTuple):
     @classmethod
     def fit(
         cls,
-        prediction: Distribution,
+        prediction: Prediction,
         y: TableLike,
         *,
         score: str = "nll",
@@ -66,7 +69,7 @@ class VarianceScaling(NamedTuple):
         """
         return cls(_fit_factor(prediction, y, sample_weight, score=score, scaled=_stretched))
 
-    def __call__(self, prediction: Distribution) -> Distribution:
+    def __call__(self, prediction: Scalable) -> Scalable:
         """The prediction with its variance scaled: a Gaussian stays one, a mixture one."""
         return _apply_factor(self.factor, prediction, _stretched)
 
@@ -94,7 +97,7 @@ class NoiseScaling(NamedTuple):
     @classmethod
     def fit(
         cls,
-        prediction: Distribution,
+        prediction: Prediction,
         y: TableLike,
         *,
         score: str = "nll",
@@ -106,7 +109,7 @@ class NoiseScaling(NamedTuple):
     @classmethod
     def fit_held_out(
         cls,
-        prediction: Distribution,
+        prediction: Prediction,
         y: TableLike,
         held_out: TableLike,
         *,
@@ -154,13 +157,13 @@ class NoiseScaling(NamedTuple):
         factor = partial(_best_factor, scaled=_noisier, prior_rows=prior_rows)
         return cls(_for_each_output(factor, moved, y, weight))
 
-    def __call__(self, prediction: Distribution) -> Distribution:
+    def __call__(self, prediction: Scalable) -> Scalable:
         """The prediction with its members' variances scaled."""
         return _apply_factor(self.factor, prediction, _noisier)
 
 
 def _fit_factor(
-    prediction: Distribution, y: TableLike, sample_weight: TableLike | None, *, score: str, scaled: Callable
+    prediction: Prediction, y: TableLike, sample_weight: TableLike | None, *, score: str, scaled: Callable
 ) -> Float[ArrayLike, "..."]:
     """The factor with the best score, or one for each output."""
     if score not in SCORES:
@@ -182,7 +185,7 @@ def _for_each_output(
     return np.array([factor(prediction.output(i), y[:, i], weight[:, i]) for i in outputs])
 
 
-def _apply_factor(factor: ArrayLike, prediction: Distribution, scaled: Callable) -> Distribution:
+def _apply_factor(factor: ArrayLike, prediction: Scalable, scaled: Callable) -> Scalable:
     if np.ndim(factor):
         check_outputs(np.shape(factor), prediction)
     if isinstance(prediction, Affine):
@@ -197,7 +200,7 @@ def _apply_factor(factor: ArrayLike, prediction: Distribution, scaled: Callable)
     return scaled(prediction, np.log(factor))
 
 
-def _check_scalable(prediction: Distribution) -> None:
+def _check_scalable(prediction: Prediction) -> None:
     if not isinstance(prediction, Gaussian | GaussianMixture):
         found = type(prediction).__name__
         raise ValueError(
@@ -301,14 +304,14 @@ def _best_factor(
     return float(np.exp(minimize_scalar(mean_score, bounds=bounds, options={"xatol": 1e-8}).x))
 
 
-def check_outputs(fitted: tuple[int, ...], prediction: Distribution) -> None:
+def check_outputs(fitted: tuple[int, ...], prediction: Prediction) -> None:
     """Raise unless a prediction has the outputs that a calibration was fitted to."""
     found = np.shape(prediction.mean)[1:]
     if found != fitted:
         raise ValueError(f"the calibration is for outputs of shape {fitted}, the prediction has {found}")
 
 
-def as_mixture(prediction: Distribution) -> GaussianMixture:
+def as_mixture(prediction: Prediction) -> GaussianMixture:
     """The mixture of members behind a prediction, or an error that says what it is."""
     mixture = prediction.dist if isinstance(prediction, Affine) else prediction
     if not isinstance(mixture, GaussianMixture):

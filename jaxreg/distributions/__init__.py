@@ -1,5 +1,7 @@
 """Predictive distributions: what every model returns and every score reads."""
 
+from jaxreg.distributions.base import Distribution as Distribution
+from jaxreg.distributions.base import Prediction as Prediction
 from jaxreg.distributions.base import Values as Values
 from jaxreg.distributions.base import check_shares as check_shares
 from jaxreg.distributions.base import fill_rows as fill_rows

@@ -1,23 +1,155 @@
-"""What distributions share: how methods are compiled, checked and take levels."""
+"""What distributions share: what each answers, and how methods are compiled, checked and take levels."""
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    NamedTuple,
+    Protocol,
+    Self,
+    TypeVar,
+    dataclass_transform,
+    runtime_checkable,
+)
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from jaxreg.checks import check_probability
 
 # Arrays of any library, nested lists, and series.
 Values = Any
+# What a prediction holds and gives: JAX's arrays, or NumPy's.
+Floats = Float[Array | np.ndarray, "..."]
+Method = TypeVar("Method", bound=Callable)
+Levels = ArrayLike | Sequence[ArrayLike]
 
 LOG_2PI = float(np.log(2 * np.pi))
 INV_SQRT_PI = float(1 / np.sqrt(np.pi))
 SQRT_HALF = float(np.sqrt(0.5))
+
+if TYPE_CHECKING:
+
+    @dataclass_transform(frozen_default=True)
+    class Record(tuple[Any, ...]):
+        """A NamedTuple, an index of which type checkers would take for that of a field."""
+
+        def __new__(cls, *fields: Any, **named: Any) -> Self: ...  # noqa: D102
+        def _replace(self, **fields: Any) -> Self: ...
+
+else:
+    Record = NamedTuple
+
+
+@runtime_checkable
+class Prediction(Protocol):
+    """What every prediction answers, over `(n,)` or `(n, d)`; conformal intervals answer no more.
+
+    `isinstance` looks for the methods alone, so that it computes nothing.
+    """
+
+    if TYPE_CHECKING:
+
+        @property
+        def mean(self) -> Floats:
+            """In units of y."""
+
+        @property
+        def std(self) -> Floats:
+            """Standard deviation, in units of y; `std**2 = aleatoric**2 + epistemic**2`."""
+
+        @property
+        def aleatoric(self) -> Floats:
+            """Standard deviation of the noise."""
+
+        @property
+        def epistemic(self) -> Floats:
+            """Standard deviation of the members' means."""
+
+    def interval(self, level: Levels = 0.95) -> tuple[Floats, Floats]:
+        """Interval `(lo, hi)` that holds a share `level`, of shape `level.shape + mean.shape`."""
+
+    def quantile(self, q: Levels) -> Floats:
+        """Value below which a share q of the probability lies; shape `q.shape + mean.shape`."""
+
+    def output(self, i: int) -> "Prediction":
+        """The prediction of one of several outputs, over `(n,)`."""
+
+    def __getitem__(self, rows: Any) -> "Prediction":
+        """The prediction of some rows, by a number, a slice, or a list of numbers or booleans."""
+
+
+@runtime_checkable
+class Distribution(Prediction, Protocol):
+    """A prediction with a density and a cdf: a Gaussian, a GaussianMixture, an Affine or Recalibrated one.
+
+    The first three also have `crps(y)`, `log_cdf(y)`, `sample(key, shape)` and `moment_matched()`, exact as
+    all here.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxreg import Distribution, Gaussian
+    >>> isinstance(Gaussian(jnp.zeros(3), jnp.zeros(3)), Distribution)
+    True
+    """
+
+    def log_prob(self, y: Values) -> Floats:
+        """Log density at y, elementwise, in nats."""
+
+    def cdf(self, y: Values) -> Floats:
+        """Probability of a value at most y, elementwise."""
+
+    def pit(self, y: Values) -> Floats:
+        """Probability integral transform: the cdf at y, uniform if the prediction is right."""
+
+    def output(self, i: int) -> "Distribution":
+        """The distribution of one of several outputs, over `(n,)`."""
+
+    def __getitem__(self, rows: Any) -> "Distribution":
+        """The distribution of some rows."""
+
+
+def select_rows(values: Array | np.ndarray, rows: Any, axis: int = 0) -> Array | np.ndarray | np.generic:
+    """Rows of an array, which are on an axis, as `Prediction` takes them.
+
+    Raises:
+        IndexError: for a row that isn't there, of which JAX would take the nearest one, or for anything else.
+    """
+    if np.ndim(values) <= axis:
+        raise IndexError("a prediction over () has no rows")
+    if not isinstance(rows, slice | jax.core.Tracer):
+        rows_there = np.arange(values.shape[axis])
+        selected = None if isinstance(rows, tuple) else rows_there[rows]
+        if selected is None or selected.ndim > 1:
+            raise IndexError(
+                "rows are selected by a number, a slice, or a list of numbers or booleans, got "
+                f"{rows!r}; output(i) selects an output"
+            )
+        rows = selected
+    found = values[(slice(None),) * axis + (rows,)]
+    return np.asarray(found) if isinstance(values, np.ndarray) else found
+
+
+def one_line(dist: Any) -> str:
+    """A repr: `Gaussian(mean (3,) -1 to 3, std (3,) 0.5 to 2)`."""
+    means, log_vars, *_ = dist
+    name, s = type(dist).__name__, dist._fields[0][4:]
+    return f"{name}(mean{s} {brief(means)}, std{s} {brief(log_vars, lambda log_var: np.exp(0.5 * log_var))})"
+
+
+def brief(values: Any, of: Callable = np.asarray) -> str:
+    """The shape of an array and what its values span; of one that is traced or can't be read the shape."""
+    shape = str(getattr(values, "shape", ())).replace("()", "")
+    try:
+        with np.errstate(all="ignore"):
+            numbers = of(np.asarray(values, np.float64))
+        ends = dict.fromkeys(f"{end:.3g}" for end in (numbers.min(), numbers.max()))
+    except Exception:  # a repr never raises
+        ends = ["" if shape else "?"]
+    return f"{shape} {' to '.join(ends)}".strip()
 
 
 def as_shape(shape: tuple[int, ...] | int) -> tuple[int, ...]:
@@ -39,7 +171,7 @@ def as_floating(*arrays: ArrayLike) -> tuple[Array, ...]:
     return tuple(jnp.asarray(array, result_dtype(*arrays)) for array in arrays)
 
 
-def compiled_method(function: Callable) -> Callable:
+def compiled_method(function: Method) -> Method:
     """Compile a method that takes values of y: arrays of any library, nested lists, or traced arrays."""
     compiled = jax.jit(function)
 
@@ -50,10 +182,14 @@ def compiled_method(function: Callable) -> Callable:
     return method
 
 
-def compiled_property(function: Callable) -> property:
-    """Compile a property."""
-    compiled = jax.jit(function)
-    return property(wraps(function)(lambda self: compiled(with_checked_weights(self))))
+if TYPE_CHECKING:
+    compiled_property = property
+else:
+
+    def compiled_property(function: Callable) -> property:
+        """Compile a property."""
+        compiled = jax.jit(function)
+        return property(wraps(function)(lambda self: compiled(with_checked_weights(self))))
 
 
 def with_checked_weights(dist: Any) -> Any:

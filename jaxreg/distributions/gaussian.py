@@ -1,8 +1,7 @@
 """The normal distribution."""
 
-from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,26 +15,32 @@ from jaxreg.distributions.base import (
     INV_SQRT_PI,
     LOG_2PI,
     SQRT_HALF,
+    Floats,
+    Levels,
+    Record,
     Values,
     as_floating,
     as_shape,
     both_tails,
     compiled_method,
     compiled_property,
+    one_line,
     pair,
     result_dtype,
+    select_rows,
     tails,
 )
 
 
-class Gaussian(NamedTuple):
+class Gaussian(Record):
     """A normal distribution for each entry of `mean`.
 
     Args:
         mean: shape `(n,)` or `(n, d)`, in units of y.
         log_var: log variance, the same shape, in log units of y squared.
 
-    A NamedTuple, so that `mean, log_var = model.apply(params, x)` works.
+    A NamedTuple, so that `mean, log_var = model.apply(params, x)` works; an index selects rows. Numbers and
+    nested lists become arrays by `from_std`.
 
     >>> import jax.numpy as jnp
     >>> from jaxreg import Gaussian
@@ -45,10 +50,18 @@ class Gaussian(NamedTuple):
     >>> lo, hi = dist.interval(0.95)
     >>> [round(float(v), 2) for v in hi]
     [1.96, 13.92]
+    >>> dist[1:]
+    Gaussian(mean (1,) 10, std (1,) 2)
     """
 
-    mean: Float[ArrayLike, "..."]
-    log_var: Float[ArrayLike, "..."]
+    mean: Floats
+    log_var: Floats
+
+    __repr__ = one_line
+
+    def __getitem__(self, rows: Any) -> "Gaussian":
+        """The distribution of some rows, by a number, a slice, or a list of numbers or booleans."""
+        return Gaussian(*(select_rows(part, rows) for part in self))
 
     @classmethod
     def from_std(cls, mean: ArrayLike, std: ArrayLike) -> "Gaussian":
@@ -128,7 +141,7 @@ class Gaussian(NamedTuple):
         """Log of the cdf, accurate in the lower tail."""
         return log_ndtr(self._z(y))
 
-    def quantile(self, q: ArrayLike | Sequence[ArrayLike]) -> Float[Array, "..."]:
+    def quantile(self, q: Levels) -> Float[Array, "..."]:
         """Value below which a share q of the probability lies; shape `q.shape + mean.shape`.
 
         Raises:
@@ -136,9 +149,7 @@ class Gaussian(NamedTuple):
         """
         return _gaussian_quantile(self, *tails(q, self.mean))
 
-    def interval(
-        self, level: ArrayLike | Sequence[ArrayLike] = 0.95
-    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    def interval(self, level: Levels = 0.95) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
         """Central interval `(lo, hi)` that holds a share `level` of the probability.
 
         Either end has the shape `level.shape + mean.shape`.

@@ -1,9 +1,8 @@
 """The mixture of normal distributions: what an ensemble predicts."""
 
 import math
-from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,8 @@ from jaxtyping import Array, Float
 
 from jaxreg.checks import as_key, check_same_shape, check_std
 from jaxreg.distributions.base import (
+    Levels,
+    Record,
     Values,
     as_floating,
     as_shape,
@@ -21,8 +22,10 @@ from jaxreg.distributions.base import (
     check_shares,
     compiled_method,
     compiled_property,
+    one_line,
     pair,
     result_dtype,
+    select_rows,
     tails,
     with_checked_weights,
 )
@@ -30,7 +33,7 @@ from jaxreg.distributions.gaussian import Gaussian, mean_distance
 from jaxreg.distributions.quantile import LARGEST_Z, as_column, normal_log_density, tail_root, weighted_sum
 
 
-class GaussianMixture(NamedTuple):
+class GaussianMixture(Record):
     """A mixture of normal distributions for each entry of `mean`: what an ensemble predicts.
 
     Members that disagree widen it, and may give it several peaks; nothing is averaged away. Lakshminarayanan
@@ -42,6 +45,8 @@ class GaussianMixture(NamedTuple):
         weights: share of each member, `(members,)`, not negative; only their ratios count.
             None is equal shares.
 
+    A NamedTuple, of which an index selects rows.
+
     Where the cdf is flat, between members far apart, any point of the flat piece is a right quantile.
 
     >>> import jax.numpy as jnp
@@ -52,11 +57,20 @@ class GaussianMixture(NamedTuple):
     >>> lo, hi = two.interval(0.95)
     >>> print(f"{hi[0]:.4f} {two.cdf(hi)[0]:.4f}")
     4.3630 0.9750
+    >>> two
+    GaussianMixture(means (2, 1) -1 to 1, stds (2, 1) 2)
     """
 
-    means: Float[ArrayLike, "members ..."]
-    log_vars: Float[ArrayLike, "members ..."]
-    weights: Float[ArrayLike, " members"] | None = None
+    means: Float[Array | np.ndarray, "members ..."]
+    log_vars: Float[Array | np.ndarray, "members ..."]
+    weights: Float[Array | np.ndarray, " members"] | None = None
+
+    __repr__ = one_line
+
+    def __getitem__(self, rows: Any) -> "GaussianMixture":
+        """The distribution of some rows, by a number, a slice, or a list of numbers or booleans."""
+        means, log_vars = (select_rows(part, rows, axis=1) for part in (self.means, self.log_vars))
+        return self._replace(means=means, log_vars=log_vars)
 
     @classmethod
     def from_std(
@@ -124,7 +138,7 @@ class GaussianMixture(NamedTuple):
         z = jnp.clip(z, -LARGEST_Z, LARGEST_Z)
         return jnp.minimum(logsumexp(log_ndtr(z), axis=0, b=as_column(shares, z)), 0)
 
-    def quantile(self, q: ArrayLike | Sequence[ArrayLike]) -> Float[Array, "..."]:
+    def quantile(self, q: Levels) -> Float[Array, "..."]:
         """Value below which a share q of the probability lies; shape `q.shape + mean.shape`.
 
         The root of the exact cdf, or above the median of the survival function. Derivatives are those of
@@ -135,9 +149,7 @@ class GaussianMixture(NamedTuple):
         """
         return _mixture_quantile(with_checked_weights(self), *tails(q, self.means))
 
-    def interval(
-        self, level: ArrayLike | Sequence[ArrayLike] = 0.95
-    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    def interval(self, level: Levels = 0.95) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
         """Central interval `(lo, hi)` that holds a share `level`, with as much below it as above.
 
         Either end has the shape `level.shape + mean.shape`.

@@ -1,8 +1,8 @@
 """Distributions in other units."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxreg.checks import check_same_shape
-from jaxreg.distributions.base import fill_rows
+from jaxreg.distributions.base import Levels, Record, Values, brief, fill_rows
 from jaxreg.distributions.gaussian import Gaussian
 from jaxreg.distributions.mixture import GaussianMixture
 
 
-class Affine(NamedTuple):
+class Affine(Record):
     """The distribution of `loc + scale * z`, where z has the distribution `dist`.
 
     A model works on standardised targets; this takes what it says to the target's units. It does so
@@ -42,8 +42,18 @@ class Affine(NamedTuple):
     loc: Float[ArrayLike, "..."]
     scale: Float[ArrayLike, "..."]
 
+    def __repr__(self) -> str:
+        return f"Affine({self.dist!r}, loc {brief(self.loc)}, scale {brief(self.scale)})"
+
+    def __getitem__(self, rows: Any) -> "Affine":
+        """The distribution of some rows, by a number, a slice, or a list of numbers or booleans."""
+        return self._replace(dist=self.dist[rows])
+
     def _out(self, values: ArrayLike) -> np.ndarray:
-        return self.loc + self.scale * values
+        return np.asarray(self.loc + self.scale * values)
+
+    def _wide(self, values: ArrayLike) -> np.ndarray:
+        return np.asarray(self.scale * values)
 
     def _of_rows(self, ask: Callable, *y: ArrayLike, axis: int = 0) -> Any:
         """What `ask(dist, *y)` gives, as float64, with rows on `axis`.
@@ -60,11 +70,11 @@ class Affine(NamedTuple):
         found = ask(filled, *(fill_rows(values) for values in y))
         return jax.tree.map(lambda values: _float64(values)[rows], found)
 
-    def standardised(self, y: ArrayLike) -> np.ndarray:
+    def standardised(self, y: Values) -> np.ndarray:
         """Values of y in the units of `dist`."""
         mean = self.dist.means[0] if isinstance(self.dist, GaussianMixture) else self.dist.mean
         check_same_shape(y=y, mean=mean)
-        return ((np.asarray(y, np.float64) - self.loc) / self.scale).astype(jnp.result_type(mean))
+        return np.asarray((np.asarray(y, np.float64) - self.loc) / self.scale, jnp.result_type(mean))
 
     @property
     def mean(self) -> np.ndarray:
@@ -74,39 +84,40 @@ class Affine(NamedTuple):
     @property
     def std(self) -> np.ndarray:
         """Standard deviation, in units of y."""
-        return self.scale * self._of_rows(attrgetter("std"))
+        return self._wide(self._of_rows(attrgetter("std")))
 
     @property
     def aleatoric(self) -> np.ndarray:
         """Standard deviation of the noise, in units of y."""
-        return self.scale * self._of_rows(attrgetter("aleatoric"))
+        return self._wide(self._of_rows(attrgetter("aleatoric")))
 
     @property
     def epistemic(self) -> np.ndarray:
         """Standard deviation of the members' means, in units of y."""
-        return self.scale * self._of_rows(attrgetter("epistemic"))
+        return self._wide(self._of_rows(attrgetter("epistemic")))
 
     def moment_matched(self) -> "Affine":
         """The Gaussian of the same mean and variance, in units of y."""
         return self._replace(dist=self.dist.moment_matched())
 
-    def log_prob(self, y: ArrayLike) -> np.ndarray:
+    def log_prob(self, y: Values) -> np.ndarray:
         """Log density at y, elementwise, in nats."""
-        return self._of_rows(lambda dist, y: dist.log_prob(y), self.standardised(y)) - np.log(self.scale)
+        found = self._of_rows(lambda dist, y: dist.log_prob(y), self.standardised(y))
+        return np.asarray(found - np.log(self.scale))
 
-    def cdf(self, y: ArrayLike) -> np.ndarray:
+    def cdf(self, y: Values) -> np.ndarray:
         """Probability of a value at most y, elementwise."""
         return self._of_rows(lambda dist, y: dist.cdf(y), self.standardised(y))
 
-    def log_cdf(self, y: ArrayLike) -> np.ndarray:
+    def log_cdf(self, y: Values) -> np.ndarray:
         """Log of the cdf, accurate in the lower tail."""
         return self._of_rows(lambda dist, y: dist.log_cdf(y), self.standardised(y))
 
-    def quantile(self, q: ArrayLike | Sequence[ArrayLike]) -> np.ndarray:
+    def quantile(self, q: Levels) -> np.ndarray:
         """Quantiles, in units of y; shape `q.shape + mean.shape`."""
         return self._out(self._of_rows(lambda dist: dist.quantile(q), axis=np.ndim(q)))
 
-    def interval(self, level: ArrayLike | Sequence[ArrayLike] = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    def interval(self, level: Levels = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """Central interval `(lo, hi)`, in units of y."""
         lo, hi = self._of_rows(lambda dist: dist.interval(level), axis=np.ndim(level))
         return self._out(lo), self._out(hi)
@@ -115,11 +126,11 @@ class Affine(NamedTuple):
         """Independent draws, of shape `shape + mean.shape`, in units of y; `shape` may be a number."""
         return self._out(np.asarray(self.dist.sample(key, shape), np.float64))
 
-    def crps(self, y: ArrayLike) -> np.ndarray:
+    def crps(self, y: Values) -> np.ndarray:
         """Continuous ranked probability score, elementwise, in units of y."""
-        return self.scale * self._of_rows(lambda dist, y: dist.crps(y), self.standardised(y))
+        return self._wide(self._of_rows(lambda dist, y: dist.crps(y), self.standardised(y)))
 
-    def pit(self, y: ArrayLike) -> np.ndarray:
+    def pit(self, y: Values) -> np.ndarray:
         """Probability integral transform: the cdf at y."""
         return self.cdf(y)
 
@@ -133,7 +144,7 @@ def _rows_of(dist: Any) -> int | None:
     """The number of rows of a distribution of ours over `(n,)` or `(n, d)`."""
     if not isinstance(dist, Gaussian | GaussianMixture):
         return None
-    shape = np.shape(dist[0])[isinstance(dist, GaussianMixture) :]
+    shape = np.shape(dist.means)[1:] if isinstance(dist, GaussianMixture) else np.shape(dist.mean)
     return shape[0] if shape else None
 
 

@@ -1,8 +1,9 @@
 """Scores of predictive distributions: means over rows, one number for each output."""
 
-from jaxreg.metrics.checked import Distribution as Distribution
+from jaxreg.distributions.base import Distribution as Distribution
 from jaxreg.metrics.checked import Score as Score
 from jaxreg.metrics.checked import check_prediction as check_prediction
+from jaxreg.metrics.evaluation import Scores as Scores
 from jaxreg.metrics.evaluation import evaluate as evaluate
 from jaxreg.metrics.scorers import neg_crps as neg_crps
 from jaxreg.metrics.scorers import neg_nll as neg_nll

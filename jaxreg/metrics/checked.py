@@ -12,15 +12,14 @@ from jaxtyping import Array, Float
 from jaxreg.checks import check_same_shape, check_std, over_outputs
 from jaxreg.data.border import check_targets
 from jaxreg.data.frames import TableLike
+from jaxreg.distributions.base import Prediction
 from jaxreg.distributions.transformed import Affine
 
-# What scores take: a Gaussian, GaussianMixture or Affine, or what a calibration made of one.
-Distribution = Any
 Score = Float[Array | np.ndarray | np.generic, "..."]
 
 
 def check_prediction(
-    prediction: Distribution, y: TableLike, sample_weight: TableLike | None = None
+    prediction: Prediction, y: TableLike, sample_weight: TableLike | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Targets and row weights as checked arrays, and the prediction checked with them.
 
@@ -66,7 +65,7 @@ def _of_rank(weight: ArrayLike, y: ArrayLike) -> ArrayLike:
 
 
 def checked_arrays(
-    prediction: Distribution, y: ArrayLike | TableLike, sample_weight: TableLike | None
+    prediction: Prediction, y: ArrayLike | TableLike, sample_weight: TableLike | None
 ) -> tuple[ModuleType, ArrayLike, ArrayLike | None]:
     """The array library to compute in, y and weights; traced arrays have their shapes checked alone.
 
@@ -80,7 +79,7 @@ def checked_arrays(
     return jnp, y, None if sample_weight is None else _of_rank(jnp.asarray(sample_weight), y)
 
 
-def able(prediction: Distribution, name: str) -> Distribution:
+def able(prediction: Prediction, name: str) -> Any:
     """The prediction, or an error that says what it can't give."""
     inner = prediction.dist if isinstance(prediction, Affine) else prediction
     if not hasattr(inner, name):

@@ -1,6 +1,6 @@
 """All scores at once, beside those of the trivial prediction."""
 
-from typing import Any
+from typing import TypedDict, overload
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +8,10 @@ from jax.typing import ArrayLike
 
 from jaxreg.checks import check_std
 from jaxreg.data.frames import TableLike
+from jaxreg.distributions.base import Prediction
 from jaxreg.distributions.gaussian import Gaussian
+from jaxreg.distributions.mixture import GaussianMixture
 from jaxreg.distributions.transformed import Affine
-from jaxreg.metrics.checked import Distribution
 from jaxreg.metrics.scores import (
     calibration_error,
     coverage,
@@ -26,15 +27,83 @@ from jaxreg.metrics.scores import (
     width,
 )
 
+Number = float | np.ndarray
 
+
+class IntervalScores(TypedDict):
+    """What every prediction is scored by: numbers, or arrays `(d,)`, by the name of the function."""
+
+    rmse: Number
+    mae: Number
+    level: Number
+    coverage: Number
+    width: Number
+    interval_score: Number
+    ence: Number
+    sharpness: Number
+    aleatoric: Number
+    epistemic: Number
+
+
+class Scores(IntervalScores):
+    """What `evaluate` returns of a Gaussian, a GaussianMixture, or an Affine of one."""
+
+    nll: Number
+    crps: Number
+    calibration_error: Number
+    max_calibration_error: Number
+
+
+class ComparedScores(Scores):
+    """The same with those of a baseline."""
+
+    baseline: Scores
+
+
+class SomeScores(IntervalScores, total=False):
+    """What `evaluate` returns of any prediction; conformal intervals have none of these scores."""
+
+    nll: Number
+    crps: Number
+    calibration_error: Number
+    max_calibration_error: Number
+    baseline: Scores
+
+
+Exact = Gaussian | GaussianMixture | Affine
+Baseline = tuple[ArrayLike, ArrayLike]
+
+
+@overload
 def evaluate(
-    prediction: Distribution,
+    prediction: Exact, y: TableLike, *, level: float = 0.95, sample_weight: TableLike | None = None
+) -> Scores: ...
+@overload
+def evaluate(
+    prediction: Exact,
+    y: TableLike,
+    *,
+    level: float = 0.95,
+    baseline: Baseline,
+    sample_weight: TableLike | None = None,
+) -> ComparedScores: ...
+@overload
+def evaluate(
+    prediction: Prediction,
+    y: TableLike,
+    *,
+    level: float = 0.95,
+    baseline: Baseline | None = None,
+    sample_weight: TableLike | None = None,
+) -> SomeScores: ...
+def evaluate(
+    prediction: Prediction,
     y: TableLike,
     *,
     level: TableLike = 0.95,
-    baseline: tuple[ArrayLike, ArrayLike] | None = None,
+    baseline: Baseline | None = None,
     sample_weight: TableLike | None = None,
-) -> dict[str, Any]:
+) -> Scores | ComparedScores | SomeScores:
     """All scores of a prediction, and beside them those of a trivial one.
 
     Args:
@@ -46,8 +115,8 @@ def evaluate(
         sample_weight: weight of each row or value.
 
     Returns:
-        Scores by name: numbers, or arrays `(d,)`. A score that the prediction can't give is left out:
-        conformal intervals have no density.
+        `Scores` by name: numbers, or arrays `(d,)`. A score that the prediction can't give is left out:
+        conformal intervals have no density, and the CRPS of recalibrated levels isn't known.
 
     Raises:
         ValueError: as `check_prediction`, or if the level lies outside (0, 1).

@@ -9,14 +9,15 @@ from jaxtyping import Array, Float
 
 from jaxreg.checks import check_probability
 from jaxreg.data.frames import TableLike
-from jaxreg.metrics.checked import Distribution, Score, able, as_wide, checked_arrays, weighted_mean
+from jaxreg.distributions.base import Prediction
+from jaxreg.metrics.checked import Score, able, as_wide, checked_arrays, weighted_mean
 from jaxreg.plain import check_whole
 
 # The levels at which the calibration of quantiles is looked at: 1 % to 99 %.
 LEVELS = np.arange(1, 100) / 100
 
 
-def rmse(prediction: Distribution, y: TableLike, *, sample_weight: TableLike | None = None) -> Score:
+def rmse(prediction: Prediction, y: TableLike, *, sample_weight: TableLike | None = None) -> Score:
     """Root mean squared error of the mean, in units of y.
 
     Args:
@@ -40,13 +41,13 @@ def rmse(prediction: Distribution, y: TableLike, *, sample_weight: TableLike | N
     return xp.sqrt(weighted_mean(xp, (as_wide(xp, prediction.mean) - y) ** 2, weight))
 
 
-def mae(prediction: Distribution, y: TableLike, *, sample_weight: TableLike | None = None) -> Score:
+def mae(prediction: Prediction, y: TableLike, *, sample_weight: TableLike | None = None) -> Score:
     """Mean absolute error of the mean, in units of y."""
     xp, y, weight = checked_arrays(prediction, y, sample_weight)
     return weighted_mean(xp, abs(as_wide(xp, prediction.mean) - y), weight)
 
 
-def nll(prediction: Distribution, y: TableLike, *, sample_weight: TableLike | None = None) -> Score:
+def nll(prediction: Prediction, y: TableLike, *, sample_weight: TableLike | None = None) -> Score:
     """Negative log-likelihood with its constant, `-log_prob(y)`, in nats; a mixture's is its own.
 
     It depends on the unit of y: in one that is c times as large it is `log(c)` less.
@@ -55,7 +56,7 @@ def nll(prediction: Distribution, y: TableLike, *, sample_weight: TableLike | No
     return -weighted_mean(xp, able(prediction, "log_prob").log_prob(y), weight)
 
 
-def crps(prediction: Distribution, y: TableLike, *, sample_weight: TableLike | None = None) -> Score:
+def crps(prediction: Prediction, y: TableLike, *, sample_weight: TableLike | None = None) -> Score:
     """Continuous ranked probability score in closed form, in units of y; lower is better.
 
     Gneiting & Raftery 2007, "Strictly proper scoring rules, prediction, and estimation".
@@ -64,7 +65,7 @@ def crps(prediction: Distribution, y: TableLike, *, sample_weight: TableLike | N
     return weighted_mean(xp, able(prediction, "crps").crps(y), weight)
 
 
-def pit(prediction: Distribution, y: TableLike) -> Float[Array | np.ndarray, "..."]:
+def pit(prediction: Prediction, y: TableLike) -> Float[Array | np.ndarray, "..."]:
     """Probability integral transform, the cdf at y: uniform on (0, 1) if predictions are right.
 
     Returns:
@@ -75,7 +76,7 @@ def pit(prediction: Distribution, y: TableLike) -> Float[Array | np.ndarray, "..
 
 
 def coverage(
-    prediction: Distribution, y: TableLike, level: TableLike = 0.95, *, sample_weight: TableLike | None = None
+    prediction: Prediction, y: TableLike, level: TableLike = 0.95, *, sample_weight: TableLike | None = None
 ) -> Score:
     """Share of observed values inside the central interval.
 
@@ -101,7 +102,7 @@ def coverage(
 
 
 def width(
-    prediction: Distribution, level: TableLike = 0.95, *, sample_weight: TableLike | None = None
+    prediction: Prediction, level: TableLike = 0.95, *, sample_weight: TableLike | None = None
 ) -> Score:
     """Mean width of the central interval, in units of y; the narrower the better at equal coverage.
 
@@ -114,7 +115,7 @@ def width(
 
 
 def interval_score(
-    prediction: Distribution, y: TableLike, level: TableLike = 0.95, *, sample_weight: TableLike | None = None
+    prediction: Prediction, y: TableLike, level: TableLike = 0.95, *, sample_weight: TableLike | None = None
 ) -> Score:
     """Winkler's score: the interval's width, and `2 / (1 - level)` times how far a value lies outside it.
 
@@ -133,7 +134,7 @@ def interval_score(
 
 
 def pinball(
-    prediction: Distribution, y: TableLike, q: TableLike, *, sample_weight: TableLike | None = None
+    prediction: Prediction, y: TableLike, q: TableLike, *, sample_weight: TableLike | None = None
 ) -> Score:
     """Pinball (quantile) loss of the predicted quantile q, in units of y; lower is better.
 
@@ -156,7 +157,7 @@ def _against_rows(xp: ModuleType, levels: TableLike, y: ArrayLike) -> tuple[Arra
 
 
 def observed_levels(
-    prediction: Distribution,
+    prediction: Prediction,
     y: TableLike,
     levels: TableLike = LEVELS,
     *,
@@ -176,7 +177,7 @@ def observed_levels(
 
 
 def calibration_error(
-    prediction: Distribution, y: TableLike, *, sample_weight: TableLike | None = None
+    prediction: Prediction, y: TableLike, *, sample_weight: TableLike | None = None
 ) -> Score:
     """Expected calibration error of the quantiles: the mean of `abs(observed - level)`, 1 % to 99 %.
 
@@ -187,7 +188,7 @@ def calibration_error(
 
 
 def max_calibration_error(
-    prediction: Distribution, y: TableLike, *, sample_weight: TableLike | None = None
+    prediction: Prediction, y: TableLike, *, sample_weight: TableLike | None = None
 ) -> Score:
     """Maximum calibration error of the quantiles: the largest `abs(observed - level)`, 1 % to 99 %."""
     return _off_level(observed_levels(prediction, y, sample_weight=sample_weight)).max(axis=0)
@@ -197,15 +198,13 @@ def _off_level(observed: Score) -> Score:
     return abs(observed - LEVELS.reshape((-1,) + (1,) * (observed.ndim - 1)))
 
 
-def sharpness(prediction: Distribution, *, sample_weight: TableLike | None = None) -> Score:
+def sharpness(prediction: Prediction, *, sample_weight: TableLike | None = None) -> Score:
     """Root of the mean predicted variance, in units of y: how narrow predictions are, right or wrong."""
     xp, _, weight = checked_arrays(prediction, prediction.mean, sample_weight)
     return xp.sqrt(weighted_mean(xp, as_wide(xp, prediction.std) ** 2, weight))
 
 
-def variance_split(
-    prediction: Distribution, *, sample_weight: TableLike | None = None
-) -> tuple[Score, Score]:
+def variance_split(prediction: Prediction, *, sample_weight: TableLike | None = None) -> tuple[Score, Score]:
     """Roots of the mean aleatoric and epistemic variance, whose squares sum to that of `sharpness`.
 
     In units of y. Depeweg et al. 2018, "Decomposition of uncertainty in Bayesian deep learning for
@@ -220,7 +219,7 @@ def variance_split(
 
 
 def error_by_std(
-    prediction: Distribution, y: TableLike, bins: int = 10, *, sample_weight: TableLike | None = None
+    prediction: Prediction, y: TableLike, bins: int = 10, *, sample_weight: TableLike | None = None
 ) -> tuple[Score, Score, Score]:
     """Root mean predicted variance and root mean squared error, in bins of rows of similar std.
 
@@ -253,7 +252,7 @@ def error_by_std(
 
 
 def ence(
-    prediction: Distribution, y: TableLike, bins: int = 10, *, sample_weight: TableLike | None = None
+    prediction: Prediction, y: TableLike, bins: int = 10, *, sample_weight: TableLike | None = None
 ) -> Score:
     """Expected normalised calibration error: the mean over bins of `abs(predicted - observed) / predicted`.
 

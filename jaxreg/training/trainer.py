@@ -283,6 +283,7 @@ def _check_model(model: Model, variables: PyTree, x: Array) -> None:
             f"{name} asks for random numbers at each call, as Dropout does ({error}); only models without "
             "them can be trained: remove it, or make it deterministic"
         ) from None
+    out = tuple(out) if isinstance(out, tuple) else out  # an index of a Gaussian selects rows
     if not (isinstance(out, tuple) and len(out) == 2 and out[0].shape == out[1].shape):
         shapes = jax.tree.map(lambda a: a.shape, out)
         raise ValueError(f"{name} must return (mean, log_var) of one shape, it returned {shapes}")
