@@ -184,10 +184,11 @@ def comparison(rows: list[dict]) -> list[str]:
     for (method,), own in _grouped(measured, "method").items():
         crps, nll = (np.mean([float(row[f"{score}_rank"]) for row in own]) for score in ("crps", "nll"))
         inside = [100 * float(row["coverage"]) for row in own]
-        fit = [float(row["seconds"]) for row in own]
+        fit, first = ([float(row[name]) for row in own if row[name]] for name in ("seconds", "first_seconds"))
+        more = f" (first {min(first):.2g} to {max(first):.2g})" if first else ""
         lines.append(
             f"| {method} | {crps:.2f} | {nll:.2f} | {min(inside):.0f} to {max(inside):.0f} % "
-            f"| {min(fit):.2g} to {max(fit):.2g} |"
+            f"| {min(fit):.2g} to {max(fit):.2g}{more} |"
         )
     return [*lines, "", _measured_on(rows[0])]
 

@@ -1,6 +1,7 @@
 import csv
 import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -161,11 +162,41 @@ def test_each_measurement_is_there(name):
     assert (readme.RESULTS / written).is_file()
 
 
-def test_the_readme_shows_the_committed_results():
-    text = readme.PAGES[0].read_text()
+@pytest.mark.parametrize("page", readme.PAGES, ids=lambda page: page.stem)
+def test_a_page_shows_the_committed_results(page):
+    text = page.read_text()
     assert readme.render(text) == text
-    assert "| largest difference |" in text and "| notebook |" in text
-    assert "jaxreg, µs per member and step" in text
+    tables = re.findall(r"<!-- table: (.*) -->\n\|.*?<!-- end: (.*) -->", text, flags=re.S)
+    assert len(tables) == 1 and tables[0][0] == tables[0][1] in readme.TABLES
+
+
+def test_every_result_has_one_page():
+    shown = re.findall("<!-- table: (.*) -->", "".join(page.read_text() for page in readme.PAGES))
+    there = [name for name, (file_name, _) in readme.TABLES.items() if (readme.RESULTS / file_name).exists()]
+    assert sorted(shown) == sorted(there)
+    assert "| largest difference |" in readme.render("<!-- table: parity -->\n<!-- end: parity -->")
+
+
+@pytest.mark.parametrize(
+    "name, rounds", [("speed", speed.FULL), ("intervals", predict.FULL), ("scale", scale.FULL)]
+)
+def test_pages_say_what_ratios_are_medians_of(name, rounds):
+    text = (readme.ROOT / "docs/benchmarks" / f"{name}.md").read_text()
+    assert f"{rounds.rounds} rounds" in text.partition("<!-- table")[0]
+
+
+def test_the_readme_stays_short():
+    lines = readme.PAGES[0].read_text().splitlines()
+    assert len(lines) <= 130 and sum(line.startswith("|") for line in lines) <= 15
+    assert sum("![" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize(
+    "page", [*readme.ROOT.glob("*.md"), *readme.ROOT.glob("docs/**/*.md")], ids=lambda page: page.stem
+)
+def test_what_pages_link_to_is_there(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#\s]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
 
 
 def toy(folder, n=60):
