@@ -1,60 +1,128 @@
-"""`python -m bench WHAT`; `python -m bench --help` lists what."""
+"""`python -m bench WHAT`; `--help` says what each measurement asks, how long it takes, and what it needs."""
 
 import argparse
+import importlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
-from bench import ablation, coverage, faults, losses, notebook, predict, readme, scale, speed, uci
-from bench.readme import RESULTS
+if not __package__:  # run by its path, as `python path/to/bench`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+
+class Tests(NamedTuple):
+    """A measurement that is tests, of which the suite takes fewer cases: a file, and options of pytest's."""
+
+    path: str
+    all_cases: str
+    record: str
+
+
+class Measurement(NamedTuple):
+    """What `--help` says of a measurement. Its module in `bench` has its name, unless it is tests.
+
+    Attributes:
+        asks: the question that it answers.
+        takes: roughly how long, on 2 cores.
+        writes: the file in `bench/results`.
+        needs: what it needs besides `pip install -e '.[test]'`.
+        tests: where it is.
+    """
+
+    asks: str
+    takes: str
+    writes: str
+    needs: str = ""
+    tests: Tests | None = None
+
+
+SETS = "--data"
 MEASUREMENTS = {
-    "notebook": notebook,
-    "speed": speed,
-    "predict": predict,
-    "coverage": coverage,
-    "losses": losses,
-    "uci": uci,
-    "ablation": ablation,
-    "faults": faults,
-    "scale": scale,
+    "parity": Measurement(
+        "How far are losses, gradients and whole runs from PyTorch's?",
+        "10 min",
+        "parity.csv",
+        tests=Tests("tests/test_parity.py", "--all-seeds", "--record-parity"),
+    ),
+    "notebook": Measurement(
+        "Where do the notebook's printed losses stand among 200 seeds?", "3 min", "notebook.csv"
+    ),
+    "speed": Measurement(
+        "How fast is training, against PyTorch and the machine's limit?", "30 min", "speed-cpu.csv, .png"
+    ),
+    "predict": Measurement("How exact and fast are an ensemble's intervals?", "4 min", "predict-cpu.csv"),
+    "coverage": Measurement(
+        "What do 95 % intervals cover where the truth is known?", "2 min", "coverage.csv"
+    ),
+    "losses": Measurement("How good are mean and error bar under each loss?", "15 min", "losses.csv", SETS),
+    "uci": Measurement(
+        "How good is the estimator, against what one would pick instead?",
+        "20 min",
+        "uci.csv",
+        f"{SETS}, rivals",
+    ),
+    "ablation": Measurement(
+        "What is each ingredient of the estimator worth?", "30 min", "ablation.csv", SETS
+    ),
+    "faults": Measurement(
+        "What is lost when a run, a save or a disk fails?", "20 min", "faults.csv", "Linux, root"
+    ),
+    "inputs": Measurement(
+        "Does any input end in right numbers or in one clear error?",
+        "30 min",
+        "inputs.csv",
+        tests=Tests("tests/test_properties.py", "--hypothesis-profile=long", "--record-properties"),
+    ),
+    "scale": Measurement(
+        "What do rows on disk and several processes cost?", "30 min", "scale.csv", "Linux, 2 GB disk"
+    ),
 }
-# Measurements that are tests, of which the suite takes fewer cases.
-TESTS = {
-    "parity": ["tests/test_parity.py", "--all-seeds", "--record-parity", str(RESULTS / "parity.csv")],
-    "inputs": [
-        "tests/test_properties.py",
-        "--hypothesis-profile=long",
-        "--record-properties",
-        str(RESULTS / "inputs.csv"),
-    ],
-}
-WITH_DATA = ("losses", "uci", "ablation")
+HELP = f"""\
+{"WHAT":10}{"takes":8}{"needs":18}{"writes":21}asks
+{{lines}}
+{"readme":10}{"1 s":8}{"":18}{"":21}Makes the tables in README.md and docs/benchmarks anew from bench/results.
+
+Times are rough, on 2 cores. Results are written to bench/results, and not with --quick.
+{SETS} is a folder of data sets: NAME.txt with a line of names, then numbers, the target last; or folders with
+data.txt, index_features.txt, index_target.txt and n_splits.txt. Without it, losses takes made-up data alone.
+bench/rivals.txt says how to install the rivals; without them uci measures jaxreg alone.
+Without root, faults leaves out disks that are full or read-only.
+"""
 
 
 def main() -> None:
-    """Run one measurement, or make the README's tables anew."""
-    parser = argparse.ArgumentParser(prog="python -m bench")
-    parser.add_argument("what", choices=[*MEASUREMENTS, *TESTS, "readme"])
-    parser.add_argument("--quick", action="store_true", help="a few seeds in seconds; nothing is kept")
+    """Run one measurement, or make the tables of README and docs anew."""
+    lines = (f"{name:10}{m.takes:8}{m.needs:18}{m.writes:21}{m.asks}" for name, m in MEASUREMENTS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        epilog=HELP.format(lines="\n".join(lines)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("what", choices=[*MEASUREMENTS, "readme"], metavar="WHAT", help="see below")
+    parser.add_argument("--quick", action="store_true", help="a few cases in about a minute; nothing is kept")
+    with_data = [name for name, measurement in MEASUREMENTS.items() if SETS in measurement.needs]
     parser.add_argument(
-        "--data",
+        SETS,
         type=Path,
         action="append",
-        help=f"{', '.join(WITH_DATA)}: a folder of data sets; may be given several times",
+        metavar="FOLDER",
+        help=f"data sets for {', '.join(with_data)}; may be given several times",
     )
     args = parser.parse_args()
-    if args.what in MEASUREMENTS:
-        folders = {"folders": args.data} if args.what in WITH_DATA else {}
-        MEASUREMENTS[args.what].main(quick=args.quick, out=RESULTS, **folders)
-    elif args.what == "readme":
+    if args.what in ("uci", "ablation") and not args.data:
+        parser.error(f"{args.what} needs {SETS} FOLDER")
+    readme = importlib.import_module("bench.readme")
+    if args.what == "readme":
         readme.main()
+    elif tests := MEASUREMENTS[args.what].tests:
+        options = [] if args.quick else [tests.all_cases, tests.record, readme.RESULTS / f"{args.what}.csv"]
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "", tests.path, *options]
+        sys.exit(subprocess.run(command, cwd=readme.ROOT).returncode)
     else:
-        sys.exit(
-            subprocess.run(
-                [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "", *TESTS[args.what]]
-            ).returncode
-        )
+        folders = {"folders": args.data} if args.what in with_data else {}
+        measure = importlib.import_module(f"bench.{args.what}").main
+        measure(quick=args.quick, out=readme.RESULTS, **folders)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from bench import hostile, victims
 from bench.machine import versions
-from bench.readme import write
+from bench.readme import ROOT, write
 from bench.victims import REFUSED, call, fitted, is_one_of, same, start
 from jaxreg import MeanVarRegressor, data, fit, make_trainer, sgd
 from jaxreg.estimator import DeepEnsembleRegressor
@@ -376,7 +376,8 @@ def popen(*arguments: object) -> subprocess.Popen:
     """The `jaxreg` command in a process of its own."""
     run = [sys.executable, "-m", "jaxreg", *map(str, arguments)]
     kept = os.environ | {"JAXREG_NO_CACHE": "1"}
-    return subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=kept)
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(run, **pipes, env=kept, cwd=ROOT)
 
 
 def command(*arguments: object) -> tuple[int, str]:

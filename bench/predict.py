@@ -150,12 +150,13 @@ def compare(case: str, effort: Effort) -> list[dict]:
 
 def main(*, quick: bool, out: Path) -> list[dict]:
     """Measure, print, and keep the results unless it was the quick form."""
-    console, rows = Console(width=120), []
+    console, rows, effort = Console(width=120), [], QUICK if quick else FULL
     for case in CASES:
-        found = [r | versions() for r in compare(case, QUICK if quick else FULL)]
+        found = [r | versions() for r in compare(case, effort)]
         size = f"{found[0]['rows']:,} rows, {found[0]['members']} members"
         columns = ("what", "median_ms", "least_ms", "most_ms", "times_ours", "largest_error_in_stds")
         table = Table(*columns, title=f"{100 * LEVEL:g}% intervals, {case}: {size}")
+        table.caption = f"times_ours: ratio of the medians; rounds: {effort.rounds}"
         for r in found:
             table.add_row(*(r[name] for name in columns))
         console.print(table)

@@ -1,11 +1,14 @@
-"""Results as files, and the README's tables made from them."""
+"""Results as files, and the tables of README and docs/benchmarks made from them."""
 
 import csv
 import re
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results"
-README = Path(__file__).parents[1] / "README.md"
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "bench" / "results"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "benchmarks").glob("*.md"))]
 
 
 def write(rows: list[dict], path: Path) -> None:
@@ -171,6 +174,25 @@ def uci(rows: list[dict]) -> list[str]:
     return [*lines, "", _measured_on(rows[0])]
 
 
+def comparison(rows: list[dict]) -> list[str]:
+    """What a user would pick, over all sets: a row for each method."""
+    lines = [
+        "| method | mean rank by CRPS | mean rank by NLL | inside 95 % intervals | fit, s |",
+        "|---|---|---|---|---|",
+    ]
+    measured = [row for row in rows if row["splits"] != "published"]
+    for (method,), own in _grouped(measured, "method").items():
+        crps, nll = (np.mean([float(row[f"{score}_rank"]) for row in own]) for score in ("crps", "nll"))
+        inside = [100 * float(row["coverage"]) for row in own]
+        fit, first = ([float(row[name]) for row in own if row[name]] for name in ("seconds", "first_seconds"))
+        more = f" (first {min(first):.2g} to {max(first):.2g})" if first else ""
+        lines.append(
+            f"| {method} | {crps:.2f} | {nll:.2f} | {min(inside):.0f} to {max(inside):.0f} % "
+            f"| {min(fit):.2g} to {max(fit):.2g}{more} |"
+        )
+    return [*lines, "", _measured_on(rows[0])]
+
+
 def _mean_ranks(rows: list[dict]) -> list[str]:
     found = []
     for (method,), own in _grouped(rows, "method").items():
@@ -237,6 +259,7 @@ TABLES = {
     "predict": ("predict-cpu.csv", predict),
     "coverage": ("coverage.csv", coverage),
     "losses": ("losses.csv", losses),
+    "comparison": ("uci.csv", comparison),
     "uci": ("uci.csv", uci),
     "ablation": ("ablation.csv", ablation),
     "faults": ("faults.csv", faults),
@@ -246,7 +269,7 @@ TABLES = {
 
 
 def render(text: str) -> str:
-    """The README's text with each table made anew; a table whose results are missing stays as it is."""
+    """A page's text with each table made anew; a table whose results are missing stays as it is."""
     for name, (file_name, table) in TABLES.items():
         path = RESULTS / file_name
         if path.exists():
@@ -258,5 +281,6 @@ def render(text: str) -> str:
 
 
 def main() -> None:
-    """Rewrite README.md in place."""
-    README.write_text(render(README.read_text()))
+    """Rewrite the pages in place."""
+    for page in PAGES:
+        page.write_text(render(page.read_text()))

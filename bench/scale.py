@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.machine import seconds, versions
-from bench.readme import write
+from bench.readme import ROOT, write
 from bench.scale_process import BATCH, FEATURES, KEY_SEED, MEMBERS, MODEL, PREDICTING, TRAINER
 from jaxreg import adamw, data, fit_ensemble, make_trainer, metrics, predict_ensemble, sources
 
@@ -60,7 +60,7 @@ def make(folder: Path, rows: int, groups: int = GROUPS, *, in_order: bool = True
 def child(*arguments: object) -> subprocess.Popen:
     """A process of a measurement."""
     command = [sys.executable, "-m", "bench.scale_process", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
 
 def result(process: subprocess.Popen) -> dict:
@@ -253,10 +253,10 @@ def main(*, quick: bool, out: Path) -> list[dict]:
         if not quick:
             whole = [lambda: memory(folders), lambda: prediction_rates(folders[effort.few], effort)]
             parts = [*whole, *parts, lambda: processes(fits)]
-        rows = []
+        rows, caption = [], f"ratios: medians of the ratios within a round; rounds: {effort.rounds}"
         for part in parts:
             rows += [row | versions() for row in part()]
-            table = Table("question", "what", "value", "unit")
+            table = Table("question", "what", "value", "unit", caption=caption)
             for row in rows:
                 table.add_row(row["question"], row["what"], row["value"], row["unit"])
             console.print(table)

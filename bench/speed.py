@@ -24,7 +24,7 @@ import torch_ref.models
 import torch_ref.training
 from bench import rivals
 from bench.machine import GPU, Limit, count_compilations, seconds, versions
-from bench.readme import write
+from bench.readme import ROOT, write
 from jaxreg import MeanVarRegressor, data, fit, fit_ensemble, make_trainer, sgd
 from jaxreg.machine import cores
 from jaxreg.model import torch_weights
@@ -163,7 +163,7 @@ def row(
 ) -> dict:
     """A row of results: the median and the range of what was measured, and the median ratio to ours."""
     figures = {"median": np.median(values), "least": np.min(values), "most": np.max(values)}
-    figures = {key: f"{value:.4g}" for key, value in figures.items()}
+    figures = {key: f"{value:.4g}" for key, value in figures.items()} | {"rounds": len(values)}
     ratio = "" if ratios is None else f"{np.median(ratios):.3g}"
     return {"question": question, **label, "what": what, "unit": unit, **figures, "times_ours": ratio}
 
@@ -233,7 +233,7 @@ def growth(effort: Effort) -> list[dict]:
     label = {"hidden": "128-128", "batch_size": 64, "members": ""}
     slow = effort._replace(seconds=effort.seconds * 4, rounds=1 if effort.quick else 3)
     rows = timed("growth, time per member and step", label, contenders, slow)
-    few, many = (2, 4) if effort.quick else (64, 1024)
+    few, many = 64, 1024  # fewer differ by less than a process's own memory varies
     for what, settings in list(MEMORY.items())[-1 if effort.quick else 0 :]:
         peaks = [[peak_memory(members, settings) for members in (few, many)] for _ in range(slow.rounds)]
         slopes = np.diff(peaks, axis=1)[:, 0] / (many - few) / bytes_of_params()
@@ -269,7 +269,7 @@ print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 def peak_memory(members: int, settings: str) -> int:
     """Bytes that a process held at most while it trained so many members; on Linux."""
     command = [sys.executable, "-c", MEMORY_CODE.replace("{settings}", settings), str(members)]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) * 1024
+    return int(subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout) * 1024
 
 
 def bytes_of_params() -> int:
@@ -323,10 +323,12 @@ QUESTIONS = [one_network, ensembles, single_step, growth, sweep, other_shapes]
 def show(rows: list[dict], console: Console) -> None:
     """One table for each question."""
     for question in dict.fromkeys(r["question"] for r in rows):
-        table = Table(
-            "network", "batch", "members", "what", "median", "least", "most", "", "times ours", title=question
-        )
-        for r in (r for r in rows if r["question"] == question):
+        names = "network", "batch", "members", "what", "median", "least", "most", "", "times ours"
+        table = Table(*names, title=question)
+        own = [r for r in rows if r["question"] == question]
+        if own[0]["times_ours"]:
+            table.caption = f"times ours: median of the ratios within a round; rounds: {own[0]['rounds']}"
+        for r in own:
             keys = (
                 "hidden",
                 "batch_size",
@@ -370,10 +372,10 @@ def draw(rows: list[dict], path: Path) -> Axes:
 
 def main(*, quick: bool, out: Path) -> list[dict]:
     """Measure, print, and keep the results unless it was the quick form."""
-    console = Console(width=110)
+    console, effort = Console(width=110), QUICK if quick else FULL
     rows = []
     for question in QUESTIONS[:-1] if quick else QUESTIONS:  # other shapes ask nothing new
-        found = [r | versions() for r in question(QUICK if quick else FULL)]
+        found = [r | versions() for r in question(effort)]
         show(found, console)
         rows += found
     if not quick:

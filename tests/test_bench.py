@@ -1,4 +1,8 @@
 import csv
+import importlib
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -6,6 +10,7 @@ import numpy as np
 import pytest
 
 from bench import ablation, coverage, datasets, losses, machine, notebook, predict, readme, scale, speed, uci
+from bench.__main__ import MEASUREMENTS
 from jaxreg import Affine, Gaussian
 
 
@@ -30,6 +35,9 @@ def test_speed_bench_in_its_quick_form(tmp_path, capsys):
     compiled = [row["median"] for row in rows if row["unit"] == "programs compiled"]
     assert compiled[1] == "0"  # a second sweep, of other numbers
     printed = capsys.readouterr().out
+    assert "times ours: median of the ratios within a round; rounds: 2" in printed
+    (memory,) = (row for row in rows if row["unit"] == "times its parameters")
+    assert 2 < float(memory["median"]) < 20
     for question in {row["question"] for row in rows}:
         assert question in printed
         timed = [row for row in rows if row["question"] == question and row["unit"] == "us"]
@@ -133,11 +141,62 @@ def test_multiply_adds_are_those_of_the_products():
     assert machine.multiply_adds(width=5, rows=7) == 7 * (2 * 5 + 3 * 25 + 3 * 2 * 5)
 
 
-def test_the_readme_shows_the_committed_results():
-    text = readme.README.read_text()
+def test_help_says_of_each_measurement_what_it_asks_takes_needs_and_writes(tmp_path):
+    bench = Path(readme.__file__).parent
+    for command, path in ((["-m", "bench"], bench.parent), ([str(bench)], "")):
+        run = [sys.executable, *command, "--help"]
+        environment = os.environ | {"PYTHONPATH": str(path)}
+        said = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        lines = {line.split()[0]: line for line in said.stdout.splitlines() if line.endswith("?")}
+        assert list(lines) == list(MEASUREMENTS)
+        for name, measurement in MEASUREMENTS.items():
+            assert all(part in lines[name] for part in measurement if isinstance(part, str))
+
+
+@pytest.mark.parametrize("name", MEASUREMENTS)
+def test_each_measurement_is_there(name):
+    tests = MEASUREMENTS[name].tests
+    module = None if tests else importlib.import_module(f"bench.{name}")
+    assert (readme.ROOT / tests.path).is_file() if tests else callable(module.main)
+    written = MEASUREMENTS[name].writes.partition(",")[0]
+    assert (readme.RESULTS / written).is_file()
+
+
+@pytest.mark.parametrize("page", readme.PAGES, ids=lambda page: page.stem)
+def test_a_page_shows_the_committed_results(page):
+    text = page.read_text()
     assert readme.render(text) == text
-    assert "| largest difference |" in text and "| notebook |" in text
-    assert "jaxreg, µs per member and step" in text
+    tables = re.findall(r"<!-- table: (.*) -->\n\|.*?<!-- end: (.*) -->", text, flags=re.S)
+    assert len(tables) == 1 and tables[0][0] == tables[0][1] in readme.TABLES
+
+
+def test_every_result_has_one_page():
+    shown = re.findall("<!-- table: (.*) -->", "".join(page.read_text() for page in readme.PAGES))
+    there = [name for name, (file_name, _) in readme.TABLES.items() if (readme.RESULTS / file_name).exists()]
+    assert sorted(shown) == sorted(there)
+    assert "| largest difference |" in readme.render("<!-- table: parity -->\n<!-- end: parity -->")
+
+
+@pytest.mark.parametrize(
+    "name, rounds", [("speed", speed.FULL), ("intervals", predict.FULL), ("scale", scale.FULL)]
+)
+def test_pages_say_what_ratios_are_medians_of(name, rounds):
+    text = (readme.ROOT / "docs/benchmarks" / f"{name}.md").read_text()
+    assert f"{rounds.rounds} rounds" in text.partition("<!-- table")[0]
+
+
+def test_the_readme_stays_short():
+    lines = readme.PAGES[0].read_text().splitlines()
+    assert len(lines) <= 130 and sum(line.startswith("|") for line in lines) <= 15
+    assert sum("![" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize(
+    "page", [*readme.ROOT.glob("*.md"), *readme.ROOT.glob("docs/**/*.md")], ids=lambda page: page.stem
+)
+def test_what_pages_link_to_is_there(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#\s]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
 
 
 def toy(folder, n=60):

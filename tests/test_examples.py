@@ -87,6 +87,12 @@ def test_a_run_under_slurm(place):
     assert model_file.load(folder / "run/model").members == 2
 
 
+def test_ci_runs_the_test_command_of_the_readme():
+    readme, ci = ((EXAMPLES.parent / name).read_text() for name in ("README.md", ".ci/run"))
+    (command,) = re.findall(r"<!-- command: tests -->.*?```bash\n(.*?)\n```", readme, flags=re.S)
+    assert f"{command.replace('.venv', '.ci/venv')} || exit" in ci.splitlines()
+
+
 @pytest.mark.parametrize("recipe", ["loopback.sh", "slurm.sh", "jobset.yaml"])
 def test_options_in_recipes_exist(recipe):
     text = (EXAMPLES / recipe).read_text().partition("jaxreg fit")[2]

@@ -1,6 +1,7 @@
 """Imports run one way, and a light import stays light."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,12 @@ def name_of(path):
 
 def test_every_file_has_its_place():
     assert {*map(name_of, FOLDER.rglob("*.py"))} == {"__init__", "__main__", *ORDER}
+
+
+def test_the_page_of_files_has_them_in_order():
+    page = (FOLDER.parent / "docs" / "files.md").read_text()
+    names = re.findall(r"^jaxreg/(\S+)\.py", page, flags=re.M)
+    assert [name.replace("/", ".").removesuffix(".__init__") for name in names] == ORDER
 
 
 @pytest.mark.parametrize("name", ORDER)

@@ -1,7 +1,7 @@
 """Whatever a user hands in ends in right numbers or in one error that says what was wrong (Hypothesis).
 
-`--hypothesis-profile long` takes as many examples as the README's table says, and `--record-properties FILE`
-keeps how they ended.
+`--hypothesis-profile long` takes as many examples as docs/benchmarks/inputs.md says, and
+`--record-properties FILE` keeps how they ended.
 """
 
 import csv
