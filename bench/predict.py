@@ -46,7 +46,7 @@ def ensemble(effort: Effort, apart: float, dtype: type) -> GaussianMixture:
 
 def members_of(dist: GaussianMixture) -> tuple[np.ndarray, np.ndarray]:
     """Means and standard deviations as float64, `(members, rows)`."""
-    means, log_vars = (np.asarray(a, np.float64) for a in dist[:2])
+    means, log_vars = (np.asarray(a, np.float64) for a in (dist.means, dist.log_vars))
     return means, np.exp(0.5 * log_vars)
 
 
