@@ -77,9 +77,8 @@ def band(
     if train is not None:
         train = _single_feature(train[0]), np.asarray(train[1])
         if train[1].shape != train[0].shape:
-            raise ValueError(
-                f"train: x has {len(train[0])} rows, y has shape {train[1].shape}: they must agree"
-            )
+            rows, shape = len(train[0]), train[1].shape
+            raise ValueError(f"train: x has {rows} rows, y has shape {shape}: they must agree")
     ax = _axes(ax, (8, 5))
     order = np.argsort(x)
     if train is not None:
@@ -87,9 +86,8 @@ def band(
         ax.scatter(*train, s=4 if many else 12, alpha=0.4 if many else 0.6, label=points)
     ax.plot(x[order], mean[order], linewidth=2, color=DARK, label="μ(x)")
     bounds = np.asarray(lower)[order], np.asarray(upper)[order]
-    ax.fill_between(
-        x[order], *bounds, alpha=0.25, color="C1", linewidth=0, label=f"{100 * level:g}% interval"
-    )
+    band_label = f"{100 * level:g}% interval"
+    ax.fill_between(x[order], *bounds, alpha=0.25, color="C1", linewidth=0, label=band_label)
     if np.any(prediction.epistemic):
         share = np.asarray(prediction.aleatoric / prediction.std)[order]
         for bound, label in zip(bounds, ("of the noise alone", None), strict=True):
@@ -211,9 +209,8 @@ def observed_against_predicted(
     size = 4 if len(y) > MANY_POINTS else 12
     ax.scatter(mean[inside], y[inside], s=size, color="C0", zorder=2, label="inside")
     outside = f"outside ({100 * np.mean(~inside):.1f}%)"
-    ax.scatter(
-        mean[~inside], y[~inside], s=size + 8, facecolor="white", edgecolor="C3", zorder=2, label=outside
-    )
+    hollow = {"facecolor": "white", "edgecolor": "C3", "zorder": 2}
+    ax.scatter(mean[~inside], y[~inside], s=size + 8, label=outside, **hollow)
     ax.set(xlabel=f"predicted {label}", ylabel=f"observed {label}")
     return _finished(ax, title)
 
@@ -364,16 +361,8 @@ def report(
     Raises:
         ValueError: as `metrics.check_prediction`, or for several outputs.
     """
-    panels = report_panels(
-        prediction,
-        y,
-        x=x,
-        training=training,
-        same_scale=same_scale,
-        level=level,
-        label=label,
-        x_label=x_label,
-    )
+    shown = {"x": x, "training": training, "same_scale": same_scale}
+    panels = report_panels(prediction, y, **shown, level=level, label=label, x_label=x_label)
     page = Figure(figsize=(8.27, 11.69), layout="constrained")
     page.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
     above, rows = int(head is not None), -(-len(panels) // 2)
@@ -441,10 +430,8 @@ def _finished(ax: Axes, title: str | None, front: Axes | None = None) -> Axes:
 
 def _one_output(prediction: Prediction, y: TableLike) -> np.ndarray:
     if np.ndim(prediction.mean) != 1:
-        shape = np.shape(prediction.mean)
-        raise ValueError(
-            f"one output is drawn at a time, the prediction has {shape}: pass prediction.output(i)"
-        )
+        shape = f"the prediction has {np.shape(prediction.mean)}"
+        raise ValueError(f"one output is drawn at a time, {shape}: pass prediction.output(i)")
     return check_prediction(prediction, y)[0]
 
 
