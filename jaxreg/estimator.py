@@ -31,6 +31,7 @@ from jaxreg.metrics.scorers import neg_crps as neg_crps
 from jaxreg.metrics.scorers import neg_nll as neg_nll
 from jaxreg.model.fitted import Fitted
 from jaxreg.networks.prediction import predict_ensemble
+from jaxreg.plain import counted
 from jaxreg.recipe import (
     PRIOR_ROWS,
     SCALE_OF_FEW,
@@ -182,7 +183,7 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
                 "fit_ensemble, which takes any source"
             )
         if files.rows < FEWEST_ROWS:
-            raise ValueError(f"the files have {files.rows} rows, {FEWEST_ROWS} are needed")
+            raise ValueError(f"the files have {counted(files.rows, 'row')}, {FEWEST_ROWS} are needed")
         if self.batch_size is None:
             raise ValueError("rows in files need a batch_size: a number or 'auto'")
         processes, mesh = jax.process_count(), None

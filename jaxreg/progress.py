@@ -6,6 +6,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jaxreg.plain import counted
 from jaxreg.training import History, Hook, Job, Run
 
 
@@ -94,7 +95,7 @@ class Lines(Hook):
         self.epochs = job.settings.get("epochs")
         self.began = self.said = time.monotonic()
         self.first: float | None = None
-        self.console.print(f"{self.description}: at most {self.epochs:,} epochs", soft_wrap=True)
+        self.console.print(f"{self.description}: at most {counted(self.epochs, 'epoch')}", soft_wrap=True)
 
     def after_chunk(self, run: Run, history: History) -> None:
         """Say how far it is, if that was 10 seconds ago."""

@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike
 from jaxreg.checks import check_varies, over_outputs
 from jaxreg.data.frames import TableLike, as_floats, column_names
 from jaxreg.data.scaler import without_unit
+from jaxreg.plain import counted
 
 # A column whose range is fewer steps of float32 than this is looked at for values that fall together.
 FEW_STEPS = 4096
@@ -171,7 +172,7 @@ def check_data(data: TableLike, name: str = "data") -> tuple[np.ndarray, ...]:
     as_given = data[0], y
     y = check_targets(y, f"{name}: y" if name != "data" else "y")
     if len(y) != len(x):
-        raise ValueError(f"x has {len(x)} rows and y has {len(y)}: each row of x needs its target")
+        raise ValueError(f"x has {counted(len(x), 'row')} and y has {len(y)}: each row of x needs its target")
     for what, before, after in zip("xy", as_given, (x, y.astype(x.dtype, copy=False)), strict=True):
         _check_distinct(before, after, what if name == "data" else f"{name}: {what}")
     return tuple(a.astype(x.dtype, copy=False) for a in (x, y, weight) if a is not None)

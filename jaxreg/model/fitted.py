@@ -13,7 +13,7 @@ from jaxreg.data.frames import TableLike, column_names
 from jaxreg.data.scaler import Scaler
 from jaxreg.distributions.transformed import Affine
 from jaxreg.networks.prediction import predict, predict_ensemble
-from jaxreg.plain import did_you_mean, listed
+from jaxreg.plain import counted, did_you_mean, listed
 
 # Standard deviations from the training rows' mean. What lies farther off is predicted as if it lay there,
 # where no network's arithmetic overflows.
@@ -88,7 +88,7 @@ class Fitted(NamedTuple):
         x = check_features(x, dtype=np.float64)
         features = np.shape(self.x_scaler.loc)[0]
         if x.shape[1] != features:
-            raise ValueError(f"x has {x.shape[1]} features, the model was trained on {features}")
+            raise ValueError(f"x has {counted(x.shape[1], 'feature')}, the model was trained on {features}")
         scaled = np.clip(self.x_scaler.transform(x), -FARTHEST, FARTHEST)
         scaled = scaled.astype(jax.tree.leaves(self.params)[0].dtype)
         run = predict if self.members is None else predict_ensemble

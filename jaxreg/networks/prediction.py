@@ -15,6 +15,7 @@ from jaxreg.distributions.gaussian import Gaussian
 from jaxreg.distributions.mixture import GaussianMixture
 from jaxreg.machine import cores
 from jaxreg.networks.models import Model
+from jaxreg.plain import counted
 
 # Rows of one call, at most and at least: one program serves any few rows.
 PREDICTION_BLOCK = 8192
@@ -85,7 +86,7 @@ def misfit(model: Model, params: PyTree, x: np.ndarray) -> str | None:
         return f"params have a leading axis of {pairs[0][0][0]} members: use predict_ensemble"
     for features in {ours[0] for ours, like in pairs if ours[1:] == like.shape[1:] and ours != like.shape}:
         if [ours for ours, _ in pairs] == [leaf.shape for leaf in jax.tree.leaves(shapes(features))]:
-            return f"x has {x.shape[1]} features, the params are for {features}"
+            return f"x has {counted(x.shape[1], 'feature')}, the params are for {features}"
     return f"params aren't those of this {type(model).__name__}: they have other shapes"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from jaxreg.machine import memory
+from jaxreg.plain import counted
 
 # How pandas calls the column of an index that it reads from a CSV file, once or more often.
 INDEX_NAME = re.compile(r"Unnamed: 0(\.\d+)*")
@@ -324,7 +325,7 @@ def _more_values(path: Path, separator: str, width: int) -> str | None:
 
 
 def _too_many(line: int, width: int) -> str:
-    return f"has more values in line {line} than the {width} names of its first line"
+    return f"has more values in line {line} than the {counted(width, 'name')} of its first line"
 
 
 def _without_blank_lines(content: bytes) -> bytes:

@@ -20,7 +20,7 @@ from jaxreg.data.border import default_dtype
 from jaxreg.data.far import warn_of_far
 from jaxreg.data.rows import Block, row_fractions
 from jaxreg.data.scaler import Scaler
-from jaxreg.plain import listed
+from jaxreg.plain import counted, listed
 from jaxreg.tables.csv import KEPT
 from jaxreg.tables.prefetch import prefetch
 
@@ -165,9 +165,8 @@ class Files:
             reason = str(error).splitlines()[0]
             raise ValueError(f"{row_group} can't be read: {reason}") from None
         if len(table) != row_group.rows:
-            raise ValueError(
-                f"{row_group.file} was changed: row group {row_group.group} had {row_group.rows:,} rows"
-            )
+            had = counted(row_group.rows, "row")
+            raise ValueError(f"{row_group.file} was changed: row group {row_group.group} had {had}")
         values = np.empty((len(names), len(table)))
         for i, name in enumerate(names):
             # Nulls of any type become NaN; whole numbers beyond 2**53 are rounded, as NumPy does it.
