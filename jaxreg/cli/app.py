@@ -201,11 +201,15 @@ def fit_command(
     from jaxreg.cli import fit
 
     _use_cache(no_cache)
-    job = fit.Job(coordinator, processes, process, wait, own_files) if distributed else None
+    cluster = fit.Cluster(coordinator, processes, process, wait, own_files) if distributed else None
     kept = fit.Kept(checkpoint, checkpoint_every, resume)
     asked = fit.Asked(file, target, tuple(drop or ()), read, test_fraction, seed, out_file, report_file)
     fit.run(
-        asked, kept, job, {name: _number(value) for name, value in settings.items()}, fit.Talk(quiet, as_json)
+        asked,
+        kept,
+        cluster,
+        {name: _number(value) for name, value in settings.items()},
+        fit.Talk(quiet, as_json),
     )
 
 

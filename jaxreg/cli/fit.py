@@ -21,7 +21,7 @@ from jaxreg.cli.inputs import (
 )
 from jaxreg.cli.json_output import print_json, scores_of
 from jaxreg.cli.outputs import check_output, trivial
-from jaxreg.cli.standard_input import as_file
+from jaxreg.cli.standard_input import as_file, called
 from jaxreg.estimator import DeepEnsembleRegressor
 from jaxreg.metrics import evaluate
 from jaxreg.model import model_file
@@ -58,7 +58,7 @@ class Kept(NamedTuple):
     resume: bool
 
 
-class Job(NamedTuple):
+class Cluster(NamedTuple):
     """A run of several processes, of which this is one."""
 
     coordinator: str | None
@@ -75,16 +75,16 @@ class Talk(NamedTuple):
     as_json: bool
 
 
-def run(asked: Asked, kept: Kept, job: Job | None, settings: dict[str, Any], talk: Talk) -> None:
+def run(asked: Asked, kept: Kept, cluster: Cluster | None, settings: dict[str, Any], talk: Talk) -> None:
     """Train, score, and write."""
-    if job is not None:
-        aborts.take_over(hosts.cannot_begin(job.coordinator, job.processes, job.wait))
-        hosts.start(job.coordinator, job.processes, job.process, timeout=job.wait)
+    if cluster is not None:
+        aborts.take_over(hosts.cannot_begin(cluster.coordinator, cluster.processes, cluster.wait))
+        hosts.start(cluster.coordinator, cluster.processes, cluster.process, timeout=cluster.wait)
         aborts.take_over(None)
-    first = jax.process_index() == 0 if job is not None else True  # the first process writes and talks
+    first = jax.process_index() == 0 if cluster is not None else True  # the first process writes and talks
     out.quiet = talk.quiet or talk.as_json or not first
     stages = Stages(2 + (settings.get("frequency_scale") == "auto"), silent=talk.quiet or not first)
-    rows = read_rows(asked, kept, job, settings, stages)
+    rows = read_rows(asked, kept, cluster, settings, stages)
     if len(rows.test[0]) < FEWEST_TEST_ROWS and asked.report_file is not None:
         raise ValueError(
             f"--report needs at least {FEWEST_TEST_ROWS} rows to score the model on: "
@@ -107,7 +107,8 @@ def run(asked: Asked, kept: Kept, job: Job | None, settings: dict[str, Any], tal
         section = report.Section(asked.target, prediction, y, result, feature, features[0])
     model_file.save(asked.out_file, fitted)
     if section is not None and asked.report_file is not None:
-        about = f"{counted(len(y), 'row')} of {asked.file.name} that {asked.out_file.name} wasn't trained on"
+        rows_of = f"{counted(len(y), 'row')} of {called(Path(asked.file.name))}"
+        about = f"{rows_of} that {asked.out_file.name} wasn't trained on"
         title = f"How well {asked.target} is predicted"
         report.write(asked.report_file, [section], title=title, about=about)
     if talk.as_json:
@@ -116,7 +117,9 @@ def run(asked: Asked, kept: Kept, job: Job | None, settings: dict[str, Any], tal
         tell(asked, rows, ensemble, section)
 
 
-def read_rows(asked: Asked, kept: Kept, job: Job | None, settings: dict[str, Any], stages: "Stages") -> Rows:
+def read_rows(
+    asked: Asked, kept: Kept, cluster: Cluster | None, settings: dict[str, Any], stages: "Stages"
+) -> Rows:
     """The rows to train on and to score on, once the files are found to be right."""
     with hosts.checked_by_all():
         file = as_file(asked.file)
@@ -127,16 +130,16 @@ def read_rows(asked: Asked, kept: Kept, job: Job | None, settings: dict[str, Any
                     check_output(path, given, kept.folder)
     if asked.report_file is not None:
         report.check_suffix(asked.report_file)
-    stages.next(f"reading {asked.file}")
-    if job is None and not is_streamed(paths, asked.how):
+    stages.reading(asked.file)
+    if cluster is None and not is_streamed(paths, asked.how):
         return rows_in_memory(paths, asked.target, list(asked.drop), asked.test_fraction, asked.seed)
     with hosts.checked_by_all():
         files = from_files(file, target=asked.target, drop=asked.drop)
-    if job is not None:
+    if cluster is not None:
         given = {"seed": asked.seed, "test_fraction": asked.test_fraction, "resume": kept.resume}
-        given |= {"own_files": job.own_files, "checkpoint": kept.folder is not None}
+        given |= {"own_files": cluster.own_files, "checkpoint": kept.folder is not None}
         check_same_job(files, given | {"checkpoint_every": kept.every, "settings": settings})
-        files = replace(files, own_share=job.own_files)
+        files = replace(files, own_share=cluster.own_files)
     return streamed_rows(files, asked.test_fraction, asked.seed)
 
 
@@ -175,10 +178,10 @@ class Stages:
     def __init__(self, count: int, *, silent: bool):
         self.count, self.silent = count, silent
 
-    def next(self, what: str) -> None:
+    def reading(self, file: Path) -> None:
         """Say that the first stage begins, which is too short for a bar."""
         if not self.silent and not err.is_terminal:
-            err.print(f"1 of {self.count}: {what}", soft_wrap=True)
+            err.print(f"1 of {self.count}: reading {called(file)}", soft_wrap=True)
 
     def hooks(self) -> list[Hook]:
         """What shows how far the training is."""

@@ -21,3 +21,8 @@ def as_file(path: Path) -> Path:
     file = scratch_folder() / f"standard-input.{kind}"
     file.write_bytes(content)
     return file
+
+
+def called(path: Path) -> str:
+    """What messages call a path."""
+    return "standard input" if str(path) == "-" else str(path)
