@@ -4,7 +4,9 @@ Nothing is imported before it is asked for: `import jaxreg` alone loads no JAX.
 """
 
 import importlib
+import pkgutil
 import sys
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +88,10 @@ __all__ = [*HOME_OF]
 class _Moved(ModuleType):
     """A module that is imported, under the name it has now, when something of it is asked for."""
 
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.__spec__ = ModuleSpec(name, None)
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
@@ -110,8 +116,11 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != path:
             raise
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+        from jaxreg.plain import did_you_mean
+
+        similar = did_you_mean(name, __all__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{similar}") from None
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(module.name for module in pkgutil.iter_modules(__path__)), "__version__"})

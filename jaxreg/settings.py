@@ -53,6 +53,7 @@ def documented(kind: type) -> type:
         kind.__doc__ = kind.__doc__.replace(
             "{settings}", textwrap.indent("\n".join(wrapped), " " * 8).lstrip()
         )
+    kind.__init__.__qualname__ = f"{kind.__name__}.__init__"  # which errors name
     return kind
 
 
@@ -82,8 +83,13 @@ def whole(least: int, *others: str | None) -> Check:
     """A check for whole numbers from the least on, or one of the other values."""
 
     def check(name: str, value: Any) -> None:
-        if value not in others:
+        if value in others:
+            return
+        try:
             check_whole(name, value, least)
+        except ValueError as error:
+            also = f"; {' and '.join(map(repr, others))} may stand here too" if others else ""
+            raise ValueError(f"{error}{also}") from None
 
     return check
 
@@ -176,12 +182,14 @@ class EnsembleSettings:
     batch_size: Annotated[
         int | str | None,
         whole(1, "auto", None),
-        'rows per step; "auto" is 32, and more from 16,384 rows on; None takes all, but of rows in files.',
+        'rows per step; "auto" is 32, and more from 16,384 rows on; None takes all (not of rows in files).',
     ] = "auto"
     learning_rate: Annotated[
         float, not_negative, "of AdamW's first step; it falls to 0 along half a cosine."
     ] = 3e-3
-    weight_decay: Annotated[float, not_negative, "of AdamW at 1,000 rows; it goes with 1 / sqrt(rows)."] = 0.1
+    weight_decay: Annotated[
+        float, not_negative, "AdamW's for 1,000 rows; it is multiplied by sqrt(1000 / rows)."
+    ] = 0.1
     validation_fraction: Annotated[
         float,
         number(0, 0.5, "from 0 to 0.5"),

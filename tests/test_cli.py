@@ -950,6 +950,13 @@ def test_standard_input(run, model, houses, tmp_path, monkeypatch, suffix):
     assert "60 rows of standard-input" in sent("evaluate", model, "-")[1]
 
 
+def test_one_target_is_predicted_and_not_dropped(refused, houses, tmp_path):
+    refused(train(houses, tmp_path / "m", "--target", "rooms"), "--target is given 2 times", "Python")
+    refused(train(houses, tmp_path / "m", "--drop", "price"), "--drop price leaves out the target")
+    words = "epochs must be a whole number, got 'x'; 'auto' may stand here too; patience must be a share"
+    refused(train(houses, tmp_path / "m", "--epochs", "x", "--patience", 7), words)
+
+
 def test_an_empty_standard_input(refused, model, monkeypatch, tmp_path):
     with Path(os.devnull).open() as stream:
         monkeypatch.setattr(sys, "stdin", stream)

@@ -13,7 +13,7 @@ import typer
 import jaxreg
 from jaxreg.cli import ending
 from jaxreg.cli.console import as_utf8, say
-from jaxreg.settings import EnsembleSettings, settings_of
+from jaxreg.settings import EnsembleSettings, check_settings, settings_of
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -136,7 +136,7 @@ def with_settings(command: Callable) -> Callable:
 @with_settings
 def fit_command(
     file: Annotated[Path, typer.Argument(help=f"{ROWS_HELP}; one row for each observation.")],
-    target: Annotated[str, typer.Option(help="Column to predict.", callback=as_utf8)],
+    target: Annotated[list[str], typer.Option(help="Column to predict.", callback=as_utf8)],
     out_file: Annotated[Path, typer.Option("--out", help="Model file to write.")],
     drop: Annotated[
         list[str] | None,
@@ -146,15 +146,15 @@ def fit_command(
         float, typer.Option(help="Share of the rows kept from training, to score the model on.")
     ] = 0.1,
     report_file: Annotated[
-        Path | None, typer.Option("--report", help="Page on these rows to write, .html or .pdf.")
+        Path | None, typer.Option("--report", help="Report on the test rows to write, .html or .pdf.")
     ] = None,
     read: Read = "auto",
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Folder to keep the run in, so that it can go on after an end.")
+        Path | None, typer.Option(help="Folder for checkpoints, so that a stopped run can be resumed.")
     ] = None,
     checkpoint_every: Annotated[
         float | None,
-        typer.Option(help="Epochs between two checkpoints, 20 by default; of rows that are streamed 0.1."),
+        typer.Option(help="Epochs between two checkpoints: 20 by default, 0.1 if rows are streamed."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     distributed: Annotated[
@@ -163,9 +163,9 @@ def fit_command(
     coordinator: Annotated[
         str | None, typer.Option(help="HOST:PORT of process 0, where JAX can't find the job by itself.")
     ] = None,
-    processes: Annotated[int | None, typer.Option(min=1, help="How many there are.")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Number of processes.")] = None,
     wait: Annotated[
-        int, typer.Option(min=1, help="Seconds in which all of them have to come.")
+        int, typer.Option(min=1, help="Seconds to wait for all processes to start.")
     ] = START_SECONDS,
     process: Annotated[int | None, typer.Option(min=0, help="Which one this is, from 0.")] = None,
     own_files: Annotated[
@@ -186,6 +186,15 @@ def fit_command(
             "--split-rows is gone, batches aren't split over processes any more: members are distributed "
             "over them, and with --own-files those of each process learn from its share of the files"
         )
+    if len(target) > 1:
+        raise ValueError(
+            f"--target is given {len(target)} times, the command predicts one column: several targets are "
+            "for Python, DeepEnsembleRegressor().fit(x, y) with y of shape (n, d)"
+        )
+    if target[0] in (drop or []):
+        raise ValueError(f"--drop {target[0]} leaves out the target: name another column")
+    numbers = {name: _number(value) for name, value in settings.items()}
+    check_settings(EnsembleSettings(**numbers))
     if own_files and not distributed:
         raise ValueError("--own-files parts the files of a run of several processes: give --distributed too")
     if not distributed:  # where all processes have to say so together
@@ -203,14 +212,8 @@ def fit_command(
     _use_cache(no_cache)
     cluster = fit.Cluster(coordinator, processes, process, wait, own_files) if distributed else None
     kept = fit.Kept(checkpoint, checkpoint_every, resume)
-    asked = fit.Asked(file, target, tuple(drop or ()), read, test_fraction, seed, out_file, report_file)
-    fit.run(
-        asked,
-        kept,
-        cluster,
-        {name: _number(value) for name, value in settings.items()},
-        fit.Talk(quiet, as_json),
-    )
+    asked = fit.Asked(file, target[0], tuple(drop or ()), read, test_fraction, seed, out_file, report_file)
+    fit.run(asked, kept, cluster, numbers, fit.Talk(quiet, as_json))
 
 
 @app.command("predict")
@@ -252,7 +255,7 @@ def evaluate_command(
     as_json: Json = False,
     no_cache: NoCache = False,
 ) -> None:
-    """Score a model on rows whose target is known, best ones it wasn't trained on."""
+    """Score a model on rows with a known target; use rows that it wasn't trained on."""
     check_there(file, model=model)
     from jaxreg.cli import evaluate
 
@@ -262,7 +265,7 @@ def evaluate_command(
 
 @app.command("info")
 def info_command(model: Model, as_json: Json = False) -> None:
-    """Show what a model file says of itself, once its content is found to be what was written."""
+    """Check that a model file is undamaged, and show its settings, columns and scores."""
     check_there(model=model)
     from jaxreg.cli import info
 

@@ -180,7 +180,7 @@ class Stages:
 
     def reading(self, file: Path) -> None:
         """Say that the first stage begins, which is too short for a bar."""
-        if not self.silent and not err.is_terminal:
+        if not self.silent and not has_bar():
             err.print(f"1 of {self.count}: reading {called(file)}", soft_wrap=True)
 
     def hooks(self) -> list[Hook]:
@@ -188,7 +188,12 @@ class Stages:
         if self.silent:
             return []
         names = f"{self.count} of {self.count}: training", f"2 of {self.count}: trying out scales"
-        return [Bar(err, *names) if err.is_terminal else Lines(err, *names)]
+        return [Bar(err, *names) if has_bar() else Lines(err, *names)]
+
+
+def has_bar() -> bool:
+    """Whether standard error is a terminal that can draw one."""
+    return err.is_terminal and not err.is_dumb_terminal
 
 
 def tell(asked: Asked, rows: Rows, ensemble: DeepEnsembleRegressor, section: report.Section | None) -> None:

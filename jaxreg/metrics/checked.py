@@ -36,6 +36,11 @@ def check_prediction(
             has means that aren't finite or standard deviations that aren't positive and finite; if weights
             are negative, all zero, or of another shape.
     """
+    if not hasattr(prediction, "interval"):
+        raise TypeError(
+            f"a prediction with mean, std and interval is needed, got a {type(prediction).__name__}: pass "
+            "what predict_dist(x) gives, or predict(model, params, x)"
+        )
     mean = np.asarray(prediction.mean)
     infinite = (~np.isfinite(mean)).sum()
     if infinite:

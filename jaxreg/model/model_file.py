@@ -105,6 +105,8 @@ def save(path: str | Path, fitted: Fitted) -> None:
             `load` would refuse the file.
         OSError: if the disk is full, for example.
     """
+    if hasattr(fitted, "fitted_"):
+        raise TypeError(f"a file holds a Fitted, got a {type(fitted).__name__}: pass its fitted_")
     path = Path(path)
     check_writable(path)
     header = Header(
