@@ -33,9 +33,9 @@ matplotlib.use("Agg")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """README trains ensembles of the default size."""
+    """README and the page of parts train ensembles of the default size."""
     for item in items:
-        if item.path.name == "README.md":
+        if item.path.name in ("README.md", "parts.md"):
             item.add_marker(pytest.mark.slow)
 
 

@@ -397,6 +397,7 @@ def test_no_signals_in_other_threads():
     thread.join()
 
 
+@pytest.mark.slow
 def test_the_estimator_with_its_trial(tmp_path):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(80, 2))

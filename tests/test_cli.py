@@ -990,6 +990,7 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(arguments):
     assert "typer" in loaded and not loaded & {"jax", "numpy", "polars", "sklearn", "matplotlib", "flax"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, value", [("COLUMNS", "20"), ("NO_COLOR", "1"), ("TERM", "dumb")])
 def test_odd_terminals(name, value, model):
     environment = os.environ | {name: value}

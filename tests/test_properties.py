@@ -150,6 +150,7 @@ def by_estimator(x, y):
     return ESTIMATOR.fit(x, y).predict_dist(x)
 
 
+@pytest.mark.slow
 @examples(150, 20_000)
 @given(how=st.sampled_from([by_predict, by_predict, by_fit, by_estimator]), x=handed_in(), data=st.data())
 def test_arrays(ends, how, x, data):

@@ -709,7 +709,9 @@ SWITCHES = {
 }
 
 
-@pytest.mark.parametrize("switch", SWITCHES)
+@pytest.mark.parametrize(
+    "switch", [pytest.param(s, marks=pytest.mark.slow) if s == "jax_disable_jit" else s for s in SWITCHES]
+)
 def test_switches_for_debugging_leave_healthy_training_alone(sinusoid, monkeypatch, switch):
     monkeypatch.setattr(feeds, "CHUNK_EPOCHS", 4)
     data_ = tuple(a[:70] for a in sinusoid)
