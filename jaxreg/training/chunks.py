@@ -94,11 +94,8 @@ def train(
         for_all = partial(for_all_members, layout=layout, pool=pool)
         shared = trainer, inputs.validation, inputs.example
         trainer, validation, example = jax.device_put(shared, layout.everywhere)
-        feed, begin, start = (
-            inputs.feed.put(layout.everywhere),
-            (per_member, states, numbers),
-            (trainer, example),
-        )
+        feed, begin = inputs.feed.put(layout.everywhere), (per_member, states, numbers)
+        start = trainer, example
         state = for_all(partial(_start, how=how), each=begin, shared=start)(begin, start)
         # Waited for: a program that is given what there was no memory for never ends.
         state = jax.block_until_ready(state)
@@ -129,8 +126,7 @@ def train(
         calls = math.ceil(place.count / (layout.call * layout.workers))
         seconds = max(CHUNK_SECONDS, calls * CALL_SECONDS)
         series = np.full((place.count, epochs), np.nan, run.best_nll.dtype)
-        run = run._replace(losses=series, scores=None if validation is None else series.copy())
-        runs = [run]
+        runs = [run._replace(losses=series, scores=None if validation is None else series.copy())]
         del run  # popped below, so that the run before the first epoch isn't held until the last
         run = drive(chunk, runs.pop(), feed, hooks, job, seconds=seconds)
     final, history = place.all_members((run.final_state, run.history))
