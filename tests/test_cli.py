@@ -968,6 +968,7 @@ def test_an_empty_standard_input(refused, model, monkeypatch, tmp_path):
 def test_stages_are_told_where_there_is_no_terminal(houses, tmp_path, monkeypatch, capsys):
     given = train(houses, tmp_path / "m", "--frequency-scale", "auto", "--epochs", 8)
     monkeypatch.setattr(sys, "argv", ["jaxreg", *map(str, given)])
+    monkeypatch.setenv("JAXREG_NO_CACHE", "1")
     with pytest.raises(SystemExit):
         cli.main()
     lines = capsys.readouterr().err.splitlines()
