@@ -1027,7 +1027,8 @@ def test_without_docstrings(houses, model, tmp_path):
     done = subprocess.run(
         [sys.executable, "-OO", "-c", COMMANDS], **given, env=os.environ | {"JAXREG_NO_CACHE": "1"}
     )
-    assert done.returncode == 0 and done.stderr == "" and done.stdout.endswith("done\n"), done.stderr
+    assert done.returncode == 0 and done.stdout.endswith("done\n"), done.stderr
+    assert re.sub(r"^\d of \d: .*\n", "", done.stderr, flags=re.M) == "", done.stderr
 
 
 @pytest.mark.slow
@@ -1073,7 +1074,7 @@ def test_a_console_of_ascii(command, houses, tmp_path):
     given = f"houses.csv --target prix_é --drop aire_é --out modèle {' '.join(map(str, SMALL))}"
     for variables in ({"PYTHONIOENCODING": "ascii"}, ascii_alone):
         code, out, err = command(f"jaxreg fit {given} 2>&1", **variables)
-        assert code == 0 and r"prix_\xe9 from 1 columns" in out, out
+        assert code == 0 and r"prix_\xe9 from 1 column " in out, out
         assert out.isascii() and "the model is in mod" in out
     assert model_file.load(tmp_path / "modèle").target_names == ("prix_é",)
     demo = "demo --data houses.csv --x aire_é --y prix_é --epochs 1 --out démo"
