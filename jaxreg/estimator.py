@@ -210,7 +210,7 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
             held_out = {"folds": folds, "validation": validation, "validation_rows": own_rows}
             some = np.random.default_rng(key_words(key)).permutation(len(validation[0]))[:TRIAL_MOST]
             sample = tuple(part[some] for part in validation)
-            sample_used = len(some) - len(some) // min(folds, len(some) // FOLD_ROWS)
+            sample_used = len(some) - len(some) // max(min(folds, len(some) // FOLD_ROWS), 1)
         columns = files.features, (files.target,), files.types[:-1], files.types[-1:]
         used = files.rows // processes if by_share else files.rows
         return TrainingData(

@@ -108,8 +108,9 @@ def _own_address(coordinator: str | None) -> str | None:
     return None
 
 
-def lost_message(text: str) -> str:
-    """What to tell a user of a process whose run has lost another one, by what JAX says of it."""
+def lost_message(error: object) -> str:
+    """What to tell a user of a process whose run has lost another one, by JAX's error or its text."""
+    text = str(error)
     if taken := TAKEN.search(text):
         return (
             f"another process came as process {taken[1]}, or that one was started again, which ends the run: "

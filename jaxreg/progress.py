@@ -14,7 +14,8 @@ class Bar(Hook):
     """Shows the epoch, the loss and the time left while a run goes on, and goes away with it.
 
     Args:
-        console: where to draw; by default standard error. Nothing is drawn where that is no terminal.
+        console: where to draw; by default standard error. Nothing is drawn where that is no terminal, or one
+            that can't draw.
         description: stands before the bar.
         of_trial: stands before that of a run which prepares this one.
 
@@ -35,7 +36,7 @@ class Bar(Hook):
 
     def restore(self, run: Run) -> Run:
         """Start the bar."""
-        if not self.console.is_terminal:
+        if not self.console.is_terminal or self.console.is_dumb_terminal:
             return run
         self.progress = Progress(
             TextColumn(self.description),

@@ -18,6 +18,7 @@ import pytest
 from jaxreg.ensemble import held_out_sample
 
 from jaxreg import MeanVarRegressor, fit_ensemble, hosts, make_trainer, sgd, sources
+from jaxreg.cli import app
 from jaxreg.cli.inputs import check_same_job
 from jaxreg.model import model_file
 from jaxreg.training import members
@@ -338,6 +339,10 @@ def test_a_coordinator_that_is_not_there():
 def test_how_no_run_starts(given, words):
     with pytest.raises(ValueError, match=words):
         hosts.start(**given)
+
+
+def test_the_command_waits_as_long_as_the_library():
+    assert app.START_SECONDS == hosts.START_SECONDS
 
 
 def test_a_run_that_starts_too_late():

@@ -48,6 +48,13 @@ def test_nothing_is_printed_without_a_terminal(sinusoid, capfd):
     assert file.getvalue() == "" and capfd.readouterr() == ("", "")
 
 
+def test_nothing_is_drawn_where_a_terminal_cannot(sinusoid, monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    file = io.StringIO()
+    train(sinusoid, Bar(Console(file=file, force_terminal=True)))
+    assert file.getvalue() == ""
+
+
 def test_the_result_does_not_depend_on_it(sinusoid):
     with_bar, without = (
         train(sinusoid, Bar(Console(file=io.StringIO(), force_terminal=True))),

@@ -47,8 +47,7 @@ def _explain(error: Exception) -> NoReturn:
     jax, hosts = sys.modules.get("jax"), sys.modules.get("jaxreg.hosts")
     if hosts is not None and hosts.is_lost(error):
         aborts = sys.modules.get("jaxreg.cli.aborts")
-        note("error", hosts.lost_message(f"{error}{aborts.written() if aborts else ''}"), "red")
-        leave(hosts.LOST_CODE)
+        report(hosts.lost_message(f"{error}{aborts.written() if aborts else ''}"), hosts.LOST_CODE)
     if jax is not None and isinstance(error, jax.errors.JaxRuntimeError):
         _raise_alone()
     if hasattr(error, "format_message"):  # of Typer's, for options
