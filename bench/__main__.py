@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,9 @@ MEASUREMENTS = {
         "inputs.csv",
         tests=Tests("tests/test_properties.py", "--hypothesis-profile=long", "--record-properties"),
     ),
+    "gpu": Measurement(
+        "What does a GPU give, beside PyTorch and its own limits?", "8 min", "gpu.csv, .png", "a GPU"
+    ),
     "scale": Measurement(
         "What do rows on disk and several processes cost?", "30 min", "scale.csv", "Linux, 2 GB disk"
     ),
@@ -109,6 +113,8 @@ def main() -> None:
         metavar="FOLDER",
         help=f"data sets for {', '.join(with_data)}; may be given several times",
     )
+    parser.add_argument("--minutes", type=float, default=8, help="how long gpu may take (default 8)")
+    parser.add_argument("--cpu", action="store_true", help="gpu without a GPU: every part at its smallest")
     args = parser.parse_args()
     if args.what in ("uci", "ablation") and not args.data:
         parser.error(f"{args.what} needs {SETS} FOLDER")
@@ -120,9 +126,12 @@ def main() -> None:
         command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "", tests.path, *options]
         sys.exit(subprocess.run(command, cwd=readme.ROOT).returncode)
     else:
-        folders = {"folders": args.data} if args.what in with_data else {}
+        settings = {"folders": args.data} if args.what in with_data else {}
+        if args.what == "gpu":
+            settings = {"minutes": args.minutes, "cpu": args.cpu}
+            os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs memory too
         measure = importlib.import_module(f"bench.{args.what}").main
-        measure(quick=args.quick, out=readme.RESULTS, **folders)
+        measure(quick=args.quick, out=readme.RESULTS, **settings)
 
 
 if __name__ == "__main__":

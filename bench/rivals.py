@@ -1,7 +1,8 @@
 """What a user would write in PyTorch instead: each trains the same networks on the same batches.
 
-Every rival is a class whose `run(orders)` trains on given permutations of the rows, an array `(epochs,
-members, n)`, and returns the mean loss of the last epoch's steps, weighted by rows, `(members,)`.
+Every rival is a class whose `run(orders)` trains on given permutations of the rows, `(epochs, members, n)`,
+an array or a tensor on the rows' device, and returns the mean loss of the last epoch's steps, weighted by
+rows, `(members,)`.
 """
 
 import copy
@@ -36,7 +37,7 @@ class Rival:
         numbers = LEARNING_RATE, MOMENTUM, WEIGHT_DECAY
         self.optimizers = [torch_ref.training.sgd(module, *numbers) for module in self.modules]
 
-    def run(self, orders: np.ndarray) -> np.ndarray:
+    def run(self, orders: np.ndarray | torch.Tensor) -> np.ndarray:
         """Train for `len(orders)` epochs; each member's loss in the last."""
         raise NotImplementedError
 
@@ -46,7 +47,7 @@ class Notebook(Rival):
 
     name = "notebook's loop"
 
-    def run(self, orders: np.ndarray) -> np.ndarray:
+    def run(self, orders: np.ndarray | torch.Tensor) -> np.ndarray:
         """Each epoch's order is handed to the DataLoader as its sampler, which costs less than shuffling."""
         rows = TensorDataset(*self.data)
         last = []
@@ -64,7 +65,7 @@ class Eager(Rival):
 
     name = "PyTorch eager step"
 
-    def run(self, orders: np.ndarray) -> np.ndarray:
+    def run(self, orders: np.ndarray | torch.Tensor) -> np.ndarray:
         """One member after another."""
         x, y = self.data
         last = []
@@ -92,7 +93,7 @@ class Functional(Rival):
         """Eager."""
         return step
 
-    def run(self, orders: np.ndarray) -> np.ndarray:
+    def run(self, orders: np.ndarray | torch.Tensor) -> np.ndarray:
         """All members at once."""
         x, y = self.data
         for order in _on_device(orders, x):
@@ -124,6 +125,44 @@ class CudaGraphs(Functional):
         return lambda *arguments: tree_map(torch.clone, fast(*arguments))
 
 
+class EpochGraph(CompiledFunctional):
+    """The compiled step, an epoch of it captured as one CUDA graph, which writes over the state."""
+
+    name = "torch.func, compiled, an epoch a CUDA graph"
+
+    def __init__(self, *arguments: object, **settings: object):
+        super().__init__(*arguments, **settings)
+        members, n = len(self.modules), len(self.data[0])
+        self.order = torch.arange(n, device=self.data[0].device).repeat(members, 1)
+        self.total = torch.zeros(members, device=self.order.device)
+        kept, stream = tree_map(torch.clone, self.state), torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # what is captured has to have run before, on a stream of its own
+            for _ in range(3):
+                self._epoch()
+        torch.cuda.current_stream().wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self._epoch()
+        tree_map(lambda now, then: now.copy_(then), self.state, kept)
+
+    def _epoch(self) -> None:
+        x, y = self.data
+        state, total = self.state, 0.0
+        for rows in self.order.split(self.batch_size, dim=1):
+            *state, losses = self.step(*state, x[rows], y[rows])
+            total += losses * rows.shape[1]
+        tree_map(lambda now, new: now.copy_(new), self.state, state)
+        self.total.copy_(total)
+
+    def run(self, orders: np.ndarray | torch.Tensor) -> np.ndarray:
+        """All members at once."""
+        for order in _on_device(orders, self.data[0]):
+            self.order.copy_(order)
+            self.graph.replay()
+        return (self.total / len(self.data[0])).cpu().numpy()
+
+
 class CompiledStep(Rival):
     """The step of one network through `torch.compile`, one member after another."""
 
@@ -136,7 +175,7 @@ class CompiledStep(Rival):
             _step(self.modules[0], vectorised=False), dynamic=False, backend=self.backend
         )
 
-    def run(self, orders: np.ndarray) -> np.ndarray:
+    def run(self, orders: np.ndarray | torch.Tensor) -> np.ndarray:
         """One member after another."""
         x, y = self.data
         last = []
@@ -176,5 +215,7 @@ def _step(module: torch.nn.Module, *, vectorised: bool) -> Callable:
     return step
 
 
-def _on_device(orders: np.ndarray, x: torch.Tensor) -> torch.Tensor:
+def _on_device(orders: np.ndarray | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    if isinstance(orders, torch.Tensor):
+        return orders
     return torch.from_numpy(np.array(orders, np.int64)).to(x.device)

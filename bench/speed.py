@@ -61,8 +61,11 @@ FULL, QUICK = Effort(0.7, 5, "inductor", quick=False), Effort(0.01, 2, "eager", 
 class Problem:
     """Networks of one shape with their rows and batches, for us and for the rivals."""
 
-    def __init__(self, width: int, batch_size: int, members: int):
+    def __init__(
+        self, width: int, batch_size: int, members: int, largest_difference: float = LARGEST_DIFFERENCE
+    ):
         self.width, self.batch_size, self.members = width, batch_size, members
+        self.largest_difference = largest_difference
         n = max(ROWS, batch_size)
         self.rows = tuple(np.asarray(a) for a in data.sinusoid(jax.random.key(0), n))
         self.steps = math.ceil(n / batch_size)
@@ -71,16 +74,16 @@ class Problem:
         self.keys = jax.random.split(KEY, members)
         self.label = {"hidden": f"{width}-{width}", "batch_size": batch_size, "members": members}
 
-    def fit(self, epochs: int) -> np.ndarray:
+    def fit(self, epochs: int, **settings: object) -> np.ndarray:
         """Train all members as a user does; the last epoch's loss of each."""
-        settings = {"epochs": epochs, "batch_size": self.batch_size}
+        settings |= {"epochs": epochs, "batch_size": self.batch_size}
         if self.members == 1:
             return fit(self.keys[0], self.trainer, self.rows, **settings)[1].loss[-1:]
         return fit_ensemble(KEY, self.trainer, self.rows, members=self.members, **settings)[1].loss[:, -1]
 
-    def ours(self) -> Contender:
+    def ours(self, **settings: object) -> Contender:
         """Whole fits."""
-        return Contender(self.fit, self.steps * self.members)
+        return Contender(partial(self.fit, **settings), self.steps * self.members)
 
     def rival(self, kind: type[rivals.Rival], backend: str) -> Contender:
         """A rival whose losses were found to be ours, with the number of threads that suits it best.
@@ -94,14 +97,17 @@ class Problem:
         orders = self._orders(epochs)[:, :members]
         rival.run(orders[:-1])
         apart = np.max(np.abs(self.fit(epochs)[:members] - rival.run(orders[-1:])))
-        if not apart <= LARGEST_DIFFERENCE:
+        if not apart <= self.largest_difference:
             raise AssertionError(f"{kind.name} isn't the same training: its losses are {apart:.1e} from ours")
+
+        order = torch.from_numpy(np.array(orders[:1], np.int64)).to(TORCH_DEVICE)
 
         def run(epochs: int, threads: int) -> None:
             torch.set_num_threads(threads)
-            rival.run(np.broadcast_to(orders[:1], (epochs, *orders.shape[1:])))
+            rival.run(order.expand(epochs, *order.shape[1:]))
 
-        threads = min({1, cores()}, key=lambda threads: seconds(lambda: [run(2, threads) for _ in range(3)]))
+        counts = {1} if GPU else {1, cores()}
+        threads = min(counts, key=lambda threads: seconds(lambda: [run(2, threads) for _ in range(3)]))
         return Contender(lambda epochs: run(epochs, threads), self.steps * members)
 
     def _orders(self, epochs: int) -> np.ndarray:

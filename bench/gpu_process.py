@@ -1,0 +1,40 @@
+"""One process of a measurement of `bench.gpu`: `python -m bench.gpu_process WHAT ARGUMENTS` prints JSON."""
+
+import json
+import sys
+
+import numpy as np
+
+from bench.machine import seconds
+from bench.speed import Problem, units_for
+from jaxreg import DeepEnsembleRegressor
+
+ROUNDS, FEATURES = 5, 8
+SMALLEST = {"members": 2, "hidden": (8,), "epochs": 2, "frequency_scale": 0.25}
+
+
+def ensemble(members: str, target: str) -> dict[str, list[float]]:
+    """Microseconds of a member's step in whole fits."""
+    problem = Problem(128, 64, int(members))
+    run, work = problem.ours()
+    units = units_for(run, float(target))
+    return {"microseconds": [seconds(lambda: run(units)) / (units * work) * 1e6 for _ in range(ROUNDS)]}
+
+
+def estimator(rows: str, predicted: str, smallest: str) -> dict[str, float]:
+    """Seconds of a first fit, which compiles, of a second one, and of intervals for many rows."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(max(int(rows), int(predicted)), FEATURES))
+    y = np.sin(2 * x[:, 0]) + x[:, 1] + (0.1 + 0.1 * np.abs(x[:, 2])) * rng.normal(size=len(x))
+    x_train, y_train, x_new = x[: int(rows)], y[: int(rows)], x[: int(predicted)]
+    model = DeepEnsembleRegressor(random_state=0, **(SMALLEST if smallest == "True" else {}))
+    times = {name: seconds(lambda: model.fit(x_train, y_train)) for name in ("first fit", "second fit")}
+    model.predict_interval(x_new)
+    times[f"exact 95 % intervals of {len(x_new):,} rows"] = seconds(lambda: model.predict_interval(x_new))
+    return times
+
+
+if __name__ == "__main__":
+    what, *arguments = sys.argv[1:]
+    told = {"ensemble": ensemble, "estimator": estimator}[what](*arguments)
+    print(json.dumps(told))
