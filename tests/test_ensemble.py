@@ -1,7 +1,9 @@
 """An ensemble is the single fit mapped over keys: every test compares one with the other."""
 
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ from jaxreg import (
     data,
     fit,
     fit_ensemble,
+    machine,
     make_trainer,
     predict,
     predict_ensemble,
@@ -577,3 +580,79 @@ def test_a_member_that_fails_on_a_source_lets_the_others_be(sinusoid, as_source)
     assert np.isfinite(history.loss).tolist() == [[True] * 4, [False] * 4, [True] * 4]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(states.params))
     assert states.step.tolist() == [36, 0, 36]
+
+
+def test_fewer_members_side_by_side_where_memory_holds_no_more(sinusoid, monkeypatch):
+    real, limit = chunks._advance, 3
+    asked = []
+
+    def limited(*arguments, how):
+        asked.append(how.side_by_side)
+        if how.side_by_side > limit:
+            raise jax.errors.JaxRuntimeError(
+                "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes"
+            )
+        return real(*arguments, how=how)
+
+    mesh = Mesh(np.array(jax.devices()[:1]), ("members",))
+    settings = {"members": 10, "mesh": mesh, **SETTINGS}
+    expected = fit_ensemble(KEY, TRAINER, sinusoid, side_by_side=3, **settings)
+    monkeypatch.setattr(chunks, "_advance", limited)
+    with pytest.warns(RuntimeWarning, match="10 members side by side need more memory.* 3 at a time"):
+        found = fit_ensemble(KEY, TRAINER, sinusoid, side_by_side=10, **settings)
+    same(found, expected)
+    assert list(dict.fromkeys(asked)) == [10, 5, 3]
+    limit = 0
+    with (
+        pytest.warns(RuntimeWarning, match=" 1 at a time"),
+        pytest.raises(MemoryError, match="there isn't enough memory .*smaller layers"),
+    ):
+        fit_ensemble(KEY, TRAINER, sinusoid, side_by_side=10, **settings)
+
+
+def test_precision_of_products(sinusoid):
+    class Program(Hook):
+        def begin(self, job):
+            self.text = job.program()
+
+    marks = {"float32": "HIGHEST", "tf32": "HIGH,", "bfloat16": "bf16"}
+    for precision in (None, *marks):
+        for train, given in ((fit, {}), (fit_ensemble, {"members": 2})):
+            hook = Program()
+            train(KEY, TRAINER, sinusoid, hooks=[hook], precision=precision, **given, **SETTINGS)
+            products = [line for line in hook.text.splitlines() if "dot_general" in line]
+            assert products
+            for name, mark in marks.items():
+                wanted = name == (precision or "float32")  # which the tests ask for where nothing is said
+                assert [mark in line for line in products] == [wanted] * len(products)
+    with pytest.raises(ValueError, match="precision must be None or one of float32, tf32, bfloat16"):
+        fit(KEY, TRAINER, sinusoid, precision="half", **SETTINGS)
+
+
+def test_devices_of_different_kinds_are_refused():
+    kinds = [SimpleNamespace(device_kind=kind, platform="gpu") for kind in ("A100", "H100")]
+    mesh = SimpleNamespace(devices=np.array(kinds), shape={"members": 2})
+    with pytest.raises(ValueError, match=r"different kinds \(A100, H100\).*CUDA_VISIBLE_DEVICES"):
+        places.lay_out(4, 1, places.Place(mesh, 0, 4, {0: (0, 4)}), None)
+
+
+def test_what_is_computed_on(monkeypatch):
+    assert re.fullmatch(r"\d+ cores? of a CPU", places.computed_on())
+    devices = [SimpleNamespace(device_kind="H100", platform="gpu")] * 2
+    monkeypatch.setattr(jax, "local_devices", lambda: devices)
+    assert places.computed_on() == "2 times H100"
+    monkeypatch.setattr(jax, "local_devices", lambda: devices[:1])
+    assert places.computed_on() == "H100"
+
+
+def test_a_gpu_that_is_not_used(monkeypatch, tmp_path):
+    for name in ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(machine, "GPU_FILES", (tmp_path / "none",))
+    assert machine.unused_gpu("cpu") is None
+    monkeypatch.setattr(machine, "GPU_FILES", (tmp_path,))
+    assert machine.unused_gpu("gpu") is None and "jaxreg[cuda]" in machine.unused_gpu("cpu")
+    for name, value in (("JAX_PLATFORMS", "cpu"), ("CUDA_VISIBLE_DEVICES", "")):
+        with monkeypatch.context() as context:
+            context.setenv(name, value)
+            assert machine.unused_gpu("cpu") is None

@@ -23,6 +23,7 @@ from jaxreg.cli.json_output import print_json, scores_of
 from jaxreg.cli.outputs import check_output, trivial
 from jaxreg.cli.standard_input import as_file, called
 from jaxreg.estimator import DeepEnsembleRegressor
+from jaxreg.machine import unused_gpu
 from jaxreg.metrics import evaluate
 from jaxreg.model import model_file
 from jaxreg.model.checkpoints import Checkpoint, Interrupted, StopOnSignal
@@ -31,6 +32,7 @@ from jaxreg.plain import counted
 from jaxreg.progress import Bar, Lines
 from jaxreg.tables import find, from_files
 from jaxreg.training import Hook
+from jaxreg.training.members import computed_on
 
 SCORES_KEPT = "rmse", "nll", "crps", "coverage"
 # Epochs between two checkpoints.
@@ -159,6 +161,8 @@ def train(
     rows: Rows, seed: int, settings: dict[str, Any], checkpoints: list[Checkpoint], stages: "Stages"
 ) -> DeepEnsembleRegressor:
     """The trained ensemble; a signal ends its training in good order."""
+    if missed := unused_gpu(jax.default_backend()):
+        note("note", missed, "yellow")
     with StopOnSignal() as stop:
         hooks: list[Hook] = [*stages.hooks(), *checkpoints, stop]
         ensemble = DeepEnsembleRegressor(**settings, random_state=seed, hooks=hooks)
@@ -204,6 +208,7 @@ def tell(asked: Asked, rows: Rows, ensemble: DeepEnsembleRegressor, section: rep
     summary = Table(title=title, title_justify="left", show_header=False)
     summary.add_row("training rows", f"{rows.total - scored:,}")
     summary.add_row("networks", f"{fitted.members}")
+    summary.add_row("trained on", computed_on())
     summary.add_row("epochs, the longest", f"{ensemble.n_iter_} of {fitted.settings['epochs']}")
     out.print(summary)
     if section is not None:
@@ -228,6 +233,7 @@ def described(
     found = {"model": asked.out_file, "target": asked.target, "features": fitted.feature_names}
     found |= {"training_rows": rows.total - scored, "test_rows": scored, "networks": fitted.members}
     found |= {
+        "trained_on": computed_on(),
         "epochs": ensemble.n_iter_,
         "most_epochs": fitted.settings["epochs"],
         "report": asked.report_file,

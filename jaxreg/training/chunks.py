@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -83,7 +84,7 @@ def train(
     per_member = inputs.per_member._replace(key=np.asarray(jax.random.key_data(keys) if typed else keys))
     keys, per_member, numbers, states = jax.tree.map(place.members_of, (keys, per_member, numbers, states))
     layout = lay_out(place.count, parameters * inputs.most, place, side_by_side)
-    how = _How(jax.random.key_impl(keys) if typed else None, layout.side_by_side, layout.mesh)
+    key_impl = jax.random.key_impl(keys) if typed else None
     limits = Limits(0, MOST if patience is None else patience, first_epoch)
     limits = Limits(*(np.asarray(number, np.int32) for number in limits))
     settings = {"batch_size": batch_size, "epochs": epochs, "patience": int(limits.patience)}
@@ -91,18 +92,25 @@ def train(
     if place.processes > 1:
         settings |= {"first member here": place.first, "mesh": str(dict(mesh.shape))}
     with ThreadPoolExecutor(layout.workers) as pool:
-        for_all = partial(for_all_members, layout=layout, pool=pool)
         shared = trainer, inputs.validation, inputs.example
         trainer, validation, example = jax.device_put(shared, layout.everywhere)
         feed, begin = inputs.feed.put(layout.everywhere), (per_member, states, numbers)
-        start = trainer, example
-        state = for_all(partial(_start, how=how), each=begin, shared=start)(begin, start)
-        # Waited for: a program that is given what there was no memory for never ends.
-        state = jax.block_until_ready(state)
-        run = start_run(state, validated=validation is not None)
-        del state
         shared = trainer, feed.first, validation, limits
-        program = for_all(partial(_advance, how=how), each=(per_member, run), shared=shared)
+
+        def prepared(side_by_side: int | None) -> tuple[Run, Callable]:
+            """The run before its first step, and the program for so many members side by side."""
+            layout = lay_out(place.count, parameters * inputs.most, place, side_by_side)
+            how = _How(key_impl, layout.side_by_side, layout.mesh)
+            for_all, start = partial(for_all_members, layout=layout, pool=pool), (trainer, example)
+            state = for_all(partial(_start, how=how), each=begin, shared=start)(begin, start)
+            # Waited for: a program that is given what there was no memory for never ends.
+            run = start_run(jax.block_until_ready(state), validated=validation is not None)
+            program = for_all(partial(_advance, how=how), each=(per_member, run), shared=shared)
+            if layout.workers == 1 and layout.side_by_side > 1:  # takes its memory for no step at all
+                jax.block_until_ready(program((per_member, run), shared))
+            return run, program
+
+        run, program = into_memory(prepared, layout.side_by_side)
 
         def chunk(run: Run, stop: float | int) -> Run:
             (epoch, batch), reports = run.position, []
@@ -131,6 +139,28 @@ def train(
         run = drive(chunk, runs.pop(), feed, hooks, job, seconds=seconds)
     final, history = place.all_members((run.final_state, run.history))
     return final, history
+
+
+def into_memory(prepared: Callable[[int], Any], side_by_side: int) -> Any:
+    """What is prepared for as many members side by side as a device has memory for."""
+    first = side_by_side
+    while True:
+        try:
+            found = prepared(side_by_side)
+        except jax.errors.JaxRuntimeError as error:
+            if side_by_side == 1 or "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            side_by_side = math.ceil(side_by_side / 2)
+        else:
+            break
+    if side_by_side < first:
+        warnings.warn(
+            f"{first:,} members side by side need more memory than the device has: {side_by_side:,} at a "
+            f"time are trained, which takes longer; side_by_side={side_by_side} begins with that",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+    return found
 
 
 class _How(NamedTuple):

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import jax
 import numpy as np
@@ -30,6 +30,19 @@ def memory_errors(remedy: str) -> Iterator[None]:
         raise MemoryError(f"there isn't enough memory ({str(error).splitlines()[0]}): {remedy}") from error
 
 
+# Names of JAX's for what the products of two float32 arrays are computed in.
+PRECISIONS = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "BF16_BF16_F32"}
+
+
+def products_in(precision: str | None) -> AbstractContextManager:
+    """A context in which matrix products have a precision; None leaves it as it is."""
+    if precision is None:
+        return nullcontext()
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be None or one of {', '.join(PRECISIONS)}, got {precision!r}")
+    return jax.default_matmul_precision(PRECISIONS[precision])
+
+
 @memory_errors("smaller layers, smaller batches or fewer rows need less")
 def fit(
     key: Array | int,
@@ -43,6 +56,7 @@ def fit(
     state: TrainState | None = None,
     first_epoch: int = 0,
     hooks: Sequence[Hook] = (),
+    precision: str | None = None,
 ) -> tuple[TrainState, History]:
     """Train a network: check the data, run compiled chunks of epochs, report.
 
@@ -67,6 +81,7 @@ def fit(
             validation they aren't, since the state that is returned has the parameters of the best epoch: use
             `checkpoints.Checkpoint`, whose run may be resumed with more epochs.
         hooks: called between chunks of epochs.
+        precision: of matrix products on an accelerator, as in `fit_ensemble`.
 
     Returns:
         The trained state and a `History`.
@@ -91,18 +106,19 @@ def fit(
     check_on_host("fit", (key, trainer, data, validation, state))
     key = as_key(key)
     check_hooks(hooks)
-    states, history = train(
-        key,
-        key[None],
-        trainer,
-        data,
-        Asked(batch_size, validation, first_epoch),
-        alone=True,
-        epochs=epochs,
-        patience=patience,
-        states=state,
-        hooks=[Alone(hook) for hook in hooks],
-    )
+    with products_in(precision):
+        states, history = train(
+            key,
+            key[None],
+            trainer,
+            data,
+            Asked(batch_size, validation, first_epoch),
+            alone=True,
+            epochs=epochs,
+            patience=patience,
+            states=state,
+            hooks=[Alone(hook) for hook in hooks],
+        )
     state, history = jax.device_put(first_member(states)), first_member(history)
     if history.failed_epoch >= 0:
         warnings.warn(failure_message("the run", history.loss, int(history.failed_epoch)), RuntimeWarning, 2)
@@ -133,6 +149,7 @@ def fit_ensemble(
     hooks: Sequence[Hook] = (),
     mesh: Mesh | None = None,
     side_by_side: int | None = None,
+    precision: str | None = None,
 ) -> tuple[TrainState, History]:
     """Train many networks at once: member i is `fit(jax.random.split(key, members)[i], ...)`.
 
@@ -171,7 +188,10 @@ def fit_ensemble(
             all of them. What members learn from may be the share of the process they are on, as that of
             `sources.Files` with `own_share`.
         side_by_side: members that a core or device runs as one batch of matrix products; by default one
-            on a CPU, a few where the network is tiny, and all on an accelerator.
+            on a CPU, a few where the network is tiny, and all that its memory holds on an accelerator.
+        precision: of matrix products on an accelerator: "float32", "tf32" (10 bits after the point) or
+            "bfloat16" (7 bits); sums are float32. None is JAX's choice, TF32 on a GPU that has it. A CPU
+            computes in float32 always.
 
     Returns:
         The trained states, with a leading axis of members, and a `History` of shape `(members, epochs)`.
@@ -183,7 +203,8 @@ def fit_ensemble(
 
     Warns:
         RuntimeWarning: names the members whose loss stopped being finite. Their states are the last
-            finite epoch's; `without_failed` leaves them out.
+            finite epoch's; `without_failed` leaves them out. And if an accelerator's memory holds fewer
+            members side by side than were asked for.
 
     >>> import jax
     >>> from jaxreg import MeanVarRegressor, data, fit_ensemble, make_trainer, sgd
@@ -197,20 +218,21 @@ def fit_ensemble(
     key = as_key(key)
     check_whole("members", members, 1)
     check_hooks(hooks)
-    states, history = train(
-        key,
-        jax.random.split(key, members),
-        trainer,
-        data,
-        Asked(batch_size, validation, first_epoch, rows, validation_rows, bootstrap, folds, weights),
-        epochs=epochs,
-        patience=patience,
-        numbers=numbers,
-        states=states,
-        hooks=hooks,
-        mesh=mesh,
-        side_by_side=side_by_side,
-    )
+    with products_in(precision):
+        states, history = train(
+            key,
+            jax.random.split(key, members),
+            trainer,
+            data,
+            Asked(batch_size, validation, first_epoch, rows, validation_rows, bootstrap, folds, weights),
+            epochs=epochs,
+            patience=patience,
+            numbers=numbers,
+            states=states,
+            hooks=hooks,
+            mesh=mesh,
+            side_by_side=side_by_side,
+        )
     _report_failed(history)
     return jax.device_put(states), history
 

@@ -1,6 +1,7 @@
 """Where members of an ensemble run: on the cores of a CPU, on devices, and in many processes."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
 from jaxreg.machine import cores
-from jaxreg.plain import check_whole
+from jaxreg.plain import check_whole, counted
 
 AXIS = "members"
 
@@ -135,6 +136,12 @@ def lay_out(members: int, multiply_adds: int, place: Place, side_by_side: int | 
     mesh = place.mesh
     if mesh is None and len(devices) > 1:
         mesh = Mesh(np.array(devices), (AXIS,))
+    kinds = {device.device_kind for device in (devices if mesh is None else mesh.devices.flat)}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"the devices are of different kinds ({', '.join(sorted(kinds))}), a program serves one: "
+            "give a mesh of devices of one kind, or hide the others (CUDA_VISIBLE_DEVICES=0)"
+        )
     on_cpu = (devices[0] if mesh is None else mesh.devices.flat[0]).platform == "cpu"
     shards = 1 if mesh is None else mesh.shape[AXIS]
     threaded = on_cpu and mesh is None
@@ -147,6 +154,15 @@ def lay_out(members: int, multiply_adds: int, place: Place, side_by_side: int | 
     if threaded:  # a power of two: ensembles of about one size share a program
         in_turn = min(2 ** max(0, int(math.log2(in_turn / CALLS_PER_CORE))), MEMBERS_IN_TURN)
     return Layout(shards * side_by_side * in_turn, side_by_side, workers, mesh)
+
+
+def computed_on() -> str:
+    """What trains and predicts by default: the accelerators' names, or the cores of a CPU."""
+    devices = jax.local_devices()
+    if devices[0].platform == "cpu":
+        return counted(cores(), "core") + " of a CPU"
+    kinds = Counter(device.device_kind for device in devices)
+    return ", ".join(name if count == 1 else f"{count} times {name}" for name, count in kinds.items())
 
 
 def wait_for_all() -> None:
@@ -169,7 +185,7 @@ def for_all_members(
     """
     members = len(jax.tree.leaves(each)[0])
 
-    def part(each: PyTree, first: int) -> tuple[PyTree, np.ndarray]:
+    def part(each: PyTree, first: int) -> tuple[PyTree, ArrayLike]:
         real = np.arange(first, first + layout.call) < members
         part = jax.tree.map(lambda leaf: _members_part(leaf, first, layout.call), each), real
         return part if layout.mesh is None else jax.device_put(part, _sharding(layout.mesh, AXIS))
