@@ -31,6 +31,7 @@ from bench import rivals
 from bench.machine import GPU, multiply_adds, seconds, versions
 from bench.readme import ROOT
 from bench.speed import (
+    KEY,
     OURS,
     QUICK,
     SGD,
@@ -44,6 +45,7 @@ from bench.speed import (
 )
 from jaxreg import data, fit_ensemble, gaussian_nll
 from jaxreg.model import torch_weights
+from jaxreg.training.fitting import PRECISIONS
 
 NO_DEVICE = "bench gpu: JAX and PyTorch see no GPU here; --cpu runs every part at its smallest"
 FIELDS = (
@@ -189,7 +191,7 @@ def ensembles(effort: Effort) -> Iterator[dict]:
         torch._dynamo.reset()
         contenders = {OURS: within("TF32", problem.ours())}
         if members in (64, 1024):
-            contenders[f"{OURS}, float32 products"] = within("float32", problem.ours())
+            contenders[f"{OURS}, products in float32"] = problem.ours(precision="float32")
         with products("TF32"):
             for kind in _compiled(effort):
                 contenders[kind.name] = within("TF32", problem.rival(kind, effort.backend))
@@ -204,6 +206,10 @@ def ensembles(effort: Effort) -> Iterator[dict]:
         for name, value in limits.items():
             values = np.array([value])
             yield row("ensemble, whole fit", problem.label, name, values, "us", values / ours)
+    few = {"XLA_PYTHON_CLIENT_PREALLOCATE": "true", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.02"}
+    told = process("limited", sizes[-1], **few)
+    what = f"members side by side in {told['bytes'] / 1e9:.3g} GB, made up"
+    yield single("ensemble, peak memory", what, told["side_by_side"], "members", problems[sizes[-1]].label)
 
 
 def ceilings(effort: Effort) -> Iterator[tuple[str, float, str]]:
@@ -262,12 +268,42 @@ def variants(effort: Effort) -> Iterator[dict]:
     for side_by_side in (1,) if effort.quick else (128, 512):
         contenders[f"{side_by_side} side by side"] = problem.ours(side_by_side=side_by_side)
     contenders = {name: within("TF32", contender) for name, contender in contenders.items()}
-    contenders[f"{OURS}, float32 products"] = within("float32", problem.ours())
+    for precision in ("float32", "bfloat16"):
+        contenders[f"{OURS}, products in {precision}"] = problem.ours(precision=precision)
     yield from timed("variants, TF32 where not said", problem.label, contenders, effort)
     question = "variants, each in a process"
     for name, flags in {OURS: "", "command buffers around loops": COMMAND_BUFFERS}.items():
         told = process("ensemble", members, effort.seconds, XLA_FLAGS=flags)
         yield row(question, problem.label, name, np.array(told["microseconds"]), "us")
+
+
+def precisions(effort: Effort) -> Iterator[dict]:
+    """What the rounding of products costs members: NLL of rows that none has seen, less that in float32."""
+    members, epochs = (2, 2) if effort.quick else (64, 300)
+    problem = Problem(128, 64, members)
+    x, y = data.sinusoid(jax.random.key(1), 4096)
+
+    @jax.jit
+    def nll(params: Any) -> jax.Array:
+        means, log_vars = jax.vmap(problem.model.apply, (0, None))(params, x)
+        return gaussian_nll(jnp.broadcast_to(y, means.shape), means, log_vars).mean(1)
+
+    found = {}
+    for precision in PRECISIONS:
+        settings = {"members": members, "epochs": epochs, "batch_size": problem.batch_size}
+        states = fit_ensemble(KEY, problem.trainer, problem.rows, precision=precision, **settings)[0]
+        with products("float32"):
+            found[precision] = np.asarray(nll(states.params))
+    question = "a member's NLL of new rows, by precision of products"
+    yield row(question, problem.label, "float32", found["float32"], "nats")
+    for precision in list(PRECISIONS)[1:]:
+        yield row(
+            question,
+            problem.label,
+            f"{precision}, less float32",
+            found[precision] - found["float32"],
+            "nats",
+        )
 
 
 def loop(problem: Problem, epochs: int, *, unroll: int = 1, flat: bool = False) -> Callable[[], np.ndarray]:
@@ -393,12 +429,13 @@ def profile(effort: Effort) -> Iterator[dict]:
 
 
 PARTS = [
-    Part("1", parity, 0.08),
+    Part("1", parity, 0.07),
     Part("2", notebook, 0.12),
-    Part("3", ensembles, 0.35),
+    Part("3", ensembles, 0.33),
     Part("4", variants, 0.15),
+    Part("4", precisions, 0.05),
     Part("5", estimators, 0.15),
-    Part("6", streaming, 0.1),
+    Part("6", streaming, 0.08),
     Part("7", profile, 0.05),
 ]
 

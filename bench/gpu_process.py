@@ -1,8 +1,12 @@
 """One process of a measurement of `bench.gpu`: `python -m bench.gpu_process WHAT ARGUMENTS` prints JSON."""
 
 import json
+import math
+import re
 import sys
+import warnings
 
+import jax
 import numpy as np
 
 from bench.machine import seconds
@@ -21,6 +25,19 @@ def ensemble(members: str, target: str) -> dict[str, list[float]]:
     return {"microseconds": [seconds(lambda: run(units)) / (units * work) * 1e6 for _ in range(ROUNDS)]}
 
 
+def limited(members: str) -> dict[str, float]:
+    """How many members are trained side by side where memory is limited, and its bytes."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        Problem(128, 64, int(members)).fit(1)
+    found = [re.search(r"side_by_side=(\d+)", str(each.message)) for each in told]
+    memory = jax.local_devices()[0].memory_stats() or {}
+    return {
+        "side_by_side": next((int(each[1]) for each in found if each), int(members)),
+        "bytes": memory.get("bytes_limit", math.inf),
+    }
+
+
 def estimator(rows: str, predicted: str, smallest: str) -> dict[str, float]:
     """Seconds of a first fit, which compiles, of a second one, and of intervals for many rows."""
     rng = np.random.default_rng(0)
@@ -36,5 +53,5 @@ def estimator(rows: str, predicted: str, smallest: str) -> dict[str, float]:
 
 if __name__ == "__main__":
     what, *arguments = sys.argv[1:]
-    told = {"ensemble": ensemble, "estimator": estimator}[what](*arguments)
+    told = {"ensemble": ensemble, "estimator": estimator, "limited": limited}[what](*arguments)
     print(json.dumps(told))
