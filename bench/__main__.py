@@ -115,6 +115,7 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=8, help="how long gpu may take (default 8)")
     parser.add_argument("--cpu", action="store_true", help="gpu without a GPU: every part at its smallest")
+    parser.add_argument("--parts", default="", help="some parts of gpu, as 3,4; the others' rows are kept")
     args = parser.parse_args()
     if args.what in ("uci", "ablation") and not args.data:
         parser.error(f"{args.what} needs {SETS} FOLDER")
@@ -128,7 +129,11 @@ def main() -> None:
     else:
         settings = {"folders": args.data} if args.what in with_data else {}
         if args.what == "gpu":
-            settings = {"minutes": args.minutes, "cpu": args.cpu}
+            settings = {
+                "minutes": args.minutes,
+                "cpu": args.cpu,
+                "parts": args.parts.split(",") * bool(args.parts),
+            }
             os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs memory too
         measure = importlib.import_module(f"bench.{args.what}").main
         measure(quick=args.quick, out=readme.RESULTS, **settings)

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -39,7 +39,6 @@ from bench.speed import (
     Contender,
     Effort,
     Problem,
-    draw,
     row,
     timed,
 )
@@ -265,16 +264,18 @@ def variants(effort: Effort) -> Iterator[dict]:
         contenders[name] = Contender(
             lambda n, way=way: [way() for _ in range(n)], epochs * problem.steps * members
         )
-    for side_by_side in (1,) if effort.quick else (128, 512):
+    for side_by_side in (1,) if effort.quick else (128, 256, 512):
         contenders[f"{side_by_side} side by side"] = problem.ours(side_by_side=side_by_side)
     contenders = {name: within("TF32", contender) for name, contender in contenders.items()}
     for precision in ("float32", "bfloat16"):
         contenders[f"{OURS}, products in {precision}"] = problem.ours(precision=precision)
     yield from timed("variants, TF32 where not said", problem.label, contenders, effort)
-    question = "variants, each in a process"
-    for name, flags in {OURS: "", "command buffers around loops": COMMAND_BUFFERS}.items():
-        told = process("ensemble", members, effort.seconds, XLA_FLAGS=flags)
-        yield row(question, problem.label, name, np.array(told["microseconds"]), "us")
+    sizes = "2" if effort.quick else "1,128,256,1024"
+    for flags in ("", COMMAND_BUFFERS):
+        for each in process("ensemble", sizes, effort.seconds, XLA_FLAGS=flags)["found"]:
+            question = f"variants, {'command buffers around loops' if flags else 'XLA as it is'}"
+            label = problem.label | {"members": each["members"]}
+            yield row(question, label, each["what"], np.array(each["microseconds"]), "us")
 
 
 def precisions(effort: Effort) -> Iterator[dict]:
@@ -307,7 +308,7 @@ def precisions(effort: Effort) -> Iterator[dict]:
 
 
 def loop(problem: Problem, epochs: int, *, unroll: int = 1, flat: bool = False) -> Callable[[], np.ndarray]:
-    """All members' steps as one `lax.scan`; each member's losses in the first steps and the last.
+    """All members' steps as one `lax.scan`; each member's losses in the first steps.
 
     With `flat`, a member's parameters are one vector, and so are its velocities.
     """
@@ -340,7 +341,7 @@ def loop(problem: Problem, epochs: int, *, unroll: int = 1, flat: bool = False) 
         return jax.lax.scan(jax.vmap(step), states, rows, unroll=unroll)
 
     def call() -> np.ndarray:
-        return np.asarray(run(states, rows)[1])[[0, 1, 2, -1]]
+        return np.asarray(run(states, rows)[1])[:3]
 
     return call
 
@@ -440,42 +441,59 @@ PARTS = [
 ]
 
 
-def main(*, quick: bool, out: Path, minutes: float = 8, cpu: bool = False) -> list[dict]:
-    """Go through the parts; keep the rows unless it was the quick form or one without a GPU."""
+class Results:
+    """Rows as they are found, in a file beside those of the parts that aren't measured now."""
+
+    def __init__(self, path: Path | None, parts: Sequence[str]):
+        self.rows: list[dict] = []
+        self._began, self._extra = time.perf_counter(), versions()
+        others = []
+        if path is not None and path.exists():
+            with path.open(newline="") as file:
+                others = [row for row in csv.DictReader(file) if row["part"] not in parts]
+        self._file = open(path or os.devnull, "w", newline="", buffering=1)
+        self._writer = csv.DictWriter(self._file, [*FIELDS, *self._extra], restval="")
+        self._writer.writeheader()
+        self._writer.writerows(others)
+
+    def add(self, part: str, found: dict) -> None:
+        """Write a row and print it."""
+        self.rows.append(dict.fromkeys(FIELDS, "") | {"part": part} | found | self._extra)
+        self._writer.writerow(self.rows[-1])
+        words = (
+            found.get(name, "") for name in ("question", "members", "what", "median", "unit", "times_ours")
+        )
+        print(f"{self.seconds():5.0f} s ", *words, sep="  ", flush=True)
+
+    def seconds(self) -> float:
+        """How long it took so far."""
+        return time.perf_counter() - self._began
+
+
+def main(
+    *, quick: bool, out: Path, minutes: float = 8, cpu: bool = False, parts: Sequence[str] = ()
+) -> list[dict]:
+    """Go through the parts, all or some; keep the rows unless it was the quick form or one without a GPU."""
     if not GPU and not cpu:
         print(NO_DEVICE, file=sys.stderr)
         sys.exit(2)
-    quick, kept = quick or cpu, []
-    path = Path(os.devnull) if quick else out / "gpu.csv"
-    began, share, extra = time.perf_counter(), 0.0, versions()
-    with path.open("w", newline="", buffering=1) as file:
-        writer = csv.DictWriter(file, [*FIELDS, *extra], restval="")
-        writer.writeheader()
-
-        def keep(part: Part, found: dict) -> None:
-            kept.append(dict.fromkeys(FIELDS, "") | {"part": part.name} | found | extra)
-            writer.writerow(kept[-1])
-            words = (
-                found.get(name, "")
-                for name in ("question", "members", "what", "median", "unit", "times_ours")
-            )
-            print(f"{time.perf_counter() - began:5.0f} s ", *words, sep="  ", flush=True)
-
-        for part in PARTS:
-            share += part.share
-            deadline = began + share * minutes * MINUTE
-            if not quick and time.perf_counter() > deadline:
-                keep(part, single(part.rows.__name__, "left out: no time", np.nan, ""))
-                continue
-            try:
-                for found in part.rows(QUICK if quick else FULL):
-                    keep(part, found)
-                    if not quick and time.perf_counter() > deadline:
-                        keep(part, single(part.rows.__name__, "cut: no time", np.nan, ""))
-                        break
-            except Exception as error:  # the other parts are worth having
-                traceback.print_exc()
-                keep(part, single(part.rows.__name__, f"failed: {error!r}"[:200], np.nan, ""))
-    if not quick:
-        draw(kept, out / "gpu.png")
-    return kept
+    asked = [part for part in PARTS if not parts or part.name in parts]
+    effort = QUICK if quick or cpu else FULL
+    results = Results(None if effort.quick else out / "gpu.csv", [part.name for part in asked])
+    whole, deadline = sum(part.share for part in asked), 0.0
+    for part in asked:
+        deadline += part.share / whole * minutes * MINUTE
+        about = part.rows.__name__
+        if results.seconds() > deadline:
+            results.add(part.name, single(about, "left out: no time", np.nan, ""))
+            continue
+        try:
+            for found in part.rows(effort):
+                results.add(part.name, found)
+                if results.seconds() > deadline:
+                    results.add(part.name, single(about, "cut: no time", np.nan, ""))
+                    break
+        except Exception as error:  # the other parts are worth having
+            traceback.print_exc()
+            results.add(part.name, single(about, f"failed: {error!r}"[:200], np.nan, ""))
+    return results.rows

@@ -5,24 +5,41 @@ import math
 import re
 import sys
 import warnings
+from collections.abc import Callable
+from functools import partial
 
 import jax
 import numpy as np
 
+from bench.gpu import loop
 from bench.machine import seconds
-from bench.speed import Problem, units_for
+from bench.speed import Contender, Problem, units_for
 from jaxreg import DeepEnsembleRegressor
 
 ROUNDS, FEATURES = 5, 8
 SMALLEST = {"members": 2, "hidden": (8,), "epochs": 2, "frequency_scale": 0.25}
 
 
-def ensemble(members: str, target: str) -> dict[str, list[float]]:
-    """Microseconds of a member's step in whole fits."""
-    problem = Problem(128, 64, int(members))
-    run, work = problem.ours()
-    units = units_for(run, float(target))
-    return {"microseconds": [seconds(lambda: run(units)) / (units * work) * 1e6 for _ in range(ROUNDS)]}
+def ensemble(sizes: str, target: str) -> dict[str, list[dict]]:
+    """Microseconds of a member's step in whole fits, and in one loop around the steps alone."""
+    found = []
+    for members in map(int, sizes.split(",")):
+        problem, epochs = Problem(128, 64, members), 32
+        steps = loop(problem, epochs)
+        ways = {
+            "jaxreg": problem.ours(),
+            "one loop": Contender(partial(_repeat, steps), problem.steps * members * epochs),
+        }
+        for what, (run, work) in ways.items():
+            units = units_for(run, float(target))
+            times = [seconds(partial(run, units)) / (units * work) * 1e6 for _ in range(ROUNDS)]
+            found.append({"members": members, "what": what, "microseconds": times})
+    return {"found": found}
+
+
+def _repeat(function: Callable[[], object], times: int) -> None:
+    for _ in range(times):
+        function()
 
 
 def limited(members: str) -> dict[str, float]:

@@ -1,11 +1,13 @@
 """Rows that memory doesn't hold, and many processes: memory, rates, and what files of their own cost."""
 
 import json
+import math
 import os
 import socket
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +23,7 @@ from bench.machine import seconds, versions
 from bench.readme import ROOT, write
 from bench.scale_process import BATCH, FEATURES, KEY_SEED, MEMBERS, MODEL, PREDICTING, TRAINER
 from jaxreg import adamw, data, fit_ensemble, make_trainer, metrics, predict_ensemble, sources
+from jaxreg.machine import cores
 
 FILE_ROWS, GROUPS, SORTED_GROUPS = 1_000_000, 8, 64
 PROCESS_ROUNDS = 5
@@ -46,7 +49,9 @@ FULL, QUICK = Effort(2_000_000, 20_000_000, 524_288, 5, 12), Effort(4096, 8192, 
 def make(folder: Path, rows: int, groups: int = GROUPS, *, in_order: bool = True) -> Path:
     """Parquet files of float32 rows whose noise varies, in the order of their first feature or in none."""
     folder.mkdir()
-    for i, first in enumerate(range(0, rows, FILE_ROWS)):
+
+    def write_one(i: int) -> None:
+        first = i * FILE_ROWS
         n, rng = min(FILE_ROWS, rows - first), np.random.default_rng(i)
         x = rng.normal(size=(n, FEATURES)).astype(np.float32)
         ends = (6 * first / rows - 3, 6 * (first + n) / rows - 3) if in_order else (-3, 3)
@@ -54,6 +59,9 @@ def make(folder: Path, rows: int, groups: int = GROUPS, *, in_order: bool = True
         y = np.sin(2 * x[:, 0]) + x[:, 1] + (0.1 + 0.1 * np.abs(x[:, 2])) * rng.normal(size=n)
         columns = {f"x{j}": x[:, j] for j in range(FEATURES)} | {"y": y.astype(np.float32)}
         pq.write_table(pa.table(columns), folder / f"{i:03d}.parquet", row_group_size=n // groups)
+
+    with ThreadPoolExecutor(cores()) as pool:
+        list(pool.map(write_one, range(math.ceil(rows / FILE_ROWS))))
     return folder
 
 

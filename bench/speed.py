@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
@@ -356,7 +357,7 @@ def draw(rows: list[dict], path: Path) -> Axes:
     fig = Figure(figsize=(9, 4.5), layout="constrained")
     ax = fig.subplots()
     styles = {OURS: ("C0", "o-", 2.5), LIMIT: ("0.3", "x:", 1.5), LIMIT_ONE: ("0.3", "+:", 1.5)}
-    marks = iter(["s--", "D--", "v--", "^-.", "P-.", "*-."])
+    marks = cycle(["s--", "D--", "v--", "^-.", "P-.", "*-."])
     for i, name in enumerate(dict.fromkeys(r["what"] for r in kept)):
         points = [(int(r["members"]), float(r["median"])) for r in kept if r["what"] == name]
         color, style, width = styles.get(name) or (f"C{i}", next(marks), 1.3)
