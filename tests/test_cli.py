@@ -21,6 +21,7 @@ import jaxreg.cli.fit
 import jaxreg.cli.inputs
 import jaxreg.cli.predict
 from jaxreg import PeriodicEmbedding, Scaler, cli, metrics, recipe, report, sources
+from jaxreg.cli import console
 from jaxreg.estimator import DeepEnsembleRegressor
 from jaxreg.model import archive, model_file
 from jaxreg.model.checkpoints import Checkpoint, StopOnSignal
@@ -1000,7 +1001,30 @@ def test_odd_terminals(name, value, model):
         ended = subprocess.run(line, capture_output=True, text=True, env=environment)
         assert ended.returncode == 0 and ended.stderr == "" and ended.stdout
         assert name == "COLUMNS" or "\x1b" not in ended.stdout
-        assert name != "COLUMNS" or max(map(len, ended.stdout.splitlines())) <= 20
+
+
+NUMBER = r"(?<!\S)[-+]?\d[\d.,e+-]*%?(?!\S)"
+
+
+@pytest.mark.parametrize("what", ["evaluate", "info", pytest.param("fit", marks=pytest.mark.slow)])
+def test_numbers_are_whole_on_a_narrow_terminal(run, houses, model, tmp_path, monkeypatch, what):
+    commands = {"evaluate": ("evaluate", model, houses), "info": ("info", model)}
+    commands["fit"] = train(houses, tmp_path / "m")
+    shown = {}
+    for width in (200, 80, 40, 20):
+        monkeypatch.setattr(console.out, "width", width)
+        code, shown[width], _ = run(*commands[what])
+        assert code == 0 and "…" not in shown[width]
+    assert len({tuple(sorted(re.findall(NUMBER, text))) for text in shown.values()}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", ["20", "40", "80"])
+def test_options_are_whole_on_a_narrow_terminal(command, columns):
+    for line in ("--help", "fit --help", "predict --help"):
+        wide, narrow = (command(f"jaxreg {line}", COLUMNS=width)[1] for width in ("200", columns))
+        assert "…" not in narrow
+        assert set(re.findall("--[a-z-]+", wide)) <= set(re.findall("--[a-z-]+", narrow))
 
 
 # Runs each line of standard input as a command.

@@ -3,6 +3,8 @@
 import glob
 import inspect
 import math
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +26,7 @@ app = typer.Typer(
 # Settings of the estimator that aren't options of `jaxreg fit`, and types that typer reads itself.
 NO_OPTIONS = "hidden", "random_state", "hooks"
 TYPES = int, float, str, float | None
+HELP_WIDTH = 80  # narrower columns would cut names of options
 START_SECONDS = 40  # as `hosts.START_SECONDS`, which isn't loaded here
 
 ROWS_HELP = (
@@ -47,6 +50,8 @@ Model = Annotated[Path, typer.Argument(help="Model file, from jaxreg fit.")]
 
 def main() -> None:
     """Run the command; bad input ends with one line and exit code 2."""
+    if shutil.get_terminal_size().columns < HELP_WIDTH:
+        os.environ.setdefault("TERMINAL_WIDTH", str(HELP_WIDTH))  # which Typer reads
     # Typer draws a box around what is wrong with options, where no JSON is asked for.
     ending.run(lambda: sys.exit(app(standalone_mode=not ending.wants_json())))
 

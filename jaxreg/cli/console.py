@@ -2,11 +2,15 @@
 
 import io
 import os
+import re
 import sys
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
+
+NUMBER = re.compile(r"(?<!\S)[-+]?\d[\d.,e+-]*%?(?!\S)")
 
 
 def visible(text: str) -> str:
@@ -38,6 +42,14 @@ out, err = Plain(), Plain(stderr=True)
 def say(text: str) -> None:
     """One line on standard output."""
     out.print(text, soft_wrap=True)
+
+
+def show(table: Table) -> None:
+    """A table on standard output; in a narrow one words are broken, numbers never."""
+    for column in table.columns:
+        numbers = (number for cell in column.cells for number in NUMBER.findall(str(cell)))
+        column.overflow, column.min_width = "fold", max(map(len, numbers), default=0)
+    out.print(table, crop=False)
 
 
 def note(kind: str, message: object, style: str) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxreg import report
 from jaxreg.checks import check_probability
-from jaxreg.cli.console import out, say
+from jaxreg.cli.console import say, show
 from jaxreg.cli.json_output import print_json, scores_of
 from jaxreg.cli.outputs import check_output, trivial
 from jaxreg.cli.standard_input import as_file
@@ -48,7 +48,7 @@ def run(model: Path, file: Path, *, level: float, report_file: Path | None, as_j
         found[name] = scores_of(result) | {"advice": advice}
         if not as_json:
             say(f"{name}: {about}")
-            out.print(report.score_table(result))
+            show(report.score_table(result))
             if advice:
                 say(advice)
     if report_file is not None:

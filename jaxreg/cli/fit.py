@@ -9,7 +9,7 @@ from rich.table import Table
 
 from jaxreg import hosts, report
 from jaxreg.cli import aborts
-from jaxreg.cli.console import err, note, out, say
+from jaxreg.cli.console import err, note, out, say, show
 from jaxreg.cli.ending import leave
 from jaxreg.cli.inputs import (
     FEWEST_TEST_ROWS,
@@ -210,10 +210,10 @@ def tell(asked: Asked, rows: Rows, ensemble: DeepEnsembleRegressor, section: rep
     summary.add_row("networks", f"{fitted.members}")
     summary.add_row("trained on", computed_on())
     summary.add_row("epochs, the longest", f"{ensemble.n_iter_} of {fitted.settings['epochs']}")
-    out.print(summary)
+    show(summary)
     if section is not None:
         out.print(f"{counted(scored, 'row')} that it wasn't trained on")
-        out.print(report.score_table(section.scores))
+        show(report.score_table(section.scores))
         if advice := report.verdict(section.scores, scored):
             say(advice)
         if asked.report_file is not None:

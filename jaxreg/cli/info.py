@@ -8,7 +8,7 @@ import msgspec
 from rich.table import Table
 from rich.text import Text
 
-from jaxreg.cli.console import out, visible
+from jaxreg.cli.console import show, visible
 from jaxreg.cli.json_output import print_json
 from jaxreg.model import model_file
 
@@ -51,7 +51,7 @@ def run(model: Path, *, as_json: bool) -> None:
         table.add_row(Text(title, style="bold"), "")
         for name, value in (getattr(header, title) or {}).items():
             table.add_row(visible(name), _in_words(value))
-    out.print(table)
+    show(table)
 
 
 def _in_words(value: Any) -> str:
