@@ -187,8 +187,8 @@ def processes(folder: Path) -> list[dict]:
                 epoch = many["seconds"] / one["seconds"]
                 figures[f"{name}: an epoch against that of one process"] = epoch, "times"
         for count in MODEL_COUNTS:
-            told = one["seconds"] / (one["seconds"] + (count - 1) * one["read_seconds"])
-            figures[f"{count}: efficiency told by the model"] = told, ""
+            predicted = one["seconds"] / (one["seconds"] + (count - 1) * one["read_seconds"])
+            figures[f"{count}: efficiency predicted by the model"] = predicted, ""
         for name, (value, unit) in figures.items():
             times.setdefault((name, unit), []).append(value)
     return [_row(question, name, np.median(values), unit) for (name, unit), values in times.items()]

@@ -40,7 +40,7 @@ STREAM_STEPS = 200_000
 STREAM_EPOCHS = (1, 60)
 DECAY_ROWS = 1000
 
-# Rows' worth of belief that the networks' noise is right as it is.
+# Weight, in rows, of the prior that the networks' noise is right as it is.
 PRIOR_ROWS = 125.0
 
 # Scales of the periodic embedding's first frequencies. Small ensembles try them out, on rows that all of

@@ -37,7 +37,7 @@ SCORES = {
     "crps": ("CRPS", "unit", "mean distance of the predicted distribution, lower is better"),
     "coverage": ("inside the {level} interval", "share", "should be {level}"),
     "width": ("width of the {level} interval", "unit", "the narrower the better, at equal coverage"),
-    "interval_score": ("interval score", "unit", "width, and a fine for values outside; lower is better"),
+    "interval_score": ("interval score", "unit", "width, and a penalty for values outside; lower is better"),
     "calibration_error": ("calibration error", "share", "mean distance of quantiles from their levels"),
     "max_calibration_error": ("largest calibration error", "share", "that of the quantile furthest off"),
     "ence": ("ENCE", "share", "how far predicted stds are from the errors of rows like them"),

@@ -36,8 +36,8 @@ def test_an_embedding_holds_the_features_and_their_waves():
     params = embedding.init(jax.random.key(0), x)
     frequency = np.asarray(params["params"]["frequency"])
     angle = 2 * np.pi * x[:, :, None].astype(float) * frequency
-    waves = [part.reshape(7, 12) for part in (np.sin(angle), np.cos(angle))]
-    np.testing.assert_allclose(embedding.apply(params, x), np.concatenate([x, *waves], 1), atol=1e-5)
+    embedded = [part.reshape(7, 12) for part in (np.sin(angle), np.cos(angle))]
+    np.testing.assert_allclose(embedding.apply(params, x), np.concatenate([x, *embedded], 1), atol=1e-5)
 
 
 def test_frequencies_start_at_several_scales():

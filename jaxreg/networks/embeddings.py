@@ -60,8 +60,8 @@ class PeriodicEmbedding(nn.Module):
 
         frequency = self.param("frequency", init, (x.shape[-1], self.frequencies), x.dtype)
         turns = x[..., None] * frequency.reshape((1,) * (x.ndim - 1) + frequency.shape)
-        waves = (wave.reshape(*x.shape[:-1], -1) for wave in sin_cos(turns))
-        return jnp.concatenate([x, *waves], axis=-1)
+        embedded = (part.reshape(*x.shape[:-1], -1) for part in sin_cos(turns))
+        return jnp.concatenate([x, *embedded], axis=-1)
 
 
 @jax.custom_jvp
