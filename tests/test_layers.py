@@ -67,8 +67,11 @@ def test_every_file_has_its_place():
 
 def test_the_page_of_files_has_them_in_order():
     page = (FOLDER.parent / "docs" / "files.md").read_text()
-    names = re.findall(r"^jaxreg/(\S+)\.py", page, flags=re.M)
-    assert [name.replace("/", ".").removesuffix(".__init__") for name in names] == ORDER
+    listed = re.findall(r"^jaxreg/(\S+)", page, flags=re.M)
+    files = (path for path in FOLDER.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    assert sorted(listed) == sorted(str(path.relative_to(FOLDER)) for path in files)
+    names = [name_of(FOLDER / path) for path in listed if path.endswith(".py")]
+    assert names == ["__init__", *ORDER, "__main__"]
 
 
 @pytest.mark.parametrize("name", ORDER)
