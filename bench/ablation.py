@@ -14,9 +14,8 @@ from bench import datasets, uci
 from bench.datasets import Dataset
 from bench.machine import versions
 from bench.readme import write
-from jaxreg import estimator, mean_nll, recipe
+from jaxreg import DeepEnsembleRegressor, estimator, mean_nll, recipe
 from jaxreg.calibration.scaling import VarianceScaling
-from jaxreg.estimator import DeepEnsembleRegressor
 
 SCORES = ("rmse", "nll", "crps", "coverage")
 

@@ -27,8 +27,7 @@ from bench import hostile, victims
 from bench.machine import versions
 from bench.readme import ROOT, write
 from bench.victims import REFUSED, call, fitted, is_one_of, same, start
-from jaxreg import MeanVarRegressor, data, fit, make_trainer, sgd
-from jaxreg.estimator import DeepEnsembleRegressor
+from jaxreg import DeepEnsembleRegressor, MeanVarRegressor, data, fit, make_trainer, sgd
 from jaxreg.model import export, model_file
 
 MEMORY_ALLOWED, SECONDS_ALLOWED = 200e6, 2.0

@@ -22,7 +22,7 @@ from rich.table import Table
 from bench.machine import seconds, versions
 from bench.readme import ROOT, write
 from bench.scale_process import BATCH, FEATURES, KEY_SEED, MEMBERS, MODEL, PREDICTING, TRAINER
-from jaxreg import adamw, data, fit_ensemble, make_trainer, metrics, predict_ensemble, sources
+from jaxreg import adamw, data, fit_ensemble, make_trainer, metrics, predict_ensemble, tables
 from jaxreg.machine import cores
 
 FILE_ROWS, GROUPS, SORTED_GROUPS = 1_000_000, 8, 64
@@ -101,7 +101,7 @@ def memory(folders: dict[int, Path]) -> list[dict]:
 def rates(folder: Path, effort: Effort) -> list[dict]:
     """Rows per second of the same batches from files and from memory, in turn."""
     key = jax.random.key(KEY_SEED)
-    files = sources.from_files(folder, target="y").standardised()
+    files = tables.from_files(folder, target="y").standardised()
     numbers, x, y = files.take([0], 2 * files.rows)
     given = {"members": MEMBERS, "epochs": 1, "batch_size": BATCH}
     stream = files.stream([*data.key_words(key), 0], batch_size=BATCH, batches=files.batches(BATCH))
@@ -135,7 +135,7 @@ def prediction_rates(folder: Path, effort: Effort) -> list[dict]:
     for _ in range(effort.rounds):
         for read, own in times.items():
             own.append(result(child("predict", folder, read))["seconds"])
-    rows = sources.from_files(folder, target="y").rows
+    rows = tables.from_files(folder, target="y").rows
     found = [
         _row("predict, the whole command", name, rows / np.median(own), "rows/s")
         for name, own in zip(("streamed", "in memory"), times.values(), strict=True)
@@ -146,7 +146,7 @@ def prediction_rates(folder: Path, effort: Effort) -> list[dict]:
 
 def mixing(folder: Path) -> list[dict]:
     """Correlation of neighbours in the stream of rows that are sorted on the disk, by size of the buffer."""
-    files, found = sources.from_files(folder, target="y"), []
+    files, found = tables.from_files(folder, target="y"), []
     for groups in (0.5, 1, 2, 4, 8):
         buffer = int(groups * files.row_groups[0].rows)
         stream = replace(files, buffer=buffer).stream([0], batch_size=BATCH, batches=files.batches(BATCH))
@@ -211,13 +211,13 @@ def own_files(folders: dict[str, Path], effort: Effort) -> list[dict]:
     """NLL of rows that nobody learned from, where members see all files and where each sees a share."""
     found, key = [], jax.random.key(KEY_SEED)
     for order, folder in folders.items():
-        files = sources.from_files(folder, target="y").standardised()
+        files = tables.from_files(folder, target="y").standardised()
         held_out = [0], min(TEST_ROWS, files.rows // 8)
         _, x, y = files.take(*held_out)
         files = files.without(*held_out)
         question = f"NLL of held-out rows, members over processes, {order}"
 
-        def nll(count: int, epochs: int, files: sources.Files = files, x=x, y=y) -> float:
+        def nll(count: int, epochs: int, files: tables.Files = files, x=x, y=y) -> float:
             params = []
             for i, own in enumerate(jax.random.split(key, count)):
                 share = replace(files, process=(i, count), own_share=True)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow.parquet as pq
 
-from jaxreg import Fitted, MeanVarRegressor, Scaler, fit_ensemble, hosts, make_trainer, sgd, sources
+from jaxreg import Fitted, MeanVarRegressor, Scaler, fit_ensemble, hosts, make_trainer, sgd, tables
 from jaxreg.model import model_file
 
 FEATURES, MEMBERS, BATCH = 16, 16, 1024
@@ -37,7 +37,7 @@ def peak() -> float:
 
 def train(folder: str) -> dict:
     """An epoch on files, with what standardises them found first."""
-    files = sources.from_files(folder, target="y").standardised()
+    files = tables.from_files(folder, target="y").standardised()
     began = time.perf_counter()
     _, history = fit_ensemble(
         jax.random.key(KEY_SEED), TRAINER, files, members=MEMBERS, epochs=1, batch_size=BATCH
@@ -79,7 +79,7 @@ def process(folder: str, share: str, count: int, number: int, port: int, core: i
     os.sched_setaffinity(0, [core])
     if count > 1:
         hosts.start(f"localhost:{port}", count, number)
-    files = sources.from_files(folder, target="y")
+    files = tables.from_files(folder, target="y")
     files = replace(files, process=(number, count), own_share=share == "own").standardised()
     mesh = hosts.make_mesh(MEMBERS) if count > 1 else None
     given = {"members": MEMBERS, "epochs": 1, "batch_size": BATCH, "mesh": mesh}

@@ -24,8 +24,7 @@ from bench import datasets
 from bench.datasets import Dataset
 from bench.machine import versions
 from bench.readme import write
-from jaxreg import Affine, Gaussian, Scaler, metrics
-from jaxreg.estimator import DeepEnsembleRegressor
+from jaxreg import Affine, DeepEnsembleRegressor, Gaussian, Scaler, metrics
 
 HERE = Path(__file__).parent
 RIVALS_PYTHON = HERE / ".rivals" / "bin" / "python"

@@ -12,7 +12,7 @@ import json
 import os
 from functools import cache
 
-from jaxreg.model import model_file
+from jaxreg import model_file
 
 
 @cache

@@ -95,8 +95,7 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         n_features_in_, feature_names_in_: as everywhere in scikit-learn.
 
     >>> import jax
-    >>> from jaxreg import data
-    >>> from jaxreg.estimator import DeepEnsembleRegressor
+    >>> from jaxreg import DeepEnsembleRegressor, data
     >>> x, y = data.sinusoid(jax.random.key(0))
     >>> model = DeepEnsembleRegressor(members=3, hidden=(32,), frequency_scale=0.25, random_state=0).fit(x, y)
     >>> mean, std = model.predict(x, return_std=True)
@@ -115,7 +114,7 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
 
         Args:
             X: features, `(n, features)`: arrays, or pandas or polars frames. Or rows in files, features and
-                target, from `sources.from_files`; with its `own_share` members of each process learn from
+                target, from `tables.from_files`; with its `own_share` members of each process learn from
                 that process's share of the files alone.
             y: targets, `(n,)` or `(n, d)`; of several targets, single ones may be missing (NaN or
                 masked). None for rows in files.
@@ -179,7 +178,7 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
             raise ValueError("rows in files have their target with them, and no weights: pass them alone")
         if not hasattr(files, "standardised"):
             raise ValueError(
-                f"a {type(files).__name__} doesn't say what its columns are: use sources.from_files, or "
+                f"a {type(files).__name__} doesn't say what its columns are: use tables.from_files, or "
                 "fit_ensemble, which takes any source"
             )
         if files.rows < FEWEST_ROWS:

@@ -36,7 +36,7 @@ class Setting(NamedTuple):
 def settings_of(kind: type) -> dict[str, Setting]:
     """The settings of a class, by name.
 
-    >>> from jaxreg.estimator import DeepEnsembleRegressor
+    >>> from jaxreg import DeepEnsembleRegressor
     >>> from jaxreg.settings import settings_of
     >>> settings_of(DeepEnsembleRegressor)["members"].description
     'number of networks.'

@@ -21,7 +21,7 @@ class DeepEnsembleProbaRegressor(BaseProbaRegressor):
         estimator_: the fitted regressor.
 
     >>> import pandas as pd
-    >>> from jaxreg.estimator import DeepEnsembleRegressor
+    >>> from jaxreg import DeepEnsembleRegressor
     >>> from jaxreg.skpro_regressor import DeepEnsembleProbaRegressor
     >>> x = pd.DataFrame({"a": range(40)})
     >>> small = DeepEnsembleRegressor(members=2, hidden=(8,), frequency_scale=0.0, epochs=5, random_state=0)

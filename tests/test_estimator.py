@@ -450,7 +450,7 @@ def test_fit_takes_files_too(files, as_source):
         np.testing.assert_array_equal(a, b)
     with pytest.raises(ValueError, match="rows in files have their target with them, and no weights"):
         one.fit(files[0], np.zeros(6000))
-    with pytest.raises(ValueError, match="a Rows doesn't say what its columns are: use sources.from_files"):
+    with pytest.raises(ValueError, match="a Rows doesn't say what its columns are: use tables.from_files"):
         one.fit(as_source(np.zeros((9, 1)), np.zeros(9)))
 
 

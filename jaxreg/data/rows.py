@@ -150,7 +150,7 @@ class Block(NamedTuple):
 class Source(Protocol):
     """Rows that are read when they are needed: what `fit` and `fit_ensemble` take in place of arrays.
 
-    `sources.from_files` makes one of Parquet files. Any object with these methods serves.
+    `tables.from_files` makes one of Parquet files. Any object with these methods serves.
     """
 
     def batches(self, batch_size: int) -> int:

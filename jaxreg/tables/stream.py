@@ -81,10 +81,10 @@ class Files:
         keep: columns that are copied into predictions as they are.
 
     >>> import tempfile, numpy as np, polars as pl
-    >>> from jaxreg import sources
+    >>> from jaxreg import tables
     >>> folder = tempfile.mkdtemp()
     >>> pl.DataFrame({"a": np.arange(100.0), "y": np.arange(100.0)}).write_parquet(f"{folder}/0.parquet")
-    >>> files = sources.from_files(folder, target="y").standardised()
+    >>> files = tables.from_files(folder, target="y").standardised()
     >>> block = next(files.stream([0], batch_size=20, batches=5))
     >>> block.x.shape, np.unique(block.numbers).size
     ((5, 20, 1), 100)

@@ -186,7 +186,7 @@ def fit_ensemble(
             of this process. The devices of several processes may be in it (`hosts.make_mesh`), of which each
             then calls this function with the same arguments, is shown its own members by hooks, and is given
             all of them. What members learn from may be the share of the process they are on, as that of
-            `sources.Files` with `own_share`.
+            `tables.Files` with `own_share`.
         side_by_side: members that a core or device runs as one batch of matrix products; by default one
             on a CPU, a few where the network is tiny, and all that its memory holds on an accelerator.
         precision: of matrix products on an accelerator: "float32", "tf32" (10 bits after the point) or

@@ -229,7 +229,7 @@ def scaled_nll(
     The arguments are those of `mean_nll`.
 
     >>> import jax.numpy as jnp
-    >>> from jaxreg.losses import mean_nll, scaled_nll
+    >>> from jaxreg import mean_nll, scaled_nll
     >>> y, mean, log_var = jnp.full(99, 3.0), jnp.zeros(99), jnp.zeros(99)
     >>> print(f"{mean_nll(y, mean, log_var):.2f} {scaled_nll(y, mean, log_var):.2f}")
     4.50 1.60
