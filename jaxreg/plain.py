@@ -12,7 +12,7 @@ MOST = 2**31 - 1
 def check_whole(name: str, value: Any, least: int) -> None:
     """Raise unless a number is whole and not too small."""
     try:
-        whole = operator.index(value)
+        whole = operator.index(None if isinstance(value, bool) else value)
     except TypeError:
         raise ValueError(f"{name} must be a whole number, got {value!r}") from None
     if whole < least:

@@ -112,7 +112,7 @@ def number(
     def check(name: str, value: Any) -> None:
         if value is None and none:
             return
-        if not isinstance(value, Real):
+        if not _is_number(value):
             raise ValueError(f"{name} must be a number, got {value!r}")
         if not least <= value <= most or (above and value == least):
             raise ValueError(f"{name} must be {words}, got {value!r}")
@@ -124,7 +124,7 @@ def finite_or(word: str) -> Check:
     """A check for a finite number that isn't negative, or a word."""
 
     def check(name: str, value: Any) -> None:
-        if value != word and not (isinstance(value, Real) and 0 <= value < math.inf):
+        if value != word and not (_is_number(value) and 0 <= value < math.inf):
             raise ValueError(f"{name} must be a number not below 0 or {word!r}, got {value!r}")
 
     return check
@@ -132,10 +132,14 @@ def finite_or(word: str) -> Check:
 
 def not_negative(name: str, value: Any) -> None:
     """A check for a finite number that isn't negative."""
-    if not isinstance(value, Real) or isinstance(value, bool):
+    if not _is_number(value):
         raise ValueError(f"{name} must be a number, finite and not negative, got {value!r}")
     if not 0 <= value < math.inf:
         raise ValueError(f"{name} must be finite and not negative, got {value}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def widths(name: str, value: Any) -> None:

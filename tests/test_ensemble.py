@@ -390,6 +390,8 @@ def rows_mesh():
     [
         ({"members": 0}, "members must be at least 1, got 0"),
         ({"members": -2}, "members must be at least 1, got -2"),
+        ({"members": True}, "members must be a whole number, got True"),
+        ({"epochs": True}, "epochs must be a whole number, got True"),
         (
             {"mesh": rows_mesh},
             r"mesh must have one axis, 'members', it has \('rows',\); batches aren't split over devices",

@@ -317,6 +317,7 @@ X, Y = rows(30)
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"epochs": "many"}, "epochs must be a whole number, got 'many'"),
         ({"epochs": 1.5}, "epochs must be a whole number"),
+        ({"epochs": True}, "epochs must be a whole number, got True"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"learning_rate": -1.0}, "learning_rate must be finite and not negative"),
         ({"weight_decay": np.nan}, "weight_decay must be finite and not negative"),

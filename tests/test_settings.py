@@ -67,12 +67,12 @@ def test_all_faults_are_named_at_once():
 @pytest.mark.parametrize(
     "check, right, wrong",
     [
-        (whole(1, "auto", None), [1, 7, "auto", None], [0, 1.5, "many"]),
+        (whole(1, "auto", None), [1, 7, "auto", None], [0, 1.5, "many", True]),
         (one_of(["a", "b"]), ["a"], ["c", None]),
-        (number(0, 1, "a share", above=True), [1, 0.5], [0, 1.1, math.nan, "0.5", None]),
+        (number(0, 1, "a share", above=True), [1, 0.5], [0, 1.1, math.nan, "0.5", None, True]),
         (number(0, math.inf, "seconds", none=True), [None, 0, 9.5], [-1, "1"]),
-        (finite_or("auto"), ["auto", 0, 2.5], ["high", -1, math.inf]),
-        (widths, [8, (8,), [8, 16]], [[8] * 257, "8", None, (0,), 1.5]),
+        (finite_or("auto"), ["auto", 0, 2.5], ["high", -1, math.inf, True]),
+        (widths, [8, (8,), [8, 16]], [[8] * 257, "8", None, (0,), 1.5, True]),
         (not_negative, [0, 1e-3], [-1, math.nan, math.inf, "1", None, True]),
         (anything, [None, "x"], []),
     ],

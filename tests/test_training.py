@@ -311,6 +311,7 @@ def bad_loss(y, mean, log_var):
     "change,message",
     [
         ({"epochs": -1}, "epochs must be at least 0, got -1"),
+        ({"epochs": True}, "epochs must be a whole number, got True"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"patience": 3}, "pass validation"),
         ({"patience": 0, "validation": 0}, "patience must be at least 1"),
