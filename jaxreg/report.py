@@ -29,6 +29,10 @@ SUFFIXES = (".html", ".pdf")
 # How unlikely a share of rows inside the intervals has to be for a right prediction.
 SURPRISE = 1e-3
 
+# Fewer rows say nothing about calibration: a right prediction's calibration error is about 0.3 / sqrt(rows).
+FEWEST_ROWS = 10
+CALIBRATION = "calibration_error", "max_calibration_error", "ence"
+
 # Of each score: how it is called, whether it is a share or has the target's unit, and what it says.
 SCORES = {
     "rmse": ("RMSE", "unit", "root mean squared error of the mean"),
@@ -67,16 +71,18 @@ class Row(NamedTuple):
     meaning: str
 
 
-def score_rows(scores: Mapping[str, Any]) -> list[Row]:
-    """The scores of one output, from `metrics.evaluate`, as text."""
+def score_rows(scores: Mapping[str, Any], rows: int | None = None) -> list[Row]:
+    """The scores of one output, from `metrics.evaluate`, as text; few rows have no calibration errors."""
     level = f"{100 * scores['level']:g}%"
     trivial = scores.get("baseline", {})
-    rows = []
+    hidden = () if scores["epistemic"] > 0 else ("aleatoric", "epistemic")
+    hidden = (*hidden, *CALIBRATION) if rows is not None and rows < FEWEST_ROWS else hidden
+    found = []
     for key, (name, kind, meaning) in SCORES.items():
-        if key in scores and (scores["epistemic"] > 0 or key not in ("aleatoric", "epistemic")):
+        if key in scores and key not in hidden:
             shown = [_shown(values[key], kind) if key in values else "" for values in (scores, trivial)]
-            rows.append(Row(name.format(level=level), *shown, meaning.format(level=level)))
-    return rows
+            found.append(Row(name.format(level=level), *shown, meaning.format(level=level)))
+    return found
 
 
 def _shown(value: float, kind: str) -> str:
@@ -108,8 +114,12 @@ jaxreg.calibration on rows that the model wasn't trained on
     )
 
 
-def score_table(scores: Mapping[str, Any]) -> Table:
+def score_table(scores: Mapping[str, Any], rows: int | None = None) -> Table:
     """The scores of one output, from `metrics.evaluate`, as a table for the terminal.
+
+    Args:
+        scores: of one output.
+        rows: how many they are of; fewer than 10 have no calibration errors.
 
     >>> import jax.numpy as jnp
     >>> from rich import print
@@ -125,7 +135,7 @@ def score_table(scores: Mapping[str, Any]) -> Table:
     table.add_column("model", justify="right")
     if caption is not None:
         table.add_column("trivial", justify="right", style="dim")
-    for row in score_rows(scores):
+    for row in score_rows(scores, rows):
         table.add_row(*row[: len(table.columns)])
     return table
 
@@ -201,7 +211,7 @@ def _html(sections: list[Section], title: str, about: str) -> str:
     shown = [
         {
             "name": section.name,
-            "rows": score_rows(section.scores),
+            "rows": score_rows(section.scores, len(section.y)),
             "trivial": "baseline" in section.scores,
             "verdict": verdict(section.scores, len(section.y)),
             "pictures": [
@@ -224,7 +234,7 @@ def _picture(draw: Any) -> dict[str, str]:
 
 def _page(section: Section, title: str, about: str) -> Figure:
     """One sheet of A4 paper: the scores, then the pictures."""
-    head = partial(_draw_table, scores=section.scores)
+    head = partial(_draw_table, scores=section.scores, rows=len(section.y))
     page = plots.report(**_drawn(section), title=plots.literal(title), head=head)
     found = verdict(section.scores, len(section.y))
     lines = ([] if found is None else textwrap.wrap(found, 100)) + [f"{section.name}: {about} ({_made_by()})"]
@@ -233,14 +243,14 @@ def _page(section: Section, title: str, about: str) -> Figure:
     return page
 
 
-def _draw_table(ax: Axes, *, scores: Mapping[str, Any]) -> None:
+def _draw_table(ax: Axes, *, scores: Mapping[str, Any], rows: int) -> None:
     ax.set_axis_off()
     columns = {"score": 0.24, "model": 0.11, "trivial": 0.11, "what it says": 0.54}
-    rows = [dict(zip(columns, row, strict=True)) for row in score_rows(scores)]
+    cells = [dict(zip(columns, row, strict=True)) for row in score_rows(scores, rows)]
     if "baseline" not in scores:
         columns.pop("trivial")
     table = ax.table(
-        [[row[name] for name in columns] for row in rows],
+        [[row[name] for name in columns] for row in cells],
         colLabels=list(columns),
         colWidths=list(columns.values()),
         cellLoc="left",

@@ -54,6 +54,18 @@ def test_rows_of_scores():
     )
 
 
+@pytest.mark.parametrize("n", [1, 9, 10])
+def test_few_rows_have_no_calibration_error(tmp_path, n):
+    one = section(n=n)
+    report.write(tmp_path / "page.html", [one], title="", about="")
+    report.write(tmp_path / "page.pdf", [one], title="", about="")
+    names = {row.name for row in report.score_rows(one.scores, n)}
+    shown = {"calibration error", "largest calibration error", "ENCE"} & names
+    assert len(shown) == (3 if n == 10 else 0) and "RMSE" in names
+    assert ("calibration error" in (tmp_path / "page.html").read_text()) == (n == 10)
+    assert report.score_table(one.scores, n).row_count == len(names)
+
+
 def test_html_stands_alone(tmp_path):
     path = tmp_path / "page.html"
     report.write(path, [section(), section("<b>rent</b>")], title="Prices & rents", about="60 rows")

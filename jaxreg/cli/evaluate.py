@@ -48,7 +48,7 @@ def run(model: Path, file: Path, *, level: float, report_file: Path | None, as_j
         found[name] = scores_of(result) | {"advice": advice}
         if not as_json:
             say(f"{name}: {about}")
-            show(report.score_table(result))
+            show(report.score_table(result, len(y)))
             if advice:
                 say(advice)
     if report_file is not None:

@@ -213,7 +213,7 @@ def tell(asked: Asked, rows: Rows, ensemble: DeepEnsembleRegressor, section: rep
     show(summary)
     if section is not None:
         out.print(f"{counted(scored, 'row')} that it wasn't trained on")
-        show(report.score_table(section.scores))
+        show(report.score_table(section.scores, scored))
         if advice := report.verdict(section.scores, scored):
             say(advice)
         if asked.report_file is not None:
