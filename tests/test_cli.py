@@ -512,6 +512,10 @@ def test_info(run, refused, model, tmp_path):
         ("epochs", "7"), ("test_rmse", "0.25"), ("test_nll", "None"), ("format", str(model_file.FORMAT)),
         ("embedding", "frequencies 2, scales 0.05, 4"),
     }  # fmt: skip
+    for state, shown in ((5, False), (None, True), ("RandomState", True)):
+        more["settings"] = {"random_state": state, "seed": 987654}
+        model_file.save(tmp_path / "m", fitted._replace(**more))
+        assert ("987654" in run("info", tmp_path / "m")[1]) == shown
     content = bytearray((tmp_path / "m").read_bytes())
     content[-3] ^= 1
     (tmp_path / "m").write_bytes(content)

@@ -49,8 +49,10 @@ def run(model: Path, *, as_json: bool) -> None:
     for title in ("settings", "scores", "versions"):
         table.add_section()
         table.add_row(Text(title, style="bold"), "")
-        for name, value in (getattr(header, title) or {}).items():
-            table.add_row(visible(name), _in_words(value))
+        values = getattr(header, title) or {}
+        for name, value in values.items():
+            if name != "seed" or not isinstance(values.get("random_state"), int):  # which gives the seed
+                table.add_row(visible(name), _in_words(value))
     show(table)
 
 
