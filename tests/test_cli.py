@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -952,7 +953,34 @@ def test_standard_input(run, model, houses, tmp_path, monkeypatch, suffix):
     assert sent("predict", model, "-") == run("predict", model, file)
     code, out, err = sent("fit", "-", "--target", "price", "--out", tmp_path / "m", "--quiet", *SMALL)
     assert (code, out, err) == (0, "", "") and (tmp_path / "m").exists()
-    assert "60 rows of standard-input" in sent("evaluate", model, "-")[1]
+    assert "60 rows of standard input, predicted" in sent("evaluate", model, "-")[1]
+    words = "standard input has no column 'prize': it has columns 'area'"
+    for more in ((), ("--json",)):
+        assert words in sent("fit", "-", "--target", "prize", "--out", tmp_path / "n", *more)[2]
+    for read in ("whole", "stream"):
+        given = "predict", model, "-", "--keep", "roof", "--read", read
+        assert sent(*given)[2].startswith("error: standard input ")
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_pipe_is_read_like_standard_input(run, model, tmp_path, kind):
+    file, pipe = tmp_path / f"rows.{kind}", tmp_path / "pipe"
+    getattr(table(), f"write_{kind}")(file)
+    os.mkfifo(pipe)
+
+    def sent(*arguments):
+        writer = threading.Thread(target=lambda: pipe.write_bytes(file.read_bytes()))
+        writer.start()
+        ended = run(*arguments)
+        writer.join()
+        return ended
+
+    assert sent("predict", model, pipe) == run("predict", model, file)
+    assert sent("fit", pipe, "--target", "price", "--out", tmp_path / "m", *SMALL)[0] == 0
+    assert "60 rows of pipe, predicted" in sent("evaluate", model, pipe)[1]
+    assert f"error: {pipe} has no column" in sent("predict", model, pipe, "--keep", "roof")[2]
+    shown = sent("demo", "--data", pipe, "--x", "area", "--y", "prize", "--out", tmp_path / "d")[2]
+    assert shown.startswith(f"error: {pipe} has no column 'prize'")
 
 
 def test_one_target_is_predicted_and_not_dropped(refused, houses, tmp_path):

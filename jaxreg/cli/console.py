@@ -13,6 +13,17 @@ from rich.text import Text
 NUMBER = re.compile(r"(?<!\S)[-+]?\d[\d.,e+-]*%?(?!\S)")
 
 
+# What messages call temporary files that hold what a user sent.
+CALLED: dict[str, str] = {}
+
+
+def renamed(text: str) -> str:
+    """The same text with the names of `CALLED` in place of temporary paths."""
+    for path, name in CALLED.items():
+        text = text.replace(path, name)
+    return text
+
+
 def visible(text: str) -> str:
     r"""The same text with escapes for what a terminal would obey, and for what no encoding has.
 
@@ -33,7 +44,7 @@ class Plain(Console):
 
     def render_str(self, text: str, **settings: Any) -> Text:
         """Make of a string what is printed, line by line."""
-        return super().render_str("\n".join(map(visible, text.split("\n"))), **settings)
+        return super().render_str("\n".join(map(visible, renamed(text).split("\n"))), **settings)
 
 
 out, err = Plain(), Plain(stderr=True)

@@ -12,6 +12,7 @@ from jaxreg import plots
 from jaxreg.cli.console import err, out, say
 from jaxreg.cli.inputs import one_feature
 from jaxreg.cli.outputs import check_output, make_folder, prediction_table
+from jaxreg.cli.standard_input import as_file
 from jaxreg.data import Scaler, check_data, check_features, grid, sinusoid
 from jaxreg.files import replacing
 from jaxreg.model.fitted import Fitted
@@ -59,6 +60,7 @@ def run(out_dir: Path, seed: int, epochs: int, own: Columns | None) -> None:
         rows, names = check_data(sinusoid(data_key)), ("x", "y")
         points = np.linspace(*NOTEBOOK_RANGE, 400, dtype=np.float32)[:, None]
     else:
+        own = own._replace(file=as_file(own.file), x_test=own.x_test and as_file(own.x_test))
         rows, names = one_feature(own.file, own.x, own.y), (own.x, own.y)
         points = grid(rows[0])
         if own.x_test is not None:

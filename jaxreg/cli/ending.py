@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from jaxreg.cli.console import err, note, out, prepare_streams
+from jaxreg.cli.console import err, note, out, prepare_streams, renamed
 
 
 def run(command: Callable[[], Any]) -> None:
@@ -63,7 +63,7 @@ def _explain(error: Exception) -> NoReturn:
 def report(error: Exception | str, code: int) -> NoReturn:
     """One line for an error, as JSON where that was asked for; then the end."""
     if wants_json():
-        text = " ".join(str(error).split())
+        text = renamed(" ".join(str(error).split()))
         err.file.write(json.dumps({"error": text, "exit_code": code}) + "\n")
     else:
         note("error", error, "red")

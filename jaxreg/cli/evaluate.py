@@ -9,7 +9,7 @@ from jaxreg.checks import check_probability
 from jaxreg.cli.console import say, show
 from jaxreg.cli.json_output import print_json, scores_of
 from jaxreg.cli.outputs import check_output, trivial
-from jaxreg.cli.standard_input import as_file
+from jaxreg.cli.standard_input import as_file, called
 from jaxreg.data import check_features
 from jaxreg.metrics import evaluate
 from jaxreg.model import model_file
@@ -20,7 +20,7 @@ from jaxreg.tables import check_columns, numeric, read
 def run(model: Path, file: Path, *, level: float, report_file: Path | None, as_json: bool) -> None:
     """Print scores, and write a report if one is asked for."""
     check_probability("--level", level)
-    file = as_file(file)
+    given, file = called(Path(file.name)), as_file(file)
     if report_file is not None:
         report.check_suffix(report_file)
         check_output(report_file, model, file)
@@ -37,7 +37,7 @@ def run(model: Path, file: Path, *, level: float, report_file: Path | None, as_j
     prediction = fitted.predict(numbers)
     y = check_features(numbers[[*fitted.target_names]], "the target", dtype=np.float64)
 
-    about = f"{counted(len(y), 'row')} of {file.name}, predicted by {model.name}"
+    about = f"{counted(len(y), 'row')} of {given}, predicted by {model.name}"
     x = numbers[fitted.feature_names[0]].to_numpy() if len(fitted.feature_names) == 1 else None
     sections, found = [], {}
     for i, name in enumerate(fitted.target_names):
@@ -55,8 +55,6 @@ def run(model: Path, file: Path, *, level: float, report_file: Path | None, as_j
         title = f"How well {', '.join(fitted.target_names)} is predicted"
         report.write(report_file, sections, title=title, about=about)
     if as_json:
-        print_json(
-            {"model": model, "file": file.name, "rows": len(y), "scores": found, "report": report_file}
-        )
+        print_json({"model": model, "file": given, "rows": len(y), "scores": found, "report": report_file})
     elif report_file is not None:
         say(f"the report is in {report_file}")

@@ -1,28 +1,42 @@
-"""Standard input as a file."""
+"""Standard input and pipes as files."""
 
+import io
+import shutil
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
+from jaxreg.cli.console import CALLED
 from jaxreg.files import scratch_folder
 
 
 def as_file(path: Path) -> Path:
-    """The same path, or for `-` a file with all that standard input holds.
+    """The same path; for `-`, or a pipe as a shell makes of `<(...)`, a temporary file with what it holds.
 
     Raises:
         ValueError: if there is nothing.
     """
-    if str(path) != "-":
+    if str(path) == "-":
+        is_open = sys.stdin is not None and not sys.stdin.isatty()
+        return _copied(sys.stdin.buffer if is_open else io.BytesIO(), called(path))
+    if not path.is_fifo():
         return path
-    content = b"" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read()
-    if not content:
-        raise ValueError("standard input is empty: send a table to it, jaxreg predict MODEL - < rows.csv")
-    kind = "parquet" if content.startswith(b"PAR1") else "csv"
-    file = scratch_folder() / f"standard-input.{kind}"
-    file.write_bytes(content)
-    return file
+    with path.open("rb") as stream:
+        return _copied(stream, called(path))
 
 
 def called(path: Path) -> str:
     """What messages call a path."""
     return "standard input" if str(path) == "-" else str(path)
+
+
+def _copied(stream: BinaryIO, name: str) -> Path:
+    start = stream.read(4)
+    if not start:
+        raise ValueError(f"{name} is empty: send a table to it, jaxreg predict MODEL - < rows.csv")
+    file = scratch_folder() / f"rows.{'parquet' if start == b'PAR1' else 'csv'}"
+    CALLED[str(file)] = name
+    with file.open("wb") as copy:
+        copy.write(start)
+        shutil.copyfileobj(stream, copy)
+    return file
