@@ -27,12 +27,12 @@ from jaxreg.training.trainer import Batch, Trainer, TrainState
 
 
 def first_member(tree: PyTree) -> PyTree:
-    """What belongs to the first of several members, on the host, where taking it costs next to nothing."""
+    """The first member's part of a tree, taken on the host, where that costs next to nothing."""
     return jax.tree.map(lambda leaf: leaf[0], jax.device_get(tree))
 
 
 class Alone(Hook):
-    """A hook that is shown a run of one member as a run without an axis of members."""
+    """Shows a hook a run of one member without its axis of members."""
 
     def __init__(self, hook: Hook):
         self._hook, self.begin, self.close = hook, hook.begin, hook.close
@@ -67,7 +67,7 @@ def train(
     mesh: Mesh | None = None,
     side_by_side: int | None = None,
 ) -> tuple[TrainState, History]:
-    """Train a member of each key; one that is `alone` has no axis of members in its state and in messages."""
+    """Train a member for each key; if it is `alone`, its state and messages have no axis of members."""
     members, batch_size, first_epoch = len(keys), asked.batch_size, asked.first_epoch
     held_out = asked.validation, asked.validation_rows, asked.folds
     check_settings(epochs, batch_size, patience, first_epoch, validated=any(p is not None for p in held_out))
@@ -103,7 +103,7 @@ def train(
             how = _How(key_impl, layout.side_by_side, layout.mesh)
             for_all, start = partial(for_all_members, layout=layout, pool=pool), (trainer, example)
             state = for_all(partial(_start, how=how), each=begin, shared=start)(begin, start)
-            # Waited for: a program that is given what there was no memory for never ends.
+            # Wait here: a program whose input didn't fit into memory never ends.
             run = start_run(jax.block_until_ready(state), validated=validation is not None)
             program = for_all(partial(_advance, how=how), each=(per_member, run), shared=shared)
             if layout.workers == 1 and layout.side_by_side > 1:  # takes its memory for no step at all
@@ -119,7 +119,7 @@ def train(
             upto = limits._replace(stop=np.asarray(math.ceil(stop), np.int32))
             for part in feed.parts(epoch, batch, stop):
                 shared = trainer, part, validation, upto
-                # A hook may keep a run that it was shown, so only without hooks is it written over.
+                # Overwritten only without hooks, because a hook may keep the run that it was shown.
                 run, report = program((per_member, run), shared, None if hooks else run)
                 if reports:  # the device may be one block behind, no more
                     jax.block_until_ready(reports[-1])
@@ -164,7 +164,7 @@ def into_memory(prepared: Callable[[int], Any], side_by_side: int) -> Any:
 
 
 class _How(NamedTuple):
-    """How a program goes through its members: what of it is static."""
+    """How a program maps over its members; a static argument."""
 
     key_impl: str | None
     side_by_side: int
@@ -216,7 +216,7 @@ def _described(
     settings: dict[str, Any],
     limits: Limits,
 ) -> Job:
-    """What a run is made of."""
+    """All that determines a run."""
     typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
     arrays = {
         "rows": per_member.rows,
@@ -246,10 +246,10 @@ def drive(
     *,
     seconds: float | int = CHUNK_SECONDS,
 ) -> Run:
-    """Call chunk after chunk until the epochs are done, all members are over, or a hook says stop.
+    """Call chunk after chunk until the epochs are done, all members have ended, or a hook says stop.
 
-    Each chunk is made about as long as `seconds`. `job` describes the run that begins with a state. A chunk
-    may end within an epoch of a source; what a hook stops there is judged as if the epoch ended.
+    Each chunk takes about `seconds`. `job` describes the run that begins with a state. A chunk may end within
+    an epoch of a source; a run that a hook stops there is scored as if the epoch had ended.
     """
     epochs = run.losses.shape[-1]
     try:
@@ -280,12 +280,12 @@ def drive(
 
 
 def _at_batch(mark: float | int, per_epoch: int) -> float:
-    """The first end of a batch that isn't before a number of epochs."""
+    """A number of epochs, rounded up to the end of a batch."""
     return math.ceil(mark * per_epoch - ROUNDING) / per_epoch
 
 
 def _of_length(run: Run, epochs: int) -> Run:
-    """A run whose report has room for so many epochs."""
+    """The run with room for `epochs` epochs in its report."""
 
     def grown(series: np.ndarray | None) -> np.ndarray | None:
         if series is None or series.shape[-1] == epochs:
@@ -299,7 +299,7 @@ def _of_length(run: Run, epochs: int) -> Run:
 
 
 def _record(series: Sequence[np.ndarray | None], report: Report, epoch: int) -> None:
-    """Write what a call tells of the epochs from `epoch` on, as many as each member has done."""
+    """Write what a call reports of the epochs from `epoch` on, for the epochs that each member has done."""
     parts = (report.losses, report.done), (report.scores, report.judged)
     for whole, (values, count) in zip(series, parts, strict=True):
         if whole is not None:
@@ -311,7 +311,7 @@ def _record(series: Sequence[np.ndarray | None], report: Report, epoch: int) -> 
 def check_settings(
     epochs: int, batch_size: int | None, patience: int | None, first_epoch: int, *, validated: bool
 ) -> None:
-    """Raise for numbers that no run can have."""
+    """Raise for invalid numbers."""
     check_whole("epochs", epochs, 0)
     check_whole("first_epoch", first_epoch, 0)
     check_whole("first_epoch + epochs", first_epoch + epochs, 0)
@@ -323,7 +323,7 @@ def check_settings(
 
 
 def check_state(name: str, state: Any, expected: TrainState, members: tuple[int, ...] = ()) -> None:
-    """Raise unless a given state, None for none, is one of this trainer, or of so many members."""
+    """Raise unless a state is None or one of this trainer, with the given axis of members."""
     if state is None:
         return
     if jax.tree.structure(state) != jax.tree.structure(expected):

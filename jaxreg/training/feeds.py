@@ -1,4 +1,4 @@
-"""What a run is fed: arrays, of which a block is an epoch, or a source, of which a block is some batches."""
+"""What a run is fed: arrays, one epoch a block, or a source, some batches a block."""
 
 import math
 import time
@@ -19,28 +19,28 @@ from jaxreg.data.rows import Source, batch_order, key_words, row_folds
 from jaxreg.training.hooks import ROUNDING
 from jaxreg.training.trainer import Batch, fill_up, take_rows
 
-# The longest stretch of epochs between two looks of the host; one compiled program serves all shorter ones.
+# Most epochs before control returns to the host; one compiled program serves all shorter chunks.
 CHUNK_EPOCHS = 512
 CHUNK_SECONDS = 0.25
-# Rows of a source that a compiled program is handed at once.
+# Rows of a source that one call of a compiled program takes.
 BLOCK_ROWS = 2**16
 
-# Size classes of rows: so many to each power of two, so that at most a sixth of the rows only fills up.
+# Size classes between two powers of two: at most a sixth of the rows is padding.
 CLASSES = 5
-# Members' own rows are a share of all rows, of which so many have the same class.
+# Classes of the share of all rows that a member trains on.
 SHARES = 20
 
-# Where a uniform number of 32 bits passes to the next count of a Poisson distribution of mean 1, and what
-# its key is folded with, far from the numbers of epochs.
+# Thresholds that turn a uniform 32-bit number into a count of the Poisson distribution of mean 1, and the
+# number folded into its key, far from the numbers of epochs.
 POISSON_TERMS = [math.exp(-1) / math.factorial(k) for k in range(12)]
 POISSON_EDGES = [np.uint32(min(p * 2**32, 2**32 - 1)) for p in np.cumsum(POISSON_TERMS)]
 POISSON_TAG = np.uint32(2**32 - 2)
 
 
 def size_class(n: int) -> int:
-    """The number of rows that n rows are filled up to, so that one program serves many numbers of rows.
+    """The number of rows that n rows are padded to, so that one program serves many numbers of rows.
 
-    Powers of two are classes. Where random bits depend on how many are drawn, n stays as it is.
+    Powers of two are classes. If random bits depend on how many are drawn, n stays as it is.
 
     >>> from jaxreg.training.feeds import size_class
     >>> [size_class(n) for n in (1, 201, 224, 240, 256, 257)]
@@ -53,9 +53,9 @@ def size_class(n: int) -> int:
 
 
 def share_class(count: int, n: int) -> int:
-    """The number of rows that a member's `count` of n rows are filled up to, by the class of n.
+    """The number of rows that a member's `count` of n rows are padded to, by the class of n.
 
-    Only the share that they are of n counts, so that they come to another class where n does.
+    It depends on the share `count / n` alone, so it changes only where the class of n does.
     """
     size = size_class(n)
     if size == n and not jax.config.jax_threefry_partitionable:
@@ -65,10 +65,10 @@ def share_class(count: int, n: int) -> int:
 
 
 class PerMember(NamedTuple):
-    """What each member has for itself; with a leading axis of members on the host.
+    """What differs between members; with a leading axis of members on the host.
 
     Attributes:
-        key: of the order of rows, as words.
+        key: for the order of rows, as 32-bit words.
         rows: numbers of the rows that it trains on, -1 for none.
         validation_rows: those that it is validated on.
         weight: of each row.
@@ -83,7 +83,7 @@ class PerMember(NamedTuple):
 
 
 class Batches(NamedTuple):
-    """The batches of a block: so many whole ones, and where rows are left one more that they don't fill."""
+    """The batches of a block: `whole` full ones, and one more if rows are left."""
 
     whole: Array | int
     take: Callable[[int | Array], Batch]
@@ -94,13 +94,13 @@ class Batches(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Table:
-    """Rows in memory, filled up to a size class; a block is an epoch.
+    """Rows in memory, padded to a size class; a block is an epoch.
 
     Attributes:
         data: `(x, y)` or `(x, y, weight)`.
-        count: rows of an epoch, before those that fill up.
+        count: rows of an epoch, without padding.
         batch_size: rows of a step; None takes all rows in their own order.
-        exact: whether no rows fill up, and all batches are whole; the step is then compiled once, not twice.
+        exact: whether no row is padding and all batches are full; the step is then compiled once, not twice.
     """
 
     data: Any
@@ -150,7 +150,7 @@ class Table:
 
 
 def _filled(batch: Batch, present: Array) -> Batch:
-    """A batch some of whose rows only fill it up."""
+    """The batch with its absent rows marked as padding."""
     x, y, *weight = batch
     weight = weight[0] if weight else jnp.ones(len(x), x.dtype)
     return x, y, fill_up(weight, present)
@@ -165,7 +165,7 @@ class Block:
         x: features, `(batches, size, features)`.
         y: targets, `(batches, size)`.
         fold: the fold of each row, -1 where there is no row.
-        numbers: halves of the rows' numbers; None without a bootstrap.
+        numbers: the two halves of the rows' 64-bit numbers; None without a bootstrap.
         count: batches to step on.
         ends_epoch: whether the epoch ends with them.
     """
@@ -184,7 +184,7 @@ class Block:
         return jnp.ones((), jnp.int32)
 
     def batches(self, key: Array, per_member: PerMember, epoch: Array) -> Batches:
-        """The batches, as a member weighs them."""
+        """The batches, weighted for a member."""
         kept = (
             self.fold >= 0 if per_member.fold is None else (self.fold >= 0) & (self.fold != per_member.fold)
         )
@@ -195,7 +195,7 @@ class Block:
 
 
 def poisson(key: Array, high: ArrayLike, low: ArrayLike) -> Array:
-    """A draw from the Poisson distribution of mean 1 for each row, by the halves of its number."""
+    """A draw from the Poisson distribution of mean 1 for each row, determined by its number's halves."""
     key = jax.random.fold_in(key, POISSON_TAG)
 
     def bits(high: Array, low: Array) -> Array:
@@ -234,16 +234,16 @@ class Stream:
     """Feeds a run with the blocks of a source, epoch after epoch, from any batch on.
 
     Args:
-        key: of the run, from which the order of the rows comes, with the number of the epoch.
+        key: of the run; with the number of the epoch it determines the order of the rows.
         source: where the rows are.
         batch_size: rows per step.
         first_epoch: is added to the number of the epoch.
-        folds: in how many the rows are parted, each member leaving one out.
-        bootstrap: whether each member weighs the rows by draws of its own.
+        folds: number of folds of the rows; each member leaves one out.
+        bootstrap: whether each member weights the rows by its own draws.
 
     Attributes:
         per_epoch: batches of an epoch.
-        dtype: of features and targets; that of the source's until it is set.
+        dtype: of features and targets; the source's until it is set.
     """
 
     def __init__(
@@ -304,7 +304,7 @@ class Stream:
                 return
 
     def close(self) -> None:
-        """End the thread that reads ahead."""
+        """Stop the prefetching thread."""
         if hasattr(self._blocks, "close"):
             self._blocks.close()
 
@@ -312,7 +312,7 @@ class Stream:
         fold = 0 if self._folds is None else row_folds(self._key, block.numbers, self._folds)
         fold = np.where(block.numbers >= 0, fold, -1).astype(np.int32)
         wide, numbers = block.numbers.astype(np.uint64), None
-        if self._bootstrap:  # JAX knows no whole numbers of 64 bits unless it is told to
+        if self._bootstrap:  # JAX has no 64-bit integers by default
             numbers = (wide >> np.uint64(32)).astype(np.uint32), wide.astype(np.uint32)
         x, y = (part.astype(self.dtype, copy=False) for part in (block.x, block.y))
         block = Block(x, y, fold, numbers, np.asarray(count, np.int32), np.asarray(last))

@@ -1,4 +1,4 @@
-"""The host's door to training: check what is given, compile, run chunk after chunk, report."""
+"""`fit` and `fit_ensemble`: check the input, compile, run chunk after chunk, report."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ from jaxreg.training.trainer import Batch, Trainer, TrainState
 
 @contextmanager
 def memory_errors(remedy: str) -> Iterator[None]:
-    """In place of JAX's or NumPy's error say that there isn't enough memory, and what to do; a decorator."""
+    """A decorator: say that there isn't enough memory, and what to do, in place of JAX's or NumPy's error."""
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -62,24 +62,24 @@ def fit(
 
     The epochs are those of `run_epochs` with the same key; without `state` the run begins from
     `trainer.init(key, x)`. A second call with data of the same shape compiles nothing, whatever the
-    optimizer's numbers and the number of epochs. Nothing is printed.
+    optimizer's hyperparameters and the number of epochs. Nothing is printed.
 
     Args:
         key: a JAX random key.
         trainer: from `make_trainer`.
         data: `(x, y)` or `(x, y, weight)`; arrays, data frames and nested lists serve. x is `(n, features)`,
             y `(n,)` or `(n, d)`, weights `(n,)` or y's shape, 0 for an absent target. Or a `data.Source`,
-            which says itself in what order its rows come.
+            which sets the order of its rows itself.
         epochs: passes over the rows.
-        batch_size: rows per step; None for all rows, which a source can't give.
+        batch_size: rows per step; None for all rows, for arrays only.
         validation: arrays of the same form, held out. The parameters of the epoch with the lowest
             validation NLL are returned; the optimizer's state and the step count are the last epoch's.
-        patience: stop after so many epochs without a better validation NLL.
+        patience: stop after this many epochs without a better validation NLL.
         state: where to begin; it isn't consumed.
-        first_epoch: number of the first epoch, for a run that goes on: `fit(epochs=10)`, and then
-            `fit(epochs=10, state=..., first_epoch=10)` with the same key, are `fit(epochs=20)`. With
-            validation they aren't, since the state that is returned has the parameters of the best epoch: use
-            `checkpoints.Checkpoint`, whose run may be resumed with more epochs.
+        first_epoch: number of the first epoch, to continue a run: `fit(epochs=10)` and then `fit(epochs=10,
+            state=..., first_epoch=10)` with the same key equal `fit(epochs=20)`. With validation they don't,
+            since the returned state has the parameters of the best epoch: use `checkpoints.Checkpoint`, whose
+            run may be resumed with more epochs.
         hooks: called between chunks of epochs.
         precision: of matrix products on an accelerator, as in `fit_ensemble`.
 
@@ -91,8 +91,8 @@ def fit(
         MemoryError: if there isn't enough, with what was asked for.
 
     Warns:
-        RuntimeWarning: if the loss stops being finite. The state is the last finite epoch's; of a source's,
-            it is the one before the block of batches in which that happened.
+        RuntimeWarning: if the loss stops being finite. The state is that of the last finite epoch; for a
+            source, that before the block of batches in which it happened.
 
     >>> import jax
     >>> from jaxreg import MeanVarRegressor, data, fit, make_trainer, sgd
@@ -153,40 +153,39 @@ def fit_ensemble(
 ) -> tuple[TrainState, History]:
     """Train many networks at once: member i is `fit(jax.random.split(key, members)[i], ...)`.
 
-    All cores of a CPU, or all accelerators, take their share of the members; nothing needs to be set.
-    A member is the same whatever the number of the others. Lakshminarayanan et al. 2017, "Simple and
-    scalable predictive uncertainty estimation using deep ensembles".
+    Members are distributed over all cores of a CPU, or all accelerators; nothing needs to be set. A member's
+    result doesn't depend on the number of members. Lakshminarayanan et al. 2017, "Simple and scalable
+    predictive uncertainty estimation using deep ensembles".
 
     Args:
-        key: a JAX random key. Each member has its own from it, for its weights and the order of its rows.
+        key: a JAX random key. It gives each member its own key, for its weights and the order of its rows.
         trainer: from `make_trainer`.
-        data: `(x, y)` or `(x, y, weight)`, as `fit` takes it, or a `data.Source`; shared by all members, of
-            which each has its own order of the rows of arrays, whereas one batch of a source serves them all.
+        data: `(x, y)` or `(x, y, weight)`, as `fit` takes it, or a `data.Source`; shared by all members. Each
+            member has its own order of the rows of arrays; all members share each batch of a source.
         members: number of networks.
         epochs: passes over the rows.
         batch_size: rows per step; None for all rows.
         validation: data of the same form, held out. Each member returns its best epoch's parameters.
-        patience: stop a member after so many epochs without a better validation NLL.
+        patience: stop a member after this many epochs without a better validation NLL.
         rows: the rows of `data` that each member trains on, integers `(members, k)`; -1 stands for no row.
         validation_rows: the rows of `validation`, or without it of `data`, that each member is validated
             on, integers `(members, k)`; -1 stands for no row.
         bootstrap: each member trains on rows drawn with replacement, `data.bootstrap_rows(key, n, members)`.
-            Rows of a source weigh what is drawn from a Poisson distribution of mean 1 (Oza and Russell 2001,
-            "Online bagging and boosting").
-        folds: of a source alone: member i holds out the rows of fold `i % folds`, by `data.row_folds`, and
-            is validated on a sample of them.
-        weights: `(members, n)`, a weight of each row of `data` for each member, times that of `data`.
-        numbers: a sweep: arrays `(members,)` of some of the optimizer's numbers, for example
-            `{"learning_rate": [1e-3, 1e-2]}`. Those of `sgd` and of `optax.inject_hyperparams` are
-            known. Other values need no other program.
+            Rows of a source are weighted by draws from a Poisson distribution of mean 1 (Oza and Russell
+            2001, "Online bagging and boosting").
+        folds: for a source only: member i holds out the rows of fold `i % folds`, by `data.row_folds`, and is
+            validated on a sample of them.
+        weights: `(members, n)`, each member's weights of the rows, multiplied by the weights in `data`.
+        numbers: a sweep: arrays `(members,)` of some of the optimizer's hyperparameters, for example
+            `{"learning_rate": [1e-3, 1e-2]}`. `sgd`, `adamw` and `optax.inject_hyperparams` have such. Other
+            values compile nothing.
         states: where to begin, with a leading axis of members; they aren't consumed.
         first_epoch: number of the first epoch, for a run that goes on, as in `fit`.
         hooks: called between chunks of epochs. The arrays of the `Run` have a leading axis of members.
-        mesh: the devices to use, with the axis "members", over which members are distributed; by default all
-            of this process. The devices of several processes may be in it (`hosts.make_mesh`), of which each
-            then calls this function with the same arguments, is shown its own members by hooks, and is given
-            all of them. What members learn from may be the share of the process they are on, as that of
-            `tables.Files` with `own_share`.
+        mesh: devices with an axis "members", over which members are distributed; by default all devices of
+            this process. It may span several processes (`hosts.make_mesh`): each of them calls this function
+            with the same arguments, its hooks see its own members, and it returns all members. Members may
+            learn from the share of their process alone, as with `own_share` of `tables.Files`.
         side_by_side: members that a core or device runs as one batch of matrix products; by default one
             on a CPU, a few where the network is tiny, and all that its memory holds on an accelerator.
         precision: of matrix products on an accelerator: "float32", "tf32" (10 bits after the point) or

@@ -12,23 +12,23 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxreg.training.trainer import TrainState
 
-# Epochs by which a sum of shares of one may miss a whole number of periods.
+# Tolerance in epochs for rounding errors in sums of fractions of an epoch.
 ROUNDING = 1e-9
 
 
 class Run(NamedTuple):
-    """What a run carries from one chunk of epochs to the next: all that is needed to go on, and its report.
+    """The state of a run between chunks of epochs: all that is needed to continue, and its report.
 
     Attributes:
         state: the last state whose loss and parameters were finite.
-        cursor: `(epoch, batch)`, the next to be done; the batch is 0 where rows are arrays.
+        cursor: `(epoch, batch)`, the next to do; the batch is 0 if rows are arrays.
         best_params: parameters of the best epoch so far by validation NLL; None without validation.
-        best_nll: its validation NLL, the largest number of its dtype at first.
+        best_nll: its validation NLL; at first the largest number of its dtype.
         best_epoch: its number, counted from 0; -1 at first.
         failed_epoch: the epoch whose loss or parameters weren't finite, -1 if none.
         active: whether the run goes on.
         sums: of weights times losses, and of weights, in the epoch under way.
-        losses: the training loss of each epoch, NaN where the run hasn't been yet.
+        losses: the training loss of each epoch, NaN for epochs to come.
         scores: the score of held-out rows after each epoch; None without them.
     """
 
@@ -55,7 +55,7 @@ class Run(NamedTuple):
 
     @property
     def position(self) -> tuple[int, int]:
-        """Epoch and batch that the farthest of the members that go on has come to; if none does, of all."""
+        """Epoch and batch of the farthest active member; of the farthest of all members if none is active."""
         epoch, batch, active = (np.asarray(part).ravel() for part in (*self.cursor, self.active))
         kept = active if active.any() else np.ones_like(active)
         return max(zip(epoch[kept].tolist(), batch[kept].tolist(), strict=True))
@@ -72,7 +72,7 @@ def start_run(state: TrainState, *, validated: bool) -> Run:
     return Run(
         state=state,
         cursor=(number(0), number(0)),
-        # A copy, because what a run has done may be written over it.
+        # A copy, because a run may be overwritten by its next chunk.
         best_params=jax.tree.map(lambda leaf: leaf.copy(), state.params) if validated else None,
         best_nll=number(jnp.finfo(dtype).max, dtype),
         best_epoch=number(-1),
@@ -100,12 +100,12 @@ class History(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What a run is made of, by which a hook can tell that it is the same run again.
+    """All that determines a run, so that a hook can recognise the same run.
 
     Attributes:
         settings: numbers that were given, by name.
         arrays: all arrays that were given, by name: the key, data, rows, and the first state.
-        program: gives the text of one member's program, which model, loss, optimizer and batches make.
+        program: returns the text of one member's program, from model, loss, optimizer and batches.
     """
 
     settings: dict[str, Any]
@@ -116,10 +116,10 @@ class Job(NamedTuple):
 class Hook:
     """What `fit` calls between chunks of epochs; override any method.
 
-    The chunks' lengths follow the clock, and the result doesn't depend on them, unless a hook without `every`
-    stops the run: it then stops at whatever epoch the clock came to, up to 512 after the one it waited for. A
-    hook with an attribute `every` is called at each multiple of so many epochs, whatever the clock says; one
-    that stops wants `every = 1`.
+    The chunks' lengths follow the clock. The result doesn't depend on them unless a hook without `every`
+    stops the run, which then ends up to 512 epochs after the one that the hook waited for. A hook with an
+    attribute `every` is called after each multiple of `every` epochs, whatever the clock says; a hook that
+    stops a run needs `every = 1`.
 
     >>> import jax
     >>> from jaxreg import Hook, MeanVarRegressor, data, fit, make_trainer, sgd
@@ -142,18 +142,18 @@ class Hook:
         """Called first of all."""
 
     def restore(self, run: Run) -> Run:
-        """Called once at the start: return the run to begin with, its report that of the epochs done."""
+        """Called once at the start: return the run to begin with, and in it the report of the epochs done."""
         return run
 
     def after_chunk(self, run: Run, history: History) -> bool | None:
-        """Called after each chunk; return True to stop. The history is NaN where the run hasn't been yet."""
+        """Called after each chunk; return True to stop. The history is NaN for epochs to come."""
         return None
 
     def close(self) -> None:
         """Called once at the end, however the run ended."""
 
     def for_trial(self) -> "Hook | None":
-        """What to use on a short run that prepares this one, such as the estimator's; by default nothing."""
+        """The hook for a short run that prepares this one, such as the estimator's; by default none."""
         return None
 
 

@@ -1,4 +1,4 @@
-"""What members train on: rows that are checked, filled up to size classes, or read as they are needed."""
+"""What members train on: rows that are checked, padded to size classes, or read as they are needed."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,14 +18,14 @@ from jaxreg.training.feeds import Arrays, PerMember, Stream, Table, share_class,
 from jaxreg.training.losses import mean_nll, scaled_nll
 from jaxreg.training.trainer import Batch, Trainer, TrainState, state_shapes
 
-# Rows of a source that are kept in memory for the validation of members, of all folds together.
+# Rows of a source that are kept in memory to validate members, over all folds.
 HELD_OUT_ROWS = 2**17
-# Scores in which rows of no weight count for nothing, so that held-out rows may be filled up, too.
+# Scores that ignore rows of weight 0, so that held-out rows may be padded too.
 WEIGHTED_SCORES = mean_nll, scaled_nll
 
 
 class Asked(NamedTuple):
-    """What members are to train on, as `fit_ensemble` is given it."""
+    """The arguments of `fit_ensemble` that say what members train on."""
 
     batch_size: int | None
     validation: Batch | None
@@ -41,14 +41,14 @@ class Inputs(NamedTuple):
     """What members train on, checked.
 
     Attributes:
-        per_member: what each member has for itself.
+        per_member: what differs between members.
         feed: the rows.
         validation: rows that are held out.
         example: some features.
-        state: what a member's first state is like.
+        state: shapes and dtypes of a member's first state.
         most: rows of a step.
-        settings: by name, what tells the run from others.
-        arrays: by name, the same.
+        settings: numbers that distinguish the run from others, by name.
+        arrays: arrays that do, by name.
     """
 
     per_member: PerMember
@@ -62,7 +62,7 @@ class Inputs(NamedTuple):
 
 
 def from_arrays(key: Array, trainer: Trainer, data: Batch, members: int, asked: Asked) -> Inputs:
-    """What members train on, from rows in memory, filled up to size classes."""
+    """What members train on, from rows in memory, padded to size classes."""
     batch_size, rows, weights = asked.batch_size, asked.rows, asked.weights
     if asked.folds is not None:
         raise ValueError("folds are for rows that come from a source: pass what data.fold_rows gives as rows")
@@ -144,7 +144,7 @@ def from_source(key: Array, trainer: Trainer, source: Source, members: int, aske
 def _filled_validation(
     trainer: Trainer, validation: Batch, rows: np.ndarray | None
 ) -> tuple[Batch, np.ndarray | None]:
-    """Held-out rows filled up to size classes, where the score can tell; else as they are."""
+    """Held-out rows, padded to size classes if the score ignores padding."""
     made_of = getattr(getattr(trainer.init, "func", None), "made_of", [None])
     if made_of[-1] not in WEIGHTED_SCORES:
         absent = rows is not None and (rows < 0).any()
@@ -163,17 +163,17 @@ def _weighted(data: Batch) -> Batch:
 
 
 def more_rows(array: np.ndarray, size: int) -> np.ndarray:
-    """An array of more rows, which repeat the first."""
+    """The array padded to `size` rows, which repeat the first."""
     return np.concatenate([array, np.repeat(array[:1], size - len(array), axis=0)])
 
 
 def _columns(array: np.ndarray, size: int, value: int) -> np.ndarray:
-    """An array of more columns, all of one value."""
+    """The array padded to `size` columns with one value."""
     return np.pad(array, ((0, 0), (0, size - array.shape[1])), constant_values=value)
 
 
 def held_out_sample(key: Array, source: Source, members: int, folds: int) -> tuple[Batch, np.ndarray]:
-    """Some rows of a source, and for each member those of its fold, which it holds out.
+    """Some rows of a source, and for each member those in the fold that it holds out.
 
     Returns:
         `(x, y)` and integers `(members, k)`, -1 for no row, as `fit_ensemble` takes them.
@@ -213,7 +213,7 @@ def check_alike(data: Batch, validation: Batch) -> None:
 def _checked_validation(
     data: Batch, validation: Batch | None, validation_rows: TableLike | None, members: int
 ) -> tuple[Batch | None, np.ndarray | None]:
-    """What members are validated on, as checked arrays; with weights where some rows are none."""
+    """Held-out rows, and which of them each member is validated on, checked."""
     if validation is not None:
         validation = check_data(validation, "validation")
         check_alike(data, validation)
@@ -224,7 +224,7 @@ def _checked_validation(
 
 
 def _check_each_trainable(data: Batch, rows: np.ndarray | None, weights: np.ndarray | None) -> None:
-    """Raise, and name the member, if the rows of one can't train a variance."""
+    """Raise an error that names a member if its rows can't train a variance."""
     if rows is None and weights is None:
         return check_trainable(data)
     x, y, *weight = data

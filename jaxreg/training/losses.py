@@ -171,8 +171,8 @@ def torch_gaussian_nll(
 ) -> Float[Array, "*shape"]:
     """`torch.nn.GaussianNLLLoss` on a log variance: `0.5 (log v + (y - mean)^2 / v)`.
 
-    The variance is raised to `eps` in value only. Its gradient is taken at the raised value and passed
-    on as if nothing had been raised, as PyTorch does it.
+    The variance is clamped to at least `eps` in value only. As in PyTorch, the gradient is taken at the
+    clamped value and passed on as if nothing had been clamped.
 
     Args:
         y: targets, `(n,)` or `(n, d)`.
@@ -209,7 +209,7 @@ def mean_nll(
         y: observed values, `(n,)` or `(n, d)`.
         mean: predicted means, the same shape.
         log_var: predicted log variances, the same shape.
-        weight: of each value, the same shape, 0 for an absent one; None weighs all alike.
+        weight: of each value, the same shape, 0 for an absent one; None weights all equally.
     """
     return _average(gaussian_nll(y, mean, log_var), weight, None)
 
@@ -220,11 +220,11 @@ def scaled_nll(
     log_var: Float[Array, "*shape"],
     weight: Float[Array, "*shape"] | None = None,
 ) -> Float[Array, ""]:
-    """What `mean_nll` becomes when one number multiplies all variances of an output, as `calibration` does.
+    """`mean_nll` with all variances of an output multiplied by one factor, as `calibration` does.
 
-    The number is the mean of `(y - mean)^2 / var`, one more value of 1 among them, since few rows tell little
-    of it. In training, variances fall below the errors of fresh rows long before the means stop improving;
-    `mean_nll` then keeps too early an epoch for a network whose variances will be scaled.
+    The factor is the mean of `(y - mean)^2 / var` and one more value of 1, which steadies it for few rows. In
+    training, variances fall below the errors of fresh rows long before the means stop improving; `mean_nll`
+    then keeps too early an epoch for a network whose variances will be scaled.
 
     The arguments are those of `mean_nll`.
 

@@ -20,7 +20,7 @@ from jaxreg.plain import check_whole, counted
 AXIS = "members"
 
 # A CPU core works through the members one after another, because their matrix products are then fastest.
-# Steps of fewer multiply-adds than this cost more to start than to do, and share one start between several.
+# Steps of fewer multiply-adds than this cost more to launch than to compute: several share a launch.
 SMALL_STEP = 2**20
 SMALL_SIDE_BY_SIDE = 4
 
@@ -48,12 +48,12 @@ class Layout(NamedTuple):
 
     @property
     def everywhere(self) -> NamedSharding | None:
-        """Where arrays lie that all members share."""
+        """The sharding of arrays that all members share."""
         return None if self.mesh is None else _sharding(self.mesh)
 
 
 class Place(NamedTuple):
-    """What of a run this process has.
+    """The part of a run that this process trains.
 
     Attributes:
         mesh: the devices that this process uses; None lets it choose its own.
@@ -73,11 +73,11 @@ class Place(NamedTuple):
         return len(self.bounds)
 
     def members_of(self, leaf: ArrayLike) -> ArrayLike:
-        """The part of this process."""
+        """This process's members of an array."""
         return leaf[self.first : self.first + self.count]
 
     def all_members(self, own: PyTree) -> PyTree:
-        """The members of all processes, on each of them."""
+        """The members of all processes, gathered on each."""
         if self.processes == 1:
             return own
         own = jax.tree.map(np.asarray, own)
@@ -95,7 +95,7 @@ class Place(NamedTuple):
 
 
 def find_place(mesh: Mesh | None, members: int) -> Place:
-    """Find this process in a mesh, or raise what is wrong with the mesh."""
+    """Find this process in a mesh, or raise an error that says what is wrong with the mesh."""
     this_process = jax.process_index()
     if mesh is None:
         return Place(None, 0, members, {this_process: (0, members)})
@@ -122,14 +122,14 @@ def find_place(mesh: Mesh | None, members: int) -> Place:
 
 
 def lay_out(members: int, multiply_adds: int, place: Place, side_by_side: int | None) -> Layout:
-    """Deal members to the cores of a CPU, a thread each, or to the devices of a mesh.
+    """Distribute members over the cores of a CPU, a thread each, or over the devices of a mesh.
 
-    XLA runs one program on about one core, whereas a mesh of CPU devices has to be set up before JAX's
-    backend starts; hence the threads. On other devices only a mesh can compute.
+    A CPU needs threads, because XLA runs one program on about one core, and a mesh of CPU devices has to be
+    set up before JAX's backend starts. Other devices need a mesh.
     """
     if side_by_side is not None:
         check_whole("side_by_side", side_by_side, 1)
-    if jax.config.jax_disable_jit:  # one call, of a function that Python goes through
+    if jax.config.jax_disable_jit:  # one call, which Python interprets
         return Layout(members, 1, 1, None)
     default = jax.config.jax_default_device
     devices = [default] if isinstance(default, jax.Device) else jax.local_devices(backend=default)
@@ -151,7 +151,7 @@ def lay_out(members: int, multiply_adds: int, place: Place, side_by_side: int | 
         side_by_side = share if not on_cpu else SMALL_SIDE_BY_SIDE if multiply_adds < SMALL_STEP else 1
     side_by_side = min(side_by_side, share)
     in_turn = math.ceil(share / side_by_side)
-    if threaded:  # a power of two: ensembles of about one size share a program
+    if threaded:  # a power of two: ensembles of similar sizes share a program
         in_turn = min(2 ** max(0, int(math.log2(in_turn / CALLS_PER_CORE))), MEMBERS_IN_TURN)
     return Layout(shards * side_by_side * in_turn, side_by_side, workers, mesh)
 
@@ -166,10 +166,10 @@ def computed_on() -> str:
 
 
 def wait_for_all() -> None:
-    """Wait until every process of the run is here, for days if need be.
+    """Wait until every process of the run gets here, for days if need be.
 
-    A collective that some processes come to late gives up after half an hour on CPUs; asking who is alive
-    waits as long as it takes.
+    On CPUs a collective times out if a process is half an hour late; `live_devices` waits for as long as it
+    takes.
     """
     with multihost_utils.live_devices(jax.devices()):
         pass
@@ -178,10 +178,10 @@ def wait_for_all() -> None:
 def for_all_members(
     function: Callable, layout: Layout, pool: ThreadPoolExecutor, each: PyTree, shared: tuple
 ) -> Callable:
-    """Make of a compiled function of some members one that calls it for all of them.
+    """Turn a compiled function of some members into one that calls it for all of them.
 
-    Where one call takes them all, arrays stay on its devices. Else they are NumPy arrays, of which a call
-    copies its members' part in and out, little beside what it computes.
+    If one call takes all members, arrays stay on its devices. Else they are NumPy arrays, and each call
+    copies its members' part in and out, which takes little time beside the computation.
     """
     members = len(jax.tree.leaves(each)[0])
 
@@ -192,18 +192,18 @@ def for_all_members(
 
     def one_call(each: PyTree, shared: tuple, out: PyTree = None) -> PyTree:
         arguments = *part(each, 0), *shared
-        # With jit disabled Python goes through the function, which wants JAX's arrays.
+        # With jit disabled Python interprets the function, which needs JAX arrays.
         whole = function(*(jax.device_put(arguments) if jax.config.jax_disable_jit else arguments))
         return whole if layout.call == members else jax.tree.map(lambda leaf: leaf[:members], whole)
 
     if layout.call >= members:
         return one_call
-    # Compiled here, because the context managers of JAX don't reach other threads.
+    # Compiled here, because JAX's context managers don't reach other threads.
     program = function.func.lower(*part(each, 0), *shared, **function.keywords).compile()
     wide = jax.config.jax_enable_x64
 
     def many_calls(each: PyTree, shared: tuple, out: PyTree = None) -> PyTree:
-        """With `out`, the first of what is returned is written over it."""
+        """If `out` is given, the first result is written into it."""
         each = jax.device_get(each)
         blank = jax.tree.map(lambda info: np.empty((members, *info.shape[1:]), info.dtype), program.out_info)
         joined = blank if out is None else (out, *blank[1:])
@@ -218,7 +218,7 @@ def for_all_members(
 
         list(pool.map(call, range(0, members, layout.call)))
         for leaf in jax.tree.leaves(joined):
-            leaf.flags.writeable = False  # for the hooks that are shown it
+            leaf.flags.writeable = False  # because hooks are shown it
         return joined
 
     return many_calls
@@ -230,14 +230,14 @@ def map_members(
     """Map a function over members: over the devices of a mesh, on each one after another or side by side."""
 
     def share(each: PyTree, shared: tuple) -> PyTree:
-        # Alone, a member that is over really stops; side by side its loop is masked.
+        # A member that has ended stops if it runs alone; in a batch of members its loop is masked.
         at_once = side_by_side if side_by_side > 1 else None
         return jax.lax.map(lambda one: function(one, *shared), each, batch_size=at_once)
 
     if mesh is None:
         return share(each, shared)
     own, common = PartitionSpec(AXIS), PartitionSpec()
-    # Each device has its own loop, of its own length: there is nothing to say to the others.
+    # Each device runs its own loop, of its own length, without communication.
     on_devices = jax.shard_map(share, mesh=mesh, in_specs=(own, common), out_specs=own, check_vma=False)
     return on_devices(each, shared)
 
@@ -247,7 +247,7 @@ def _sharding(mesh: Mesh, *axes: str) -> NamedSharding:
 
 
 def _members_part(leaf: ArrayLike, first: int, size: int) -> ArrayLike:
-    """Some members' part of an array, the last repeated where there are too few."""
+    """Some members' part of an array, padded by repeats of the last."""
     if first == 0 and size == len(leaf):
         return leaf
     part = leaf[first : first + size]

@@ -1,4 +1,4 @@
-"""What to train with beside SGD: AdamW whose learning rate dies away, and optimizers for each head."""
+"""SGD, AdamW with an annealed learning rate, and separate optimizers for the heads."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from jaxreg.plain import check_whole
 
 
 class SGDState(NamedTuple):
-    """What `sgd` carries: its numbers, as arrays of the parameters' dtype, and the velocity."""
+    """The state of `sgd`: its hyperparameters, as arrays of the parameters' dtype, and the velocity."""
 
     learning_rate: Float[Array, "..."]
     momentum: Float[Array, "..."]
@@ -29,17 +29,17 @@ class SGDState(NamedTuple):
 def sgd(
     learning_rate: ArrayLike | optax.Schedule, momentum: ArrayLike = 0.9, weight_decay: ArrayLike = 0.0
 ) -> optax.GradientTransformation:
-    """SGD with momentum and coupled weight decay, update for update that of `torch.optim.SGD`.
+    """SGD with momentum and coupled weight decay, with the same updates as `torch.optim.SGD`.
 
     `v <- momentum v + (g + weight_decay p)`, then `p <- p - learning_rate v`. Sutskever et al. 2013,
     "On the importance of initialization and momentum in deep learning", in PyTorch's form.
 
-    The numbers live in the optimizer's state, so another learning rate needs no other program. Clipping
+    The hyperparameters are part of the optimizer's state, so another learning rate compiles nothing. Clipping
     comes from Optax: `optax.chain(optax.clip_by_global_norm(1.0), sgd(1e-2))`.
 
     Args:
-        learning_rate: step size, not negative; or a schedule of Optax's, a function of the number of steps,
-            with which each optimizer is a program of its own.
+        learning_rate: step size, not negative; or an Optax schedule, a function of the number of steps; each
+            optimizer with a schedule compiles its own program.
         momentum: share of the velocity that is kept, not negative.
         weight_decay: added to every gradient, times its parameter; not negative.
 
@@ -90,16 +90,16 @@ def _sgd_update(grads: PyTree, state: SGDState, params: PyTree | None = None) ->
 def adamw(
     learning_rate: ArrayLike = 3e-3, weight_decay: ArrayLike = 0.1, *, steps: ArrayLike
 ) -> optax.GradientTransformation:
-    """AdamW whose learning rate falls to 0 along half a cosine: Optax's, with its numbers in its state.
+    """Optax's AdamW with cosine annealing of the learning rate to 0; its state has its hyperparameters.
 
     Loshchilov & Hutter 2019, "Decoupled weight decay regularization", and 2017, "SGDR: stochastic gradient
-    descent with warm restarts". As with `sgd`, other numbers need no other program, and an ensemble can sweep
-    them.
+    descent with warm restarts". As with `sgd`, other hyperparameters compile nothing, and an ensemble can
+    sweep them.
 
     Args:
         learning_rate: of the first step, not negative.
         weight_decay: share of each parameter that a step takes away, times the learning rate; not negative.
-        steps: after so many the learning rate is 0; positive.
+        steps: number of steps after which the learning rate is 0; positive.
 
     Raises:
         ValueError: if a number is none, is negative or not finite, or `steps` is not positive.
@@ -144,27 +144,27 @@ _any_adamw = _numbered(1.0, 0.0, 1.0)
 def _adamw_update(
     grads: PyTree, state: optax.OptState, params: PyTree | None = None
 ) -> tuple[PyTree, optax.OptState]:
-    """One function whatever the numbers, which it takes from the state: trainers share a program by it."""
+    """Read the hyperparameters from the state, so that all trainers share one function and one program."""
     return _any_adamw.update(grads, state, params)
 
 
 def by_head(
     mean: optax.GradientTransformation, variance: optax.GradientTransformation
 ) -> optax.GradientTransformation:
-    """Train the parameters of the variance alone by an optimizer of their own, all others by the first.
+    """Train the parameters of the variance alone with one optimizer, all others with another.
 
-    The variance wants more weight decay than the mean: `by_head(sgd(5e-3), sgd(5e-3, weight_decay=1e-2))`.
-    Build it once and keep it: as every Optax chain it is a new program each time it is built.
+    The variance needs more weight decay than the mean: `by_head(sgd(5e-3), sgd(5e-3, weight_decay=1e-2))`.
+    Build it once and keep it: like every Optax chain, it compiles a new program each time it is built.
 
     Args:
         mean: for the mean and the layers that both heads share.
-        variance: for what `models.head_labels` labels so.
+        variance: for the parameters that `models.head_labels` labels "variance".
     """
     return optax.partition({"mean": mean, "variance": variance}, head_labels)
 
 
 def warm_up(optimizer: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
-    """Leave the parameters of the variance alone as they are for the first steps, while the mean is trained.
+    """Freeze the parameters of the variance alone for the first steps, while the mean is trained.
 
     Sluijterman et al. 2024, "Optimal training of mean variance estimation neural networks". Another way
     is a run under `squared_error`, then `start_variance`, then a second run from there. Build it once and
@@ -184,7 +184,7 @@ def _is_numbered(node: object) -> bool:
 
 
 def _numbers_of(node: object) -> dict[str, object]:
-    """The numbers of one optimizer that its update takes from its state."""
+    """The hyperparameters that an optimizer's update reads from its state."""
     if isinstance(node, SGDState):
         return {name: getattr(node, name) for name in ("learning_rate", "momentum", "weight_decay")}
     scheduled = getattr(node, "hyperparams_states", {})
@@ -192,7 +192,7 @@ def _numbers_of(node: object) -> dict[str, object]:
 
 
 def set_numbers(opt_state: optax.OptState, numbers: Mapping[str, Array]) -> optax.OptState:
-    """An optimizer's state with other numbers, by name, wherever in a chain they stand."""
+    """An optimizer's state with other hyperparameters, by name, anywhere in a chain."""
 
     def change(node: object) -> object:
         if not _is_numbered(node):

@@ -1,4 +1,4 @@
-"""The loop: one network's run over the blocks that it is fed, a pure function."""
+"""The training loop: one network's run over blocks of batches, a pure function."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ class Limits(NamedTuple):
     Attributes:
         stop: the epoch to stop before.
         patience: epochs without a better score after which a run is over.
-        first_epoch: is added to the numbers of epochs that orders of the rows come from.
+        first_epoch: is added to the epoch numbers that determine the orders of the rows.
     """
 
     stop: Array
@@ -26,12 +26,12 @@ class Limits(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a call tells of its epochs.
+    """What a call reports of its epochs.
 
     Attributes:
         losses: the training loss of each, and zeros.
         scores: the score of held-out rows after each, and zeros; None without them.
-        done: how many epochs have a loss, one that failed among them.
+        done: how many epochs have a loss, including one that failed.
         judged: how many have a score.
     """
 
@@ -89,9 +89,9 @@ def advance(
         failed = end[1].failed_epoch > run.failed_epoch
         return failed, jnp.where(failed, end[0] - 1, limit), end
 
-    # A block that fails can't be undone: the call is run again up to it. That is rare, whereas a copy of the
-    # state kept for each epoch costs 7 % of every run. Series begin at 0, and the host writes NaN where there
-    # is none, so that jax_debug_nans finds what it is meant to find.
+    # A block that fails can't be undone: the call is run again up to it. That is rare, whereas keeping a copy
+    # of the state for each epoch costs 7 % of every run. Series begin at 0, and the host writes NaN for
+    # absent epochs, so that jax_debug_nans finds only real faults.
     most = blocks.blocks(first, limits.stop)
     blank = jnp.zeros((blocks.epochs,), dtype)
     start = jnp.zeros((), jnp.int32), run, blank, None if validation is None else blank
@@ -111,7 +111,7 @@ def advance(
 def _step_through(
     trainer: Trainer, batches: Batches, state: TrainState, sums: tuple[Array, Array]
 ) -> tuple[TrainState, tuple[Array, Array]]:
-    """A step on each batch; and sums of weights times losses, and of weights, that grow by theirs."""
+    """Take a step on each batch, and add to the sums of weighted losses and of weights."""
 
     def step(batch: Batch, carry: tuple) -> tuple:
         state, (losses, weights) = carry
@@ -125,7 +125,7 @@ def _step_through(
     def last(carry: tuple) -> tuple:
         return step(batches.last(), carry)
 
-    # Only the last batch is filled up, because weights to select by cost a tenth of a step.
+    # Only the last batch is padded, because weights that mask rows cost a tenth of a step.
     carry = jax.lax.fori_loop(0, batches.whole, whole, (state, sums))
     if batches.last is None:
         return carry
@@ -135,7 +135,7 @@ def _step_through(
 def _judged(
     trainer: Trainer, run: Run, epoch: Array, validation: Batch, patience: Array
 ) -> tuple[Run, Array]:
-    """A run that has done an epoch, once its parameters are scored on held-out rows; and the score."""
+    """The run at the end of an epoch, after its parameters are scored on held-out rows; and the score."""
     score = trainer.score(run.state.params, validation).astype(run.best_nll.dtype)
     better = run.active & (score < run.best_nll)
     best_epoch = jnp.where(better, epoch, run.best_epoch)
@@ -149,5 +149,5 @@ def _judged(
 
 
 def _all_finite(tree: PyTree) -> Array:
-    # A maximum takes XLA a quarter of the time that isfinite and all do, and is NaN where an entry is.
+    # In XLA a maximum takes a quarter of the time of isfinite and all; it is NaN if an entry is.
     return jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(tree) if leaf.size]).max() < jnp.inf

@@ -44,8 +44,8 @@ class Trainer:
         init: `(key, x) -> TrainState`; parameters take the dtype of x.
         step: `(state, batch) -> (state, loss)`, jitted; the given state stays valid. A batch is `(x, y)`
             or `(x, y, weight)` with weights `(n,)` or `(n, d)`, 0 for an absent target; the loss is
-            `sum(weight * loss) / sum(weight)`. A batch of no weight has loss 0 and changes nothing. A weight
-            of -1 marks a row that repeats another to fill up the batch: it counts as 0, and y is left as is.
+            `sum(weight * loss) / sum(weight)`. A batch of weight 0 has loss 0 and changes nothing. A weight
+            of -1 marks a row that repeats another to pad the batch: it counts as 0, and y is left as is.
         nll: `(params, batch) -> gaussian_nll` of each entry, whatever loss is trained on.
         score: `(params, batch) -> score`, one number for all held-out rows, by which `fit` picks the epoch.
     """
@@ -79,13 +79,13 @@ def make_trainer(
             `init(key, x) -> variables` and `apply(variables, x) -> (mean, log_var)`.
         optimizer: `sgd(...)` or any Optax transformation; those that ask for the loss, such as `optax.lbfgs`
             and `optax.contrib.reduce_on_plateau`, are given it.
-        loss: elementwise, `(y, mean, log_var) -> loss`. Whatever it is, what the model returns is read as a
-            Gaussian afterwards: with a Student-t or Laplace loss intervals are still a Gaussian's.
-        score: of held-out rows, `(y, mean, log_var, weight) -> score`, lower is better; or `scaled_nll`,
-            where the variance will be scaled afterwards.
+        loss: elementwise, `(y, mean, log_var) -> loss`. The model's output is read as a Gaussian afterwards,
+            whatever the loss: intervals are a Gaussian's under a Student-t or Laplace loss too.
+        score: of held-out rows, `(y, mean, log_var, weight) -> score`, lower is better; `scaled_nll` if the
+            variance will be scaled afterwards.
 
     Raises:
-        TypeError: for a model without `init` and `apply`, and for a loss of other arguments.
+        TypeError: for a model without `init` and `apply`, and for a loss with other arguments.
 
     >>> import jax
     >>> from jaxreg import MeanVarRegressor, data, make_trainer, sgd
@@ -109,7 +109,7 @@ def make_trainer(
 
 
 def check_parts(model: Model, optimizer: Any, loss: Any) -> None:
-    """Raise unless a model, an optimizer and a loss are what a trainer calls."""
+    """Raise unless a trainer can call a model, an optimizer and a loss."""
     name = type(model).__name__
     parts = [getattr(model, part, None) for part in ("init", "apply")]
     if isinstance(model, type) or not all(map(callable, parts)):
@@ -131,7 +131,7 @@ def check_parts(model: Model, optimizer: Any, loss: Any) -> None:
             f"loss must take (y, mean, log_var), {called} takes {inspect.signature(loss)}: a function that "
             "makes a loss is called first, as in beta_nll(0.5)"
         ) from None
-    except ValueError:  # one that doesn't say what it takes
+    except ValueError:  # its signature can't be read
         return
 
 
@@ -143,9 +143,9 @@ def _remade(start: Callable, made_of: tuple) -> Trainer:
 
 @lru_cache(maxsize=256)
 def _functions(model: Model, update: Callable, told: bool, loss: Loss, score: Score) -> tuple[Callable, ...]:
-    """The functions of a trainer: one set for equal arguments, so that one compiled program serves.
+    """The functions of a trainer, cached so that equal arguments share one compiled program.
 
-    `told` says that the optimizer is told the loss, too.
+    `told` says whether the optimizer's update takes the loss too.
     """
 
     @jax.jit
@@ -177,7 +177,7 @@ def _functions(model: Model, update: Callable, told: bool, loss: Loss, score: Sc
         grads, more = _all_at_once(grads), {}
         if told:
             more = {"value": value, "grad": grads, "value_fn": lambda params: batch_loss(params, batch)[0]}
-        # Under strict promotion, too: Optax's own arithmetic raises floats to whole numbers.
+        # Works under strict promotion too: Optax itself raises floats to integer powers.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = update(grads, state.opt_state, state.params, **more)
         new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
@@ -202,9 +202,9 @@ def _functions(model: Model, update: Callable, told: bool, loss: Loss, score: Sc
 def state_shapes(trainer: Trainer, key: Array, x: np.ndarray) -> TrainState:
     """Shapes and dtypes of a trainer's first state, for rows like x."""
     start = getattr(getattr(trainer.init, "func", None), "start", None)
-    if start is None:  # a trainer of a user's own
+    if start is None:  # a Trainer that a user made
         return jax.eval_shape(trainer.init, key, jnp.asarray(x))
-    return start.eval_shape(*trainer.init.args, key, x)  # which is traced once
+    return start.eval_shape(*trainer.init.args, key, x)  # traced once
 
 
 def _arrays_only(step: Callable) -> Callable:
@@ -224,15 +224,15 @@ def _arrays_only(step: Callable) -> Callable:
             x = np.shape(batch[0])
             raise ValueError(f"x of shape {x} doesn't fit the state's parameters: {error}") from error
 
-    checked.lower = step.lower  # for whoever compiles it ahead
+    checked.lower = step.lower  # for compiling ahead of time
     return checked
 
 
 def _all_at_once(grads: PyTree) -> PyTree:
-    """The same gradients, each of which waits for all the others.
+    """The same gradients, each made to depend on all the others.
 
-    No parameter is then written before the last product that reads it, and XLA needs no copy of them in each
-    step. On a CPU that saves 3 % of a step with layers of 128, and 11 % with layers of 512.
+    XLA then overwrites no parameter before the last product that reads it, and needs no copies in each step.
+    On a CPU that saves 3 % of a step with layers of 128, and 11 % with layers of 512.
     """
     done = 0 * jnp.stack([leaf.ravel()[0] for leaf in jax.tree.leaves(grads) if leaf.size]).sum()
     done = jnp.where(jnp.isnan(done), 0, done)  # where a gradient is infinite
@@ -242,7 +242,7 @@ def _all_at_once(grads: PyTree) -> PyTree:
 def _present(batch: Batch) -> tuple[Array, Array, Array | None]:
     """A batch as x, y and weights of y's shape; absent targets are 0 before any arithmetic sees them.
 
-    Rows of a negative weight repeat present ones, whose loss is finite wherever that of 0 may not be.
+    Rows with a negative weight repeat present rows: their loss is finite where that of y = 0 may not be.
     """
     x, y, weight = (*(jnp.asarray(a) for a in batch), None)[:3]
     if weight is None:
@@ -263,7 +263,7 @@ def _weighted_mean(losses: Array, weight: Array | None) -> tuple[Array, Array | 
 
 
 def where(condition: Array, new: PyTree, old: PyTree) -> PyTree:
-    """One of two trees."""
+    """The new tree if the condition holds, else the old one."""
     return jax.tree.map(partial(jnp.where, condition), new, old)
 
 
@@ -290,7 +290,7 @@ def _check_model(model: Model, variables: PyTree, x: Array) -> None:
 
 
 def take_rows(data: Batch, rows: Array) -> Batch:
-    """The named rows of a batch; where it has weights, a row of -1 fills up."""
+    """Some rows of a batch by number; if it has weights, -1 stands for a row that is padding."""
     x, y, *weight = data
     at = jnp.maximum(rows, 0) if weight else rows
     if weight:
@@ -299,7 +299,7 @@ def take_rows(data: Batch, rows: Array) -> Batch:
 
 
 def fill_up(weight: Array, present: Array) -> Array:
-    """Weights of which those of rows that aren't present say that the rows only fill up the batch."""
+    """The weights, with -1 for rows that only pad the batch."""
     return jnp.where(over_outputs(present, weight.shape), weight, -1)
 
 
@@ -338,7 +338,7 @@ def run_epochs(
     batch_size: int | None = None,
     first_epoch: int | Array = 0,
 ) -> tuple[TrainState, Float[Array, " epochs"]]:
-    """Train for a number of epochs: one pure function, which jit, vmap and grad go through.
+    """Train for a number of epochs: a pure function that works under jit, vmap and grad.
 
     Each epoch visits the rows in the order `batch_order(key, epoch, n)`, in batches of `batch_size`; the
     last, smaller one is used too.
@@ -350,11 +350,11 @@ def run_epochs(
         data: `(x, y)` or `(x, y, weight)`, of shapes `(n, features)`, `(n,)` or `(n, d)`, and y's or `(n,)`.
         epochs: number of passes; static.
         batch_size: rows per step; None takes all rows in one step, in their own order. Static.
-        first_epoch: number of the first epoch, which its order of the rows comes from: 10 epochs, and then 10
-            from the state they led to with `first_epoch=10`, are 20 epochs.
+        first_epoch: number of the first epoch, which determines the order of its rows: 10 epochs, and 10 more
+            from the resulting state with `first_epoch=10`, equal 20 epochs.
 
     Returns:
-        The last state, and each epoch's loss: the mean over rows of the loss of the batch each was in.
+        The last state, and each epoch's loss: the mean of its batches' losses, weighted by their rows.
 
     >>> import jax
     >>> from jaxreg import MeanVarRegressor, data, make_trainer, run_epochs, sgd
