@@ -1,4 +1,4 @@
-"""Conformal intervals, which hold their share whatever the model."""
+"""Conformal intervals, whose coverage is guaranteed whatever the model."""
 
 import math
 from typing import NamedTuple
@@ -16,14 +16,14 @@ from jaxreg.distributions.mixture import GaussianMixture
 from jaxreg.distributions.transformed import Affine
 from jaxreg.metrics.checked import check_prediction
 
-# Values that the jackknife+ sorts at once.
+# Values that the jackknife+ partitions at once.
 SORTED_AT_ONCE = 2**22
 
 
 class Conformal(Calibrated):
     """A prediction with conformal intervals; mean and std are those of the prediction.
 
-    It has no density and no cdf: that its intervals hold their share is all that is known.
+    It has no density and no cdf: only the coverage of its intervals is known.
     """
 
     __slots__ = ()
@@ -45,8 +45,8 @@ class Conformal(Calibrated):
     def quantile(self, q: Levels) -> np.ndarray:
         """An end of the interval of level `abs(1 - 2 q)`; shape `q.shape + mean.shape`.
 
-        At 0.5 it is the middle of the narrowest interval. What lies below and what lies above an interval
-        is known only together: a single quantile has no guarantee.
+        At 0.5 it is the middle of the narrowest interval. Only the total probability outside an interval is
+        guaranteed: a single quantile has no guarantee.
         """
         check_probability("q", q)
         q = np.asarray(q, np.float64)
@@ -56,9 +56,9 @@ class Conformal(Calibrated):
 
 
 def rank(level: float, n: int) -> int:
-    """The number of the score, counted from 1, below which a new one lies with probability `level`.
+    """The rank, counted from 1, of the score below which a new score lies with probability `level`.
 
-    `ceil(level (n + 1))`: the new score is as likely to come anywhere among the n others.
+    `ceil(level (n + 1))`: each rank among the n others is equally likely for the new score.
 
     Raises:
         ValueError: if the level lies outside (0, 1), or n is too small, with the number that is needed.
@@ -84,17 +84,16 @@ def rank(level: float, n: int) -> int:
 
 
 def _rank(level: float, n: int) -> int:
-    # Products such as 0.55 * 100 come out a little above the whole number that they are.
+    # Rounded, because products such as 0.55 * 100 come out a little above the whole number.
     return max(math.ceil(round(level * (n + 1), 9)), 1)
 
 
 class SplitConformal(NamedTuple):
     """Intervals `mean ± r std`, where r is a quantile of held-out `abs(y - mean) / std`.
 
-    If the held-out rows and a new one are exchangeable, and none had a part in training, the interval of
-    level a holds the new value with a probability of at least a, whatever the model; and of at most
-    a + 1 / (n + 1) if no two scores are equal. Lei et al.
-    2018, "Distribution-free predictive inference for regression".
+    If the held-out rows and a new row are exchangeable and weren't trained on, the interval of level a holds
+    the new value with a probability of at least a, whatever the model, and of at most a + 1 / (n + 1) if no
+    two scores are equal. Lei et al. 2018, "Distribution-free predictive inference for regression".
 
     Attributes:
         scores: the n held-out `abs(y - mean) / std`, sorted, `(n,)` or for each output `(n, d)`.
@@ -146,10 +145,10 @@ def _normalised_error(prediction: Prediction, y: np.ndarray) -> np.ndarray:
 
 
 class ConformalQuantiles(NamedTuple):
-    """Predicted intervals, moved outwards or inwards by as much as held-out rows ask for.
+    """Predicted intervals, widened or narrowed by an amount found from held-out rows.
 
-    The guarantee is that of `SplitConformal`, in units of y where that one works in units of std. Romano et
-    al. 2019, "Conformalized quantile regression".
+    The guarantee is that of `SplitConformal`; the amount is in units of y, not of std. Romano et al. 2019,
+    "Conformalized quantile regression".
 
     Attributes:
         prediction: of the held-out rows.
@@ -171,7 +170,7 @@ class ConformalQuantiles(NamedTuple):
         return Conformal(prediction, self)
 
     def interval(self, prediction: Prediction, level: float) -> tuple[np.ndarray, np.ndarray]:
-        """The interval of one level; where it shrinks to nothing, its middle twice."""
+        """The interval of one level; if it shrinks to nothing, both ends are its middle."""
         found = rank(level, len(self.y))
         lower, upper = (np.asarray(end, np.float64) for end in self.prediction.interval(level))
         moved = np.partition(np.maximum(lower - self.y, self.y - upper), found - 1, axis=0)[found - 1]
@@ -186,17 +185,17 @@ class ConformalQuantiles(NamedTuple):
 
 
 class JackknifePlus(NamedTuple):
-    """CV+ and jackknife+: intervals from members that each held some training rows out.
+    """CV+ and jackknife+: intervals from members that each held out some training rows.
 
     Every row is used, to train some members and to calibrate the others. If rows are exchangeable, the
     interval of level a holds a new value with a probability of at least 2 a - 1, less `sqrt(2 / n)` for
     folds of rows; in practice it is about a. Barber et al. 2021, "Predictive inference with the jackknife+".
     For members of bootstrapped rows Kim et al. 2020, "Predictive inference is free with the
-    jackknife+-after-bootstrap", show the same if their number is drawn at random; for a fixed number it
-    is an observation.
+    jackknife+-after-bootstrap", show the same if their number is drawn at random; for a fixed number it holds
+    empirically.
 
     Attributes:
-        held_out: the sets of members that held one and the same rows out, `(sets, members)`.
+        held_out: the distinct sets of members that held out the same rows, `(sets, members)`.
         of_row: which of these sets held each row out, `(n,)`.
         scores: `abs(y - mean) / std` of each row by the mixture of those members, `(n,)` or `(n, d)`.
     """
@@ -213,7 +212,7 @@ class JackknifePlus(NamedTuple):
             prediction: the ensemble's, of all rows that it was trained on: a GaussianMixture over `(n,)` or
                 `(n, d)`, or an Affine of one.
             y: observed values, the same shape.
-            held_out: booleans `(members, n)`, whether a member had no part of a row.
+            held_out: booleans `(members, n)`, whether a member held a row out.
 
         Raises:
             ValueError: as `metrics.check_prediction`, or if a row was held out by no member.
@@ -268,7 +267,7 @@ class JackknifePlus(NamedTuple):
 
 
 def _check_left(sets: np.ndarray, mixture: GaussianMixture) -> None:
-    """Raise unless each set of members has one of positive weight."""
+    """Raise unless each set of members has a member of positive weight."""
     if mixture.weights is not None and not (sets & (np.asarray(mixture.weights) > 0)).any(axis=1).all():
         raise ValueError("some rows were held out only by members whose weight in the mixture is 0")
 

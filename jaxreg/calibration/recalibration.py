@@ -20,7 +20,7 @@ class Recalibration(NamedTuple):
     Kuleshov et al. 2018, "Accurate uncertainties for deep learning using calibrated regression".
 
     Attributes:
-        knots: for each output the predicted levels and the levels that they stand for, both strictly
+        knots: for each output the predicted levels and the observed levels that they map to, both strictly
             increasing from 0 to 1.
     """
 
@@ -38,7 +38,7 @@ class Recalibration(NamedTuple):
 
 
 class Calibrated(Record):
-    """A prediction with what changes it; mean and std are those of the prediction."""
+    """A prediction with a calibration; mean and std are those of the prediction."""
 
     prediction: Any
     calibration: Any
@@ -47,7 +47,7 @@ class Calibrated(Record):
         return f"{type(self).__name__}({self.prediction!r}, {type(self.calibration).__name__})"
 
     def __getitem__(self: Own, rows: Any) -> Own:
-        """The same of some rows, by a number, a slice, or a list of numbers or booleans."""
+        """The same for some rows, by a number, a slice, or a list of numbers or booleans."""
         return self._replace(prediction=self.prediction[rows])
 
     @property
@@ -71,20 +71,20 @@ class Calibrated(Record):
         return self.prediction.epistemic
 
     def output(self: Own, i: int) -> Own:
-        """The same of one of several outputs, over `(n,)`."""
+        """The same for one of several outputs, over `(n,)`."""
         return type(self)(self.prediction.output(i), self.calibration.output(i))
 
 
 class Recalibrated(Calibrated):
     """A distribution whose cdf has been mapped; mean and std are those of the prediction it was made from.
 
-    Its density is the prediction's times the slope of the map, which jumps from knot to knot.
+    Its density is the prediction's times the slope of the map, which jumps at the knots.
     """
 
     __slots__ = ()
 
     def _mapped(self, values: ArrayLike, mapping: Callable) -> np.ndarray:
-        """A function of the knots, on the values of each output."""
+        """Apply a function of each output's knots to its values."""
         values = np.asarray(values, np.float64)
         if len(self.calibration.knots) == 1:
             return np.asarray(mapping(values, *self.calibration.knots[0]))

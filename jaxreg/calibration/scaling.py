@@ -1,4 +1,4 @@
-"""One factor for the variance, of the whole or of the noise alone."""
+"""One factor for the variance: for all of it or for the noise alone."""
 
 import math
 from collections.abc import Callable
@@ -24,14 +24,14 @@ Scalable = TypeVar("Scalable", bound=Prediction)
 # Factors of the variance that are tried before the best is refined.
 GRID = 100
 
-# Of a residual of some members, the least that is taken for the residual of all.
+# Smallest share of some members' squared residual that the squared residual of all is taken to be.
 LEAST_SHARE = 0.05
 
 
 class VarianceScaling(NamedTuple):
     """Multiplies every predicted variance by one number, or by one for each output.
 
-    A mixture is stretched about its mean, so that its shape, and how its variance splits, stay as they are.
+    A mixture is stretched about its mean, which keeps its shape and the split of its variance.
 
     Attributes:
         factor: of the variance; a number or `(d,)`.
@@ -61,7 +61,7 @@ class VarianceScaling(NamedTuple):
         Args:
             prediction: of held-out rows, `(n,)` or `(n, d)`: a Gaussian, GaussianMixture, or Affine of one.
             y: observed values, the same shape.
-            score: "nll", or "crps" which single far-off values move less.
+            score: "nll", or "crps", which outliers affect less.
             sample_weight: weight of each row or value.
 
         Raises:
@@ -70,16 +70,16 @@ class VarianceScaling(NamedTuple):
         return cls(_fit_factor(prediction, y, sample_weight, score=score, scaled=_stretched))
 
     def __call__(self, prediction: Scalable) -> Scalable:
-        """The prediction with its variance scaled: a Gaussian stays one, a mixture one."""
+        """The prediction with its variance scaled: a Gaussian stays a Gaussian, a mixture a mixture."""
         return _apply_factor(self.factor, prediction, _stretched)
 
 
 class NoiseScaling(NamedTuple):
     """Multiplies the variance that each member of a mixture predicts, and leaves the members' means.
 
-    How far the members disagree is a measure of its own, which more of them don't shrink; what is wrong after
-    training is the noise that each one sees, too little of it where it has learnt single rows. Of a Gaussian
-    it scales the variance, as `VarianceScaling` does.
+    The members' disagreement needs no factor: more members don't shrink it. The noise that each member
+    predicts does: it is too small after training if the member has overfitted. The variance of a Gaussian is
+    scaled as `VarianceScaling` does.
 
     Attributes:
         factor: of the members' variances; a number or `(d,)`.
@@ -116,21 +116,21 @@ class NoiseScaling(NamedTuple):
         sample_weight: TableLike | None = None,
         prior_rows: float = 0.0,
     ) -> "NoiseScaling":
-        """Find the factor from the rows that members of an ensemble held out themselves, each another part.
+        """Find the factor from rows of the training data, each of which some members of an ensemble held out.
 
-        A row is predicted by the ensemble as it would be, had none of its members seen it: its mixture, moved
-        so that its residual is that of the members which held the row out. Theirs, of a few members, is
-        larger than that of all; by how much, the members' disagreement says. Rows that all members saw are
-        left out.
+        Each row is scored as if no member had seen it: the ensemble's mixture is moved so that its residual
+        is that of the members that held the row out. The residual of a few members is larger than that of
+        all; it is shrunk by as much as the members' disagreement says. Rows that all members saw are left
+        out.
 
         Args:
             prediction: the ensemble's, of all rows that it was trained on: a GaussianMixture over `(n,)` or
                 `(n, d)`, or an Affine of one.
             y: observed values, the same shape.
-            held_out: booleans `(members, n)`, whether a member had no part of a row.
+            held_out: booleans `(members, n)`, whether a member held a row out.
             sample_weight: weight of each row or value.
-            prior_rows: how many more rows are believed to call for a factor of 1; where there are few, they
-                keep it from being one of chance.
+            prior_rows: weight of the prior for a factor of 1, in rows; it keeps chance from determining the
+                factor of few rows.
 
         Raises:
             ValueError: as `metrics.check_prediction`, or if no row was held out.
@@ -193,7 +193,7 @@ def _apply_factor(factor: ArrayLike, prediction: Scalable, scaled: Callable) -> 
     _check_scalable(prediction)
     if isinstance(factor, jax.core.Tracer):
         return scaled(prediction, jnp.log(factor))
-    # As float64 until it is a logarithm, which any dtype holds.
+    # In float64 until the logarithm is taken, which any dtype can hold.
     factor = np.asarray(factor, np.float64)
     if not ((factor > 0) & np.isfinite(factor)).all():
         raise ValueError(f"the factor of the variance must be positive and finite, got {factor}")
@@ -223,7 +223,7 @@ def check_held_out(
 
 
 def _noisier(prediction: Gaussian | GaussianMixture, log_factor: ArrayLike) -> Gaussian | GaussianMixture:
-    """The prediction, or each member's, with another variance about the same mean; NumPy's stays NumPy's."""
+    """The prediction with its variance, or each member's, scaled; NumPy arrays stay NumPy arrays."""
     mean, log_var, *weights = prediction
     if not isinstance(log_factor, jax.Array):
         log_factor = np.asarray(log_factor, jnp.result_type(mean, 0.0))
@@ -277,9 +277,9 @@ def _best_factor(
 ) -> float:
     """The factor of the variance with the lowest mean score, over `(n,)`.
 
-    A prior row adds the mean NLL of a Gaussian of that variance for values of its own.
+    A prior row adds the mean NLL of standard normal values under a Gaussian whose variance is the factor.
     """
-    present = weight > 0  # rows of no weight set no bounds either
+    present = weight > 0  # rows of weight 0 must set no bounds
     weight, rows = weight[present], int(present.sum())
     residual = (y - np.asarray(prediction.mean, np.float64)) / np.asarray(prediction.std, np.float64)
     squares = residual[present] ** 2
@@ -312,7 +312,7 @@ def check_outputs(fitted: tuple[int, ...], prediction: Prediction) -> None:
 
 
 def as_mixture(prediction: Prediction) -> GaussianMixture:
-    """The mixture of members behind a prediction, or an error that says what it is."""
+    """The mixture of members behind a prediction, or an error that names its type."""
     mixture = prediction.dist if isinstance(prediction, Affine) else prediction
     if not isinstance(mixture, GaussianMixture):
         raise ValueError(f"the members of a GaussianMixture are needed, got a {type(mixture).__name__}")
