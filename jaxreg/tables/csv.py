@@ -1,4 +1,4 @@
-"""Tables in files, CSV and Parquet (polars); what is wrong with one is said by line, row or column."""
+"""Tables in files, CSV and Parquet (polars); errors name the line, row or column."""
 
 import contextlib
 import csv
@@ -14,16 +14,16 @@ import polars as pl
 from jaxreg.machine import memory
 from jaxreg.plain import counted
 
-# How pandas calls the column of an index that it reads from a CSV file, once or more often.
+# pandas' name for an index column that it has read from a CSV file, once or repeatedly.
 INDEX_NAME = re.compile(r"Unnamed: 0(\.\d+)*")
 
-# Before the names of columns that are kept as text: a letter that no alphabet has.
+# Prefix of the names of columns that are kept as text: a private-use character of Unicode.
 KEPT = "\ue000"
 MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 SEPARATORS = ",;\t|"
 
-# How files begin that are no text, and what to do with one.
+# How other files begin, and what to do with such a file.
 OTHER_FILES = {
     b"\x1f\x8b": "is compressed (gzip): decompress it first",
     b"\x28\xb5\x2f\xfd": "is compressed (Zstandard): decompress it first",
@@ -39,19 +39,19 @@ BYTES_PER_VALUE = 8
 LONGEST_SHOWN = 40
 MOST_NAMED = 20
 
-# How much of a CSV file is read at once where it needn't be read whole.
+# How much of a CSV file is read at once if it needn't be read whole.
 BLOCK_BYTES = 2**25
 BLOCK_LINES = 2**17
 
 
 def read_csv(path: Path, text: Collection[str]) -> pl.DataFrame:
-    """A table of a CSV file, whose columns have the types that their values need."""
+    """A CSV file as a table; each column's type is inferred from all of its values."""
     check_memory(path, path.stat().st_size)
     content = path.read_bytes()
     _check_text(path, content)
     content = content.removeprefix(BYTE_ORDER_MARK)
     separator, names = first_line(path, content)
-    # What quotes and lone carriage returns mean is Python's to say; polars makes something of any.
+    # Python parses quotes and lone carriage returns; polars would accept malformed ones.
     if b'"' in content or re.search(rb"\r(?!\n)", content):
         content = _rewritten(path, content, separator, names)
     labels = [name or f"\0{i}" for i, name in enumerate(names, 1)]
@@ -72,14 +72,14 @@ def read_csv(path: Path, text: Collection[str]) -> pl.DataFrame:
 
 
 def header(path: Path) -> list[str]:
-    """The names of the columns of a CSV file, of which only the beginning is read.
+    """The names of the columns of a CSV file; only its beginning is read.
 
     Raises:
-        ValueError: if it is no text, or begins with no names, or has two of one name.
+        ValueError: if it isn't text, doesn't begin with names, or has two columns of one name.
     """
     with path.open("rb") as file:
         start = file.read(BLOCK_BYTES)
-    # Without its last line, which may be cut, also within a letter.
+    # Without the last line, which may be cut, even within a character.
     start = start[: start.rfind(b"\n") + 1] or start
     _check_text(path, start)
     return first_line(path, start.removeprefix(BYTE_ORDER_MARK))[1]
@@ -88,16 +88,16 @@ def header(path: Path) -> list[str]:
 def blocks(path: Path, names: Sequence[str], kept: Sequence[str] = ()) -> Iterator[pl.DataFrame]:
     """Some columns of a CSV file of any size, some rows at a time, as float64; missing values are null.
 
-    The columns in `kept` come as text, each by its name after `KEPT`.
+    The columns in `kept` come as text, their names prefixed with `KEPT`.
 
     Raises:
-        ValueError: names the line that has too many values or a quote out of place, or the line and column
-            of what is no number.
+        ValueError: names the line that has too many values or a quote out of place, or the line and column of
+            a value that isn't a number.
     """
     labels = [name or f"{KEPT}{i}" for i, name in enumerate(header(path))]
     with path.open("rb") as file:
         separator, _ = first_line(path, file.read(BLOCK_BYTES).removeprefix(BYTE_ORDER_MARK))
-    # What quotes mean is Python's to say, slowly.
+    # Python parses quotes, slowly.
     parts = _split_by_row if _holds_quotes(path) else _split_by_bytes
     settings = {"separator": separator, "has_header": False, "null_values": MISSING}
     settings |= {"schema": dict.fromkeys(labels, pl.String)}
@@ -120,7 +120,7 @@ def blocks(path: Path, names: Sequence[str], kept: Sequence[str] = ()) -> Iterat
 def _floats(
     path: Path, table: pl.DataFrame, names: Sequence[str], separator: str, rows: int
 ) -> list[pl.Series]:
-    """Columns of text as numbers, or an error that names all that aren't; so many rows stand before these."""
+    """Columns of text as numbers, or an error that names those that aren't; `rows` rows come before these."""
     columns, faults = [], []
     for name in names:
         numbers, texts = as_numbers(table[name]), table[name].alias("")
@@ -136,7 +136,7 @@ def _floats(
 
 
 def as_numbers(column: pl.Series) -> pl.Series:
-    """Text as float64: numbers, and true and false in any letters as 1 and 0; null where it is neither."""
+    """Text as float64: numbers, and true and false in any case as 1 and 0; null for other text."""
     bare = column.alias("").str.strip_chars()  # without its name, which polars may take for a pattern
     numbers = bare.cast(pl.Float64, strict=False)
     if numbers.null_count() == column.null_count():
@@ -156,7 +156,7 @@ def _text_fault(name: str, path: Path, value: object, where: str) -> str:
 
 
 def raise_faults(faults: Sequence[str]) -> None:
-    """Raise all that is wrong with columns at once."""
+    """Raise one error for all faults of columns."""
     if faults:
         more = f"; and {len(faults) - MOST_NAMED:,} more columns" if len(faults) > MOST_NAMED else ""
         raise ValueError("; ".join(faults[:MOST_NAMED]) + more)
@@ -192,7 +192,7 @@ def _split_by_bytes(path: Path, separator: str, names: list[str]) -> Iterator[tu
 
 
 def _split_by_row(path: Path, separator: str, names: list[str]) -> Iterator[tuple[bytes, int]]:
-    """The same by Python's reading of CSV, in quotes only where they are needed."""
+    """The same as parsed by Python, with quotes only where they are needed."""
     with path.open(encoding="utf-8-sig", newline=None) as file:
         reader = csv.reader(file, delimiter=separator, strict=True)
         rows = _checked_rows(path, reader, len(names))
@@ -206,7 +206,7 @@ def _split_by_row(path: Path, separator: str, names: list[str]) -> Iterator[tupl
 
 
 def _checked_rows(path: Path, reader: "csv._reader", width: int) -> Iterator[list[str]]:
-    """The rows that are written, or an error that names a line."""
+    """The rows that aren't blank, or an error that names a line."""
     line = 0
     try:
         for row in reader:
@@ -229,7 +229,7 @@ def _checked_rows(path: Path, reader: "csv._reader", width: int) -> Iterator[lis
 
 
 def _parse(content: bytes, separator: str, names: list[str], text: Collection[str]) -> pl.DataFrame:
-    """A table with types, or of text where a number fits no type of polars'."""
+    """A table with types, or of text if a number fits no type of polars."""
     settings = {"separator": separator, "new_columns": names, "null_values": MISSING}
     if wanted := [name for name in names if name in set(text)]:
         settings["schema_overrides"] = dict.fromkeys(wanted, pl.String)
@@ -240,7 +240,7 @@ def _parse(content: bytes, separator: str, names: list[str], text: Collection[st
 
 
 def _check_text(path: Path, content: bytes, line: int | None = None) -> None:
-    """Raise unless a file is UTF-8 text; of a part of it, the number of its first line is given."""
+    """Raise unless a file is UTF-8 text; `line` is the number of the first line of a part of it."""
     if line is None:
         for start, what in OTHER_FILES.items():
             if content.startswith(start):
@@ -268,7 +268,7 @@ def first_line(path: Path, content: bytes) -> tuple[str, list[str]]:
         whole = not any('"' in name for name in names)
         return whole, len(names) > 1 and len(values) in (0, len(names)), len(names)
 
-    separator = max(first, key=likely)  # the first of those that are as likely
+    separator = max(first, key=likely)  # the first of equally likely ones
     names, _ = first[separator]
     if not names:
         raise ValueError(f"{path} begins with no line of column names, or a quote in it isn't closed")
@@ -305,7 +305,7 @@ def is_written(row: list[str]) -> bool:
 
 
 def _rewritten(path: Path, content: bytes, separator: str, names: list[str]) -> bytes:
-    """The same rows as Python reads them, in quotes only where they need them.
+    """The same rows as parsed by Python, with quotes only where they are needed.
 
     Raises:
         ValueError: names the line where a quote is out of place, or that has too many values.
@@ -317,7 +317,7 @@ def _rewritten(path: Path, content: bytes, separator: str, names: list[str]) -> 
 
 
 def _more_values(path: Path, separator: str, width: int) -> str | None:
-    """What is wrong with a file of which a line has more values than there are names."""
+    """The fault of a file in which a line has more values than there are names."""
     with path.open(encoding="utf-8-sig", newline=None) as file, contextlib.suppress(csv.Error, StopIteration):
         reader = csv.reader(file, delimiter=separator)
         return _too_many(next(reader.line_num for row in reader if len(row) > width), width)

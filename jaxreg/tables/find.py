@@ -17,7 +17,7 @@ from jaxreg.tables.csv import KEPT, SUFFIXES, blocks, check_suffix, header
 from jaxreg.tables.read import index_columns
 from jaxreg.tables.stream import BYTES_PER_VALUE, MOST_NAMED, Files, RowGroup
 
-# Rows of a row group that is written here.
+# Rows of each row group that is written.
 GROUP_ROWS = 2**17
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
 
@@ -81,23 +81,23 @@ def from_files(
     keep: Sequence[str] = (),
     scratch: str | Path | None = None,
 ) -> Files:
-    """Files as one table that is read by parts, in place of one in memory.
+    """Files as one table that is read in parts, in place of a table in memory.
 
     Parquet files are read by row groups; CSV files are rewritten once as Parquet, some lines at a time.
 
     Args:
         pattern: of paths, `folder/*.parquet`; or a folder, or a file.
-        target: column to predict; None where there is none, and only `row_groups` and `read` serve.
-        features: columns to predict from; by default all others, which must be numeric, but for the index of
-            a pandas frame.
+        target: column to predict; None if there is none: only `row_groups` and `read` work then.
+        features: columns to predict from; by default all others, which must be numeric, except the index of a
+            pandas frame.
         drop: columns to leave out.
         keep: columns to copy into predictions, of any type.
-        scratch: folder for CSV files as Parquet, which needs about their space; by default a temporary one
-            that is deleted when the process ends.
+        scratch: folder for copies of CSV files as Parquet, which take about the same space; by default a
+            temporary one that is deleted when the process ends.
 
     Raises:
         ValueError: if no file matches, or files differ in columns or types, by name; if a column is absent or
-            isn't numeric, or a file can't be read. All that metadata can show is found before a row is read.
+            isn't numeric, or a file can't be read. Faults that metadata shows are found before a row is read.
 
     Warns:
         UserWarning: names files and columns that are left out.
@@ -106,7 +106,7 @@ def from_files(
     suffixes = {check_suffix(path) for path in paths}
     if ".parquet" in suffixes and len(suffixes) > 1:
         raise ValueError(f"{pattern} matches Parquet and other files: name those of one kind")
-    if suffixes == {".parquet"}:  # one without rows may have columns of no type
+    if suffixes == {".parquet"}:  # a file without rows may have columns without type
         paths = [path for path in paths if _find_row_groups([path], [path])] or paths
     kind = _parquet_columns if suffixes == {".parquet"} else _text_columns
     columns = {path: kind(path) for path in paths}
@@ -158,7 +158,7 @@ def without_index(path: Path, asked: Sequence[str | None] = ()) -> list[str]:
 
 
 def _type_name(kinds: set[pa.DataType]) -> str:
-    """What several files' types of one column are together."""
+    """The common type of one column in several files."""
     known = [np.dtype(kind.to_pandas_dtype()) for kind in kinds if not pa.types.is_decimal(kind)]
     return np.result_type(*known).name if len(known) == len(kinds) else "decimal"
 
@@ -193,7 +193,7 @@ def _find_row_groups(paths: Sequence[Path], files: Sequence[Path]) -> list[RowGr
 def _as_parquet(
     paths: Sequence[Path], names: Sequence[str], keep: Sequence[str], scratch: str | Path | None
 ) -> list[Path]:
-    """Text files rewritten as Parquet, whose row groups are what was read at once."""
+    """Text files rewritten as Parquet; each row group is what was read at once."""
     folder = scratch_folder(scratch)
     fields = [(name, pa.float64()) for name in names] + [(KEPT + name, pa.string()) for name in keep]
     schema, written = pa.schema(fields), []

@@ -1,4 +1,4 @@
-"""Items that a thread makes before they are asked for."""
+"""Prefetching: a thread makes items before they are asked for."""
 
 import queue
 import threading
@@ -10,7 +10,7 @@ PREFETCHED = 2
 
 
 def prefetch(items: Iterator[T], depth: int = PREFETCHED) -> Iterator[T]:
-    """The same items, of which a thread makes so many before they are asked for."""
+    """The same items; a thread makes up to `depth` of them before they are asked for."""
     made: queue.Queue = queue.Queue(depth)
     stopped = threading.Event()
 

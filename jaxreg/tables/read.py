@@ -28,9 +28,9 @@ from jaxreg.tables.csv import (
 
 
 def read(path: Path, *, text: Collection[str] = (), empty: bool = False) -> pl.DataFrame:
-    """A CSV or Parquet file with at least one row, or with `empty` any number.
+    """A CSV or Parquet file as a table, with at least one row unless `empty`.
 
-    In a CSV file blank lines are skipped, values may be in quotes, and the separator is a comma or, where the
+    In a CSV file blank lines are skipped, values may be in quotes, and the separator is a comma or, if the
     first line has none, a semicolon, a tab or a bar. The columns in `text` are left as they are written.
 
     Raises:
@@ -92,9 +92,9 @@ def columns(path: Path, names: list[str]) -> pl.DataFrame:
 def numeric(
     table: pl.DataFrame, names: Collection[str], path: Path, droppable: Collection[str] = ()
 ) -> pl.DataFrame:
-    """Some columns of a table, or an error that names all that are of text, of dates or of nothing.
+    """Some columns of a table, or an error that names those of text, of dates or without values.
 
-    Text in which every value is a number (`+1`, ` 2`, `inf`) or true or false is one of numbers.
+    A column of text counts as numbers if every value is a number (`+1`, ` 2`, `inf`), true or false.
     """
     found, faults, droppable = [], [], set(droppable)
     for name in names:
@@ -121,7 +121,7 @@ def numeric(
                 f"{drop}encode it first"
             )
         else:
-            # Of these NumPy has no type of its own.
+            # NumPy has no such types.
             odd = column.dtype in (pl.Int128, pl.UInt128) or column.dtype.is_decimal()
             found.append(column.cast(pl.Float64) if odd else column)
     raise_faults(faults)

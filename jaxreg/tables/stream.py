@@ -1,4 +1,4 @@
-"""Rows in more files than memory holds: where they are, what they are like, and a shuffled stream of them."""
+"""Rows in more files than memory holds: their places, their moments, and a shuffled stream of them."""
 
 import heapq
 import math
@@ -24,17 +24,17 @@ from jaxreg.plain import counted, listed
 from jaxreg.tables.csv import KEPT
 from jaxreg.tables.prefetch import prefetch
 
-# Rows that are mixed with each other: the stream's order is as good as random over so many of them.
+# Rows of the shuffle buffer: the stream's order is as good as random over this many rows.
 BUFFER_ROWS = 2**18
 
-# Steps in which a whole buffer of new rows takes the place of old ones. In one step a row group as large as
-# the buffer would push all others out, and rows of different ones would never meet.
+# Steps in which a whole buffer of new rows replaces old ones. In one step a row group as large as the buffer
+# would replace all others, and rows of different row groups would never be mixed.
 STEPS = 8
 BYTES_PER_VALUE = 8
 MOMENTS = "firsts", "counts", "means", "squares", "least", "most"
 MOST_NAMED = 5
 
-# Rows that are looked at for values far outside the rest, of each row group at least so many.
+# Rows that are searched for values far outside the rest: in all, and at least in each row group.
 LOOKED_AT, LEAST_LOOKED_AT = 4096, 64
 
 
@@ -72,11 +72,11 @@ class Files:
         target: column to predict; None where there is none.
         row_groups: all row groups, in the order of the files' names.
         types: of the columns, features first.
-        units: what standardises features and target; None leaves them as they are.
-        absent: `(seed, share)` of the rows that nothing shows, as if they weren't there.
-        buffer: rows that a stream mixes with each other.
-        process: number of this process and of all that read these files; `scalers` and `take` are then called
-            by all of them, of which each reads its share.
+        units: scalers of features and target; None leaves them as they are.
+        absent: `(seed, share)` of the rows that are left out, as if they weren't there.
+        buffer: rows of a stream's shuffle buffer.
+        process: index of this process, and number of processes that read these files; all of them must call
+            `scalers` and `take`, and each reads its share.
         own_share: whether `batches` and `stream` give the rows of this process's share alone.
         keep: columns that are copied into predictions as they are.
 
@@ -107,15 +107,15 @@ class Files:
         return sum(row_group.rows for row_group in self.row_groups)
 
     def standardised(self) -> "Files":
-        """The same in units of standard deviations from the mean, for which all files are read once."""
+        """The same in units of standard deviations from the mean; all files are read once."""
         return replace(self, units=self.scalers())
 
     def without(self, seed: Sequence[int], most: int) -> "Files":
-        """The same without the rows that `take` of the same arguments gives."""
+        """The same without the rows that `take` returns for the same arguments."""
         return replace(self, absent=(tuple(seed), min(1.0, most / self.rows)))
 
     def describe(self) -> dict[str, np.ndarray]:
-        """Small arrays by which to tell that these are the same rows."""
+        """Small arrays that identify these rows."""
         rows = [
             (row_group.path.name, str(row_group.group), str(row_group.rows)) for row_group in self.row_groups
         ]
@@ -135,11 +135,11 @@ class Files:
         """Features and targets of a row group as they are in the file, in float64.
 
         Raises:
-            ValueError: names file, row group and column, for missing or infinite values, and for such as
+            ValueError: names file, row group and column of missing or infinite values, and a row group that
                 can't be read.
         """
         x, y = self._read(row_group)
-        # A sum is finite where all are, and takes half the time.
+        # The sum is finite if all values are, and takes half the time.
         if not np.isfinite(x.sum() + y.sum()):
             values = [*x.T, y][: len(self._names)]
             wrong = {
@@ -190,15 +190,14 @@ class Files:
         the sample variance"), which loses no digits however many there are.
 
         Raises:
-            ValueError: counts missing and infinite values for each column and file; names a target of one
-                value.
+            ValueError: counts missing and infinite values for each column and file; names a constant target.
 
         Warns:
-            UserWarning: names features of one value, which standardise to 0 whatever value they take later;
-                and values that lie far outside the rest.
+            UserWarning: names constant features, which standardise to 0 whatever value they take later, and
+                values that lie far outside the rest.
         """
 
-        # Differences from some row are small numbers, whose means and squares lose nothing.
+        # Differences from one row are small numbers, whose means and squares lose no digits.
         def moments() -> dict[str, np.ndarray]:
             x, y = self._read(self.row_groups[0])
             shift = np.nan_to_num(np.append(x[0], y[0]), posinf=0.0, neginf=0.0)
@@ -206,19 +205,19 @@ class Files:
 
         everywhere = self._of_all(moments)
         shift = everywhere[0]["shift"]
-        # In the order of the row groups, so that the number of processes changes no bit.
+        # Merged in the order of the row groups, so that the number of processes changes no bit.
         order = np.argsort(np.concatenate([part["firsts"] for part in everywhere]))
         _, counts, means, squares, least, most = (
             np.concatenate([part[name] for part in everywhere])[order] for name in MOMENTS
         )
         total, mean, m2 = 0.0, np.zeros_like(shift), np.zeros_like(shift)
-        with np.errstate(over="ignore", invalid="ignore"):  # what float64 doesn't hold is named below
+        with np.errstate(over="ignore", invalid="ignore"):  # overflows are named below
             for count, own, square in zip(counts, means, squares, strict=True):
                 apart, total = own - mean, total + count
                 mean = mean + apart * (count / total)
                 m2 = m2 + square + apart**2 * (count * (total - count) / total)
         sample = np.concatenate([part["sample"] for part in everywhere])
-        ends = np.concatenate([least, most])  # of row groups, where the sample hasn't them
+        ends = np.concatenate([least, most])  # of row groups, if the sample lacks them
         looked_at = (np.r_[own, end[~np.isin(end, own)]] for own, end in zip(sample.T, ends.T, strict=True))
         called = [f"column {name!r}" for name in self.features] + [f"the target {self.target!r}"]
         warn_of_far(looked_at, called, rows="values looked at", stacklevel=3)
@@ -238,7 +237,7 @@ class Files:
         return Scaler(mean[:-1], scale[:-1]), Scaler(mean[-1], scale[-1])
 
     def _moments(self, row_groups: Sequence[RowGroup], shift: np.ndarray) -> dict[str, np.ndarray]:
-        """Moments of each row group, its means counted from `shift`, and some of its rows."""
+        """Moments of each row group, its means relative to `shift`, and some of its rows."""
         names, some = self._names, max(LEAST_LOOKED_AT, LOOKED_AT // len(self.row_groups))
         faults: dict[tuple[str, Path], int] = {}
         found, sample = [], []
@@ -271,7 +270,7 @@ class Files:
         return moments | {"sample": np.concatenate(sample)}
 
     def _of_all(self, compute: Callable[[], dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
-        """What each process that reads these files computes, or on each of them the first one's error."""
+        """What each process that reads these files computes; if one fails, all raise the first error."""
         if self._shares == 1:
             return [compute()]
         computed, error = {}, None
@@ -284,7 +283,7 @@ class Files:
 
     @property
     def _shares(self) -> int:
-        """In how many shares processes read the row groups; all read all of them where these are too few."""
+        """Number of shares of the row groups; 1 if there are fewer row groups than processes."""
         return self.process[1] if self.process[1] <= len(self.row_groups) else 1
 
     def _own_row_groups(self) -> Sequence[RowGroup]:
@@ -292,27 +291,27 @@ class Files:
         return self._shards()[self.process[0] % self._shares]
 
     def batches(self, batch_size: int) -> int:
-        """Batches of an epoch, of the largest share where processes learn from their own."""
+        """Batches of an epoch; those of the largest share if processes learn from their own shares."""
         shares = self._shards() if self.own_share else [self.row_groups]
         return max(math.ceil(sum(row_group.rows for row_group in share) / batch_size) for share in shares)
 
     def stream(self, seed: Sequence[int], *, batch_size: int, batches: int) -> Iterator[Block]:
         """All rows once, shuffled, in blocks of several batches; the same for the same seed.
 
-        Row groups come in a random order, and a buffer of rows is mixed as they do: each new row takes the
-        place of a random one, which goes out. A thread prefetches blocks.
+        Row groups come in random order and pass through a shuffle buffer: each new row replaces a random row,
+        which is yielded. A thread prefetches blocks.
 
         Args:
             seed: whole numbers, for example a key's and the epoch.
             batch_size: rows of a batch.
-            batches: batches of a block; the last block is filled up with rows that have no number.
+            batches: batches of a block; the last block is padded with rows of number -1.
         """
         shape = math.ceil(self.batches(batch_size) / batches), batches, batch_size
-        # Chosen here, because the thread that reads doesn't know of jax.enable_x64.
+        # Chosen here, because jax.enable_x64 doesn't reach the prefetching thread.
         return prefetch(self._blocks([*seed, 0], shape, default_dtype(np.dtype(np.float64))))
 
     def take(self, seed: Sequence[int], most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """At most about so many rows, drawn at random: `(numbers, x, y)`, in the order of their numbers."""
+        """About `most` rows, drawn at random: `(numbers, x, y)`, in the order of their numbers."""
         share, dtype = most / self.rows, default_dtype(np.dtype(np.float64))
         row_groups = self._own_row_groups()
 
@@ -330,12 +329,12 @@ class Files:
         return tuple(np.concatenate([part[name] for part in everywhere])[order] for name in everywhere[0])
 
     def _shards(self) -> list[Sequence[RowGroup]]:
-        """Row groups in shares of about as many rows, neighbours in different ones.
+        """Row groups in shares of about equally many rows, neighbours in different shares.
 
-        Files are often sorted: shares of neighbours would each have seen one end of a feature alone.
+        Files are often sorted: a share of neighbours would hold only one part of a feature's range.
         """
         shares: list[list[RowGroup]] = [[] for _ in range(self._shares)]
-        smallest = [(0, i) for i in range(len(shares))]  # a heap of numbers of rows
+        smallest = [(0, i) for i in range(len(shares))]  # a heap of rows and shares
         for row_group in self.row_groups:
             rows, i = smallest[0]
             shares[i].append(row_group)
@@ -356,7 +355,7 @@ class Files:
         return tuple(values.astype(dtype) for values in scaled)
 
     def _blocks(self, seed: Sequence[int], shape: tuple[int, int, int], dtype: np.dtype) -> Iterator[Block]:
-        """Blocks, each of so many batches of so many rows, of all rows and of none after these."""
+        """Blocks of all rows, of shape `(batches, batch_size)`, padded after the last row."""
         blocks, batches, batch_size = shape
         size, waiting, ready = batch_size * batches, [], 0
         row_groups = self._own_row_groups() if self.own_share else self.row_groups

@@ -13,9 +13,9 @@ from jaxreg.tables.csv import check_suffix
 
 
 def write(table: pl.DataFrame, path: Path) -> None:
-    """Write a table as what its suffix says, whole or not at all."""
+    """Write a table in the format of the path's suffix, whole or not at all."""
     suffix = check_suffix(path)
-    # Opened here, because polars takes no path that the locale's encoding doesn't know.
+    # Opened here, because polars refuses paths that the locale's encoding lacks.
     with replacing(path) as temporary, temporary.open("wb") as file:
         if suffix == ".parquet":
             table.write_parquet(file)
@@ -27,7 +27,7 @@ class Writer:
     """A table that is written part by part, whole or not at all: Parquet, a row group for each part, or text.
 
     Args:
-        path: what to write; its suffix says what. None is standard output.
+        path: what to write, in the format of its suffix; None is standard output.
 
     `with Writer(path) as writer: writer.write(table)`.
     """
@@ -56,7 +56,7 @@ class Writer:
             separator = "\t" if self._path is not None and self._path.suffix.lower() == ".tsv" else ","
             first = self._written == 0
             rest = memoryview(table.write_csv(separator=separator, include_header=first).encode())
-            while rest:  # a pipe that isn't buffered may take a part
+            while rest:  # an unbuffered pipe may take only a part
                 rest = rest[self._text.write(rest) :]
         else:
             rows = table.to_arrow()
