@@ -13,7 +13,7 @@ if not __package__:  # run by its path, as `python path/to/bench`
 
 
 class Tests(NamedTuple):
-    """A measurement that is tests, of which the suite takes fewer cases: a file, and options of pytest's."""
+    """A measurement by a file of tests, with the pytest options for more cases than the suite runs."""
 
     path: str
     all_cases: str
@@ -21,14 +21,14 @@ class Tests(NamedTuple):
 
 
 class Measurement(NamedTuple):
-    """What `--help` says of a measurement. Its module in `bench` has its name, unless it is tests.
+    """What `--help` says about a measurement, whose module in `bench` has its name unless tests measure it.
 
     Attributes:
         asks: the question that it answers.
         takes: roughly how long, on 2 cores.
         writes: the file in `bench/results`.
         needs: what it needs besides `pip install -e '.[test]'`.
-        tests: where it is.
+        tests: the tests that measure it, if any.
     """
 
     asks: str

@@ -21,7 +21,7 @@ SCORES = ("rmse", "nll", "crps", "coverage")
 
 
 class Variant(NamedTuple):
-    """The defaults with something else in the place of one ingredient."""
+    """The defaults with one ingredient replaced."""
 
     settings: dict
     constants: dict = {}
@@ -29,12 +29,12 @@ class Variant(NamedTuple):
 
 
 def uncalibrated(model: DeepEnsembleRegressor) -> None:
-    """The noise as it was trained."""
+    """Leave the noise as it was trained."""
     model.fitted_ = model.fitted_._replace(calibration=None)
 
 
 def stretched(model: DeepEnsembleRegressor) -> None:
-    """The whole mixture scaled by the factor that was found for its noise."""
+    """Scale the whole mixture by the factor that was found for its noise."""
     factor = VarianceScaling(model.calibration_.factor)
     model.fitted_ = model.fitted_._replace(calibration=factor)
 

@@ -1,4 +1,4 @@
-"""What intervals hold and what noise is found on the notebook's data, where the truth is known.
+"""Coverage of intervals and estimates of the noise on the notebook's data, where the truth is known.
 
 The settings were fixed on data seeds 100 to 109, and are reported on seeds 0 to 19.
 """
@@ -37,8 +37,8 @@ class Setting(NamedTuple):
     """How 16 members are trained: the notebook's network, optimizer and batches of 64 in every one.
 
     Attributes:
-        epochs: most of them.
-        folds: each member holds one of so many folds out, and keeps its best epoch by it; 0 for none.
+        epochs: largest number of epochs.
+        folds: number of folds; each member holds out one and keeps its best epoch on it; 0 for none.
     """
 
     epochs: int
@@ -74,7 +74,7 @@ def train(seed: int, setting: Setting) -> tuple[jax.Array, tuple, np.ndarray | N
 
 
 def scored(prediction: GaussianMixture | Gaussian | Conformal, y: np.ndarray) -> dict[str, float]:
-    """What fresh rows say of a prediction."""
+    """Scores of a prediction on fresh rows."""
     found = {"coverage": metrics.coverage(prediction, y), "width": metrics.width(prediction)}
     if hasattr(prediction, "crps"):
         found["crps"] = metrics.crps(prediction, y)

@@ -1,4 +1,4 @@
-"""Real data from folders of the reader's own, in the form that the uncertainty literature shares them."""
+"""Real data from the reader's folders, in the format that the uncertainty literature shares."""
 
 from collections.abc import Iterator
 from pathlib import Path

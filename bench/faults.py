@@ -1,4 +1,4 @@
-"""What goes wrong on a user's machine, done on purpose: what is lost then, and what the user is told."""
+"""Faults of a user's machine, caused on purpose: what is lost, and what the user is told."""
 
 import contextlib
 import hashlib
@@ -64,7 +64,7 @@ QUICK = Effort(runs=1, kills=1, saves=3, signals=1, places=1, stride=50_000, rac
 
 
 class Outcome(NamedTuple):
-    """A row of the result: how often a fault struck, and the times when what was promised didn't hold."""
+    """A row of the result: how often a fault struck, and the times when the promise didn't hold."""
 
     fault: str
     times: int
@@ -73,7 +73,7 @@ class Outcome(NamedTuple):
 
 
 def killed_runs(folder: Path, effort: Effort) -> list[Outcome]:
-    """SIGKILL at random moments of a run with checkpoints, which then goes on."""
+    """SIGKILL at random moments of a run with checkpoints, which is then resumed."""
     rng, whole = np.random.default_rng(0), folder / "whole.npz"
     began = time.monotonic()
     start(victims.train, folder / "whole", whole).join()
@@ -86,7 +86,7 @@ def killed_runs(folder: Path, effort: Effort) -> list[Outcome]:
             process.join(rng.uniform(0.2, length))
             process.kill()
             process.join()
-            if out.exists():  # it was faster
+            if out.exists():  # it ended before it was killed
                 out.unlink()
                 shutil.rmtree(kept)
             else:
@@ -199,7 +199,7 @@ def full_disks(folder: Path, effort: Effort) -> list[Outcome]:
 
 
 def unusable_paths(folder: Path, effort: Effort) -> list[Outcome]:
-    """Results that can't be written, which is said before any work."""
+    """Results that can't be written are refused before any work."""
     rows, model, new = make_table(folder / "rows.csv", 100), folder / "m.model", folder / "new"
     model_file.save(model, fitted(0, 8))
     (folder / "folder.csv").mkdir()
@@ -215,7 +215,7 @@ def unusable_paths(folder: Path, effort: Effort) -> list[Outcome]:
                 ("export", model, "--out", place),
                 ("fit", rows, *FIT, "--out", new, "--checkpoint", place),
             )
-            if not (place.is_dir() and "--checkpoint" in arguments)  # which is where they go
+            if not (place.is_dir() and "--checkpoint" in arguments)  # where checkpoints go
         ][: effort.places]
         for arguments in commands:
             code, errors = command(*arguments)
@@ -228,7 +228,7 @@ def unusable_paths(folder: Path, effort: Effort) -> list[Outcome]:
 
 
 def damaged_files(folder: Path, effort: Effort) -> list[Outcome]:
-    """A byte changed, or the end cut off, at every so many bytes."""
+    """A byte changed, or the rest cut off, at regular places of a file."""
     model_file.save(folder / "model", fitted(0))
     export.save(folder / "export", fitted(0))
     found = []
@@ -250,7 +250,7 @@ def damaged_checkpoints(folder: Path, effort: Effort) -> list[Outcome]:
 
 
 def hostile_files(folder: Path, effort: Effort) -> list[Outcome]:
-    """Model files from someone who means harm."""
+    """Malicious model files."""
     files, failures = hostile.files(folder), []
     for what, content in files.items():
         (folder / "hostile").write_bytes(content)
@@ -278,7 +278,7 @@ def numbers(folder: Path, effort: Effort) -> list[Outcome]:
 
 
 def too_fast() -> str | None:
-    """A network that diverges says so; an estimator of nothing else is an error."""
+    """A network that diverges warns; an estimator whose members all diverge raises an error."""
     rows = data.sinusoid(jax.random.key(0))
     trainer = make_trainer(victims.MODEL, sgd(1e3))
     with warnings.catch_warnings(record=True) as caught:
@@ -296,7 +296,7 @@ def too_fast() -> str | None:
 
 
 def too_large() -> str | None:
-    """The core says so and stays finite; the estimator scales, and predicts in the target's units."""
+    """`fit` warns and stays finite; the estimator scales, and predicts in the target's units."""
     x, y = map(np.asarray, data.sinusoid(jax.random.key(0)))
     large = x, y * np.float32(1e30)
     with warnings.catch_warnings(record=True) as caught:
@@ -311,7 +311,7 @@ def too_large() -> str | None:
 
 
 def infinite_row() -> str | None:
-    """The row is refused where it would be trained on."""
+    """The estimator refuses the row."""
     x, y = (np.asarray(each, float) for each in data.sinusoid(jax.random.key(0)))
     let_through = FunctionTransformer(lambda x: np.where(x > x.max() - 1e-9, np.inf, x))
     try:
@@ -322,7 +322,7 @@ def infinite_row() -> str | None:
 
 
 def too_much() -> str | None:
-    """The bytes that were asked for, and what to do."""
+    """The error says how many bytes were asked for, and what to do."""
     large = make_trainer(MeanVarRegressor(hidden=(2_000_000, 2_000_000)), sgd(1e-3))
     try:
         fit(jax.random.key(1), large, data.sinusoid(jax.random.key(0), 16), epochs=1)
@@ -332,12 +332,12 @@ def too_much() -> str | None:
 
 
 def finite(tree: PyTree) -> bool:
-    """Whether all numbers are."""
+    """Whether all numbers are finite."""
     return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
 
 
 def answer(counted: int, function: Callable, *arguments: object) -> tuple:
-    """What a function returns in a child; where that crashed, one failure, or hostile content that won."""
+    """What a function returns in a child; after a crash, one failure, or a success of hostile content."""
     found = call(function, *arguments)
     if isinstance(found, tuple):
         return found
@@ -345,7 +345,7 @@ def answer(counted: int, function: Callable, *arguments: object) -> tuple:
 
 
 def wait_for(condition: Callable[[], bool], process: object) -> None:
-    """Wait until something is so, or a process can no longer make it so."""
+    """Wait until a condition holds, or a process has ended or taken too long."""
     ended = process.poll if isinstance(process, subprocess.Popen) else lambda: process.exitcode
     latest = time.monotonic() + PATIENCE
     while not condition() and ended() is None and time.monotonic() < latest:
@@ -354,7 +354,7 @@ def wait_for(condition: Callable[[], bool], process: object) -> None:
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: str, *, options: str = "") -> Iterator[Path | None]:
-    """A file system of its own, or None where only root may make one."""
+    """A small file system, or None if only root may mount one."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}{options}", "tmpfs", str(folder)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
@@ -367,7 +367,7 @@ def small_disk(folder: Path, size: str, *, options: str = "") -> Iterator[Path |
 
 
 def fill(disk: Path, *, but: int) -> None:
-    """Leave so many bytes of a disk."""
+    """Fill a disk except for so many bytes."""
     (disk / "other").write_bytes(bytes(shutil.disk_usage(disk).free - but))
 
 
@@ -380,7 +380,7 @@ def popen(*arguments: object) -> subprocess.Popen:
 
 
 def command(*arguments: object) -> tuple[int, str]:
-    """Its exit code and standard error."""
+    """The exit code and standard error of the `jaxreg` command."""
     process = popen(*arguments)
     _, errors = process.communicate()
     return process.returncode, errors
@@ -394,7 +394,7 @@ def told(code: int, errors: str, expected: int, *words: object) -> bool:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """What a folder holds."""
+    """The SHA-256 of each file in a folder."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 

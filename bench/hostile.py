@@ -1,4 +1,4 @@
-"""Model files that ask for too much, or say what can't be."""
+"""Model files that ask for too much, or hold what can't be."""
 
 import json
 import struct
@@ -13,7 +13,7 @@ BIG, DEEP = 10**12, "[" * 10_000 + "]" * 10_000
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Contents by name; those that could have a right digest do."""
+    """Contents by name, with a right digest where there can be one."""
     path = folder / "whole"
     model_file.save(path, victims.fitted(0, 8))
     whole = path.read_bytes()
@@ -59,6 +59,6 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def raw(header: str, arrays: bytes = b"") -> bytes:
-    """A safetensors file as bytes, of any header."""
+    """A safetensors file as bytes, with any header."""
     text = header.encode()
     return struct.pack("<Q", len(text)) + text + arrays

@@ -1,4 +1,4 @@
-"""Every loss on the notebook's data and on real sets: what the error bar and the mean become under each."""
+"""Every loss on the notebook's data and on real sets: how good its means and its error bars are."""
 
 import warnings
 from collections.abc import Callable
@@ -47,7 +47,7 @@ SCORES = ("rmse", "nll", "crps", "coverage")
 
 
 class Way(NamedTuple):
-    """A model, a loss and an optimizer; warmed up, the first half of the epochs trains the mean alone."""
+    """A model, a loss and an optimizer; if warmed up, the first half of the epochs trains the mean alone."""
 
     model: nn.Module
     loss: Callable
@@ -83,7 +83,7 @@ QUICK = Effort(("gaussian_nll, warmed up, decay apart",), 1, 4, 0)
 
 
 def train(way: Way, rows: tuple[np.ndarray, np.ndarray], seed: int, epochs: int) -> tuple[TrainState, int]:
-    """Members that each hold another fifth of the rows out, and keep their best epoch by it; failed ones."""
+    """Members that hold out a fifth of the rows each and keep their best epoch on it; how many failed."""
     order = np.random.default_rng(seed).permutation(len(rows[0]))
     folds = [np.sort(order[i::MEMBERS]) for i in range(MEMBERS)]
     size = len(order) // MEMBERS
@@ -127,7 +127,7 @@ def problems(folders: list[Path], effort: Effort) -> dict[str, list[tuple]]:
 
 
 def epochs_of(rows: int, most: int) -> int:
-    """Fewer epochs where there are more rows: about as many steps."""
+    """Fewer epochs for more rows, so that the number of steps is about the same."""
     return max(min(most, most * 2000 // rows), 2)
 
 

@@ -53,7 +53,7 @@ def count_compilations(function: Callable[[], object]) -> int:
         if listening and event == "/jax/core/compile/backend_compile_duration":
             found.append(duration)
 
-    # Not every JAX can take a listener away again.
+    # Some versions of JAX can't unregister a listener.
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         function()
@@ -70,8 +70,8 @@ def multiply_adds(width: int, rows: int) -> int:
 class Limit:
     """The rate of matrix products that the machine reaches, on one core or on all of them.
 
-    The faster of a large product and of a step's own (rows x width x width, one after another on each core)
-    counts, and the faster of PyTorch's and XLA's, in float32. On a GPU, all products are one batch.
+    It is the best rate of a large product and of a step's own products (rows x width x width, one after
+    another on each core), by PyTorch or XLA, in float32. On a GPU, all products are one batch.
     """
 
     def __init__(self, width: int, rows: int, members: int):
@@ -107,7 +107,7 @@ class Limit:
         return max(large / _median(self._torch_large), small * PRODUCTS * cores() / together, batch)
 
     def microseconds(self) -> float:
-        """The least time of a member's step, were it nothing but its products."""
+        """The time of a member's step if it consisted of its products alone."""
         return multiply_adds(self.width, self.rows) / self.rate() * 1e6
 
     def _torch_large(self) -> None:

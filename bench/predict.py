@@ -20,7 +20,7 @@ LEVEL = 0.95
 DRAWS = 1000
 LIMIT = "limit: the cdf and density at both ends, once"
 
-# How far members' means are apart, in their own standard deviations.
+# Distances of members' means, in their standard deviations.
 CASES = {"members agree": 0.3, "members disagree": 3.0, "members far apart": 100.0}
 
 
@@ -51,7 +51,7 @@ def members_of(dist: GaussianMixture) -> tuple[np.ndarray, np.ndarray]:
 
 
 def row_by_row(dist: GaussianMixture) -> np.ndarray:
-    """Both ends by SciPy's `brentq`, each row's from the bracket that the members' own quantiles make."""
+    """Both ends by SciPy's `brentq`, row by row, bracketed by the members' quantiles."""
     tail = (1 - LEVEL) / 2
     means, stds = (np.ascontiguousarray(a.T) for a in members_of(dist))
     ends = np.empty((2, len(means)))
@@ -84,13 +84,13 @@ def moment_matched(dist: GaussianMixture) -> np.ndarray:
 
 
 def exact(dist: GaussianMixture) -> np.ndarray:
-    """Ours."""
+    """The mixture's own interval."""
     return np.stack(jax.block_until_ready(dist.interval(LEVEL)))
 
 
 @jax.jit
 def once(dist: GaussianMixture, ends: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """What any root finder does at least once: the mixture's cdf and density at two points a row."""
+    """The least work of any root finder: the mixture's cdf and density at two points a row."""
     stds = jnp.exp(0.5 * dist.log_vars)
 
     def add(sums: tuple, member: tuple) -> tuple[tuple, None]:

@@ -12,7 +12,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "benchmarks").glob("*.md")
 
 
 def write(rows: list[dict], path: Path) -> None:
-    """Keep a result."""
+    """Write a result."""
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -88,7 +88,7 @@ def speed(rows: list[dict]) -> list[str]:
 
 
 def predict(rows: list[dict]) -> list[str]:
-    """Times and errors of exact intervals and of what is used in their place."""
+    """Times and errors of exact intervals and of their substitutes."""
     lines = [
         "| | " + " | ".join(f"{name}: takes, and is off by" for (name,) in _grouped(rows, "case")) + " |"
     ]
@@ -103,7 +103,7 @@ def predict(rows: list[dict]) -> list[str]:
 
 
 def coverage(rows: list[dict]) -> list[str]:
-    """What 95 % intervals hold where the truth is known."""
+    """Coverage of 95 % intervals where the truth is known."""
     lines = [
         "| 16 members | coverage, mean of 20 data seeds (least to most) | width | CRPS | noise found, off by "
         "| bias of the mean over all seeds, largest |",
@@ -120,7 +120,7 @@ def coverage(rows: list[dict]) -> list[str]:
 
 
 def losses(rows: list[dict]) -> list[str]:
-    """CRPS and coverage of each loss on each set, and how its mean does."""
+    """RMSE, NLL, CRPS and coverage of each loss on each set."""
     names = [name for (name,) in _grouped(rows, "set")]
     lines = [f"| loss | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     best = {
@@ -175,7 +175,7 @@ def uci(rows: list[dict]) -> list[str]:
 
 
 def comparison(rows: list[dict]) -> list[str]:
-    """What a user would pick, over all sets: a row for each method."""
+    """The methods that a user would choose from, over all sets: a row for each."""
     lines = [
         "| method | mean rank by CRPS | mean rank by NLL | inside 95 % intervals | fit, s |",
         "|---|---|---|---|---|",
@@ -219,7 +219,7 @@ def ablation(rows: list[dict]) -> list[str]:
 
 
 def faults(rows: list[dict]) -> list[str]:
-    """How often each fault struck, and how often what is promised held."""
+    """How often each fault struck, and how often the promise held."""
     lines = ["| what went wrong | times | held | what is promised |", "|---|---|---|---|"]
     lines += [f"| {r['fault']} | {r['times']} | {r['held']} | {r['promise']} |" for r in rows]
     return [*lines, "", _measured_on(rows[0])]
@@ -235,7 +235,7 @@ def inputs(rows: list[dict]) -> list[str]:
 
 
 def scale(rows: list[dict]) -> list[str]:
-    """Memory and rates of rows that aren't held, and many processes."""
+    """Memory and rates of rows in files, and of many processes."""
     lines = ["| measured | | |", "|---|---|---|"]
     for (question,), own in _grouped(rows, "question").items():
         for i, row in enumerate(own):

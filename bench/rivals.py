@@ -21,7 +21,7 @@ LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 5e-3, 0.9, 1e-4
 
 
 class Rival:
-    """Holds what all need: modules, one for each member, and the rows."""
+    """Base class: a module for each member, and the rows."""
 
     name: str
 
@@ -110,7 +110,7 @@ class CompiledFunctional(Functional):
     name = "torch.func, compiled"
 
     def compile(self, step: Callable) -> Callable:
-        """Inductor's code."""
+        """With Inductor."""
         return torch.compile(step, dynamic=False, backend=self.backend)
 
 
@@ -120,7 +120,7 @@ class CudaGraphs(Functional):
     name = "torch.func, compiled, CUDA graphs"
 
     def compile(self, step: Callable) -> Callable:
-        """A graph writes over what it returned before, hence the copies."""
+        """Copies what is returned, because a CUDA graph overwrites it."""
         fast = torch.compile(step, mode="reduce-overhead", dynamic=False)
         return lambda *arguments: tree_map(torch.clone, fast(*arguments))
 

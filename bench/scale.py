@@ -1,4 +1,4 @@
-"""Rows that memory doesn't hold, and many processes: memory, rates, and what files of their own cost."""
+"""Rows that memory doesn't hold, and many processes: memory, rates, and the price of `own_share`."""
 
 import json
 import math
@@ -27,7 +27,7 @@ from jaxreg.machine import cores
 
 FILE_ROWS, GROUPS, SORTED_GROUPS = 1_000_000, 8, 64
 PROCESS_ROUNDS = 5
-# Numbers of processes for which the model tells an efficiency.
+# Numbers of processes for which the model predicts an efficiency.
 MODEL_COUNTS = 2, 4, 16
 # Processes whose members learn from their own share, and rows that nobody learns from.
 SHARES, TEST_ROWS, RATE = (2, 4), 32_768, 3e-3
@@ -47,7 +47,7 @@ FULL, QUICK = Effort(2_000_000, 20_000_000, 524_288, 5, 12), Effort(4096, 8192, 
 
 
 def make(folder: Path, rows: int, groups: int = GROUPS, *, in_order: bool = True) -> Path:
-    """Parquet files of float32 rows whose noise varies, in the order of their first feature or in none."""
+    """Parquet files of float32 rows whose noise varies, sorted by their first feature or unsorted."""
     folder.mkdir()
 
     def write_one(i: int) -> None:
@@ -66,13 +66,13 @@ def make(folder: Path, rows: int, groups: int = GROUPS, *, in_order: bool = True
 
 
 def child(*arguments: object) -> subprocess.Popen:
-    """A process of a measurement."""
+    """Start a process of a measurement."""
     command = [sys.executable, "-m", "bench.scale_process", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
 
 def result(process: subprocess.Popen) -> dict:
-    """What it printed, or an error."""
+    """What a process printed, or an error."""
     out, _ = process.communicate()
     if process.returncode:
         raise RuntimeError(f"{process.args} ended with {process.returncode}")
@@ -107,7 +107,7 @@ def rates(folder: Path, effort: Effort) -> list[dict]:
     stream = files.stream([*data.key_words(key), 0], batch_size=BATCH, batches=files.batches(BATCH))
     order = next(stream).numbers.ravel()
     rows = np.empty((MEMBERS, files.rows), np.int32)
-    # In memory each member has an order of its own: its rows are listed so that it comes to the same batches.
+    # In memory each member has its own order: its rows are listed so that it gets the same batches.
     for line, own in zip(rows, jax.random.split(key, MEMBERS), strict=True):
         line[np.asarray(data.batch_order(own, 0, files.rows))] = order
     ways = {
@@ -145,7 +145,7 @@ def prediction_rates(folder: Path, effort: Effort) -> list[dict]:
 
 
 def mixing(folder: Path) -> list[dict]:
-    """Correlation of neighbours in the stream of rows that are sorted on the disk, by size of the buffer."""
+    """Correlation of neighbours in the stream of sorted files, by size of the shuffle buffer."""
     files, found = tables.from_files(folder, target="y"), []
     for groups in (0.5, 1, 2, 4, 8):
         buffer = int(groups * files.row_groups[0].rows)
@@ -164,9 +164,9 @@ def mixing(folder: Path) -> list[dict]:
 
 
 def processes(folder: Path) -> list[dict]:
-    """Rows of all members per second over processes, each on a core of its own; all files or own ones.
+    """Rows per second, over all members, of processes on a core each that read all files or their share.
 
-    The model: N processes share the training of one and each reads as many rows as one alone, so the
+    The model: N processes divide the training of one process, and each reads all of its rows, so the
     efficiency is `seconds / (seconds + (N - 1) read_seconds)` of the figures of one process.
     """
     cores, times = sorted(os.sched_getaffinity(0)), {}
@@ -195,7 +195,7 @@ def processes(folder: Path) -> list[dict]:
 
 
 def _run_together(folder: Path, share: str, cores: list[int]) -> dict:
-    """A run of a process on each core, as the slowest saw it."""
+    """Run a process on each core; the figures are those of the slowest."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -208,7 +208,7 @@ def _start(folder: Path, share: str, count: int, number: int, core: int, port: i
 
 
 def own_files(folders: dict[str, Path], effort: Effort) -> list[dict]:
-    """NLL of rows that nobody learned from, where members see all files and where each sees a share."""
+    """NLL of rows that no member trained on, if members see all files and if each sees a share."""
     found, key = [], jax.random.key(KEY_SEED)
     for order, folder in folders.items():
         files = tables.from_files(folder, target="y").standardised()

@@ -1,6 +1,6 @@
 """One process of a measurement of `bench.scale`: `python -m bench.scale_process WHAT ARGUMENTS` prints JSON.
 
-Nothing here may start JAX when it is imported, because processes have to find each other first.
+Importing this must not start JAX, because processes have to find each other first.
 """
 
 import json
@@ -36,7 +36,7 @@ def peak() -> float:
 
 
 def train(folder: str) -> dict:
-    """An epoch on files, with what standardises them found first."""
+    """An epoch on files, which are standardised first."""
     files = tables.from_files(folder, target="y").standardised()
     began = time.perf_counter()
     _, history = fit_ensemble(
@@ -47,7 +47,7 @@ def train(folder: str) -> dict:
 
 
 def predict(folder: str, read: str) -> dict:
-    """Predictions of files as the command makes them, from files, or from one table, to files."""
+    """Predict as the command does, from files or from one table, into files."""
     x = np.random.default_rng(0).normal(size=(100, FEATURES))
     keys = jax.random.split(jax.random.key(0), PREDICTING)
     params = jax.vmap(TRAINER.init, (0, None))(keys, jnp.asarray(x[:2], jnp.float32)).params
@@ -75,7 +75,7 @@ def predict(folder: str, read: str) -> dict:
 
 
 def process(folder: str, share: str, count: int, number: int, port: int, core: int) -> dict:
-    """One of several processes, each on a core of its own, that reads all rows or its own share."""
+    """One of several processes, each on its own core, that reads all rows or its own share."""
     os.sched_setaffinity(0, [core])
     if count > 1:
         hosts.start(f"localhost:{port}", count, number)

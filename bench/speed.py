@@ -1,7 +1,7 @@
 """How fast networks train: against what a user would write in PyTorch, and against the machine's limit.
 
-Contenders train the same networks on the same batches; that their losses agree is asserted first. They are
-timed in turn, round after round; medians over the rounds are kept, of times and of ratios within a round.
+Contenders train the same networks on the same batches; their losses are asserted to agree first. They are
+timed in turn, round after round; the results are medians of times and of ratios within a round.
 """
 
 import math
@@ -87,9 +87,9 @@ class Problem:
         return Contender(partial(self.fit, **settings), self.steps * self.members)
 
     def rival(self, kind: type[rivals.Rival], backend: str) -> Contender:
-        """A rival whose losses were found to be ours, with the number of threads that suits it best.
+        """A rival whose losses agree with ours, with the number of threads that is fastest for it.
 
-        Where it trains members one after another, one of them stands for all.
+        If it trains members one after another, one of them is timed for all.
         """
         members = self.members if issubclass(kind, rivals.Functional) else 1
         rows = tuple(torch.from_numpy(np.array(a)).to(TORCH_DEVICE) for a in self.rows)
@@ -125,7 +125,7 @@ class Problem:
 
     def compare(self, question: str, kinds: list[type[rivals.Rival]], effort: Effort) -> list[dict]:
         """Time ourselves, the rivals and the machine's products in turn."""
-        torch._dynamo.reset()  # which else gives up on a function that it has compiled for many shapes
+        torch._dynamo.reset()  # or it gives up on a function that it has compiled for many shapes
         contenders = {OURS: self.ours()} | {kind.name: self.rival(kind, effort.backend) for kind in kinds}
         name = LIMIT_ONE if self.members == 1 and not GPU else LIMIT
         limit = Limit(self.width, min(self.batch_size, len(self.rows[0])), self.members)
@@ -156,7 +156,7 @@ def timed(
 
 
 def units_for(run: Callable[[int], object], target: float) -> int:
-    """How many units of work take about so long."""
+    """How many units of work take about the target time."""
     run(1)
     units, took = 1, 0.0
     while took < target / 4:
@@ -274,7 +274,7 @@ print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 
 
 def peak_memory(members: int, settings: str) -> int:
-    """Bytes that a process held at most while it trained so many members; on Linux."""
+    """Peak bytes of a process that trains so many members; on Linux."""
     command = [sys.executable, "-c", MEMORY_CODE.replace("{settings}", settings), str(members)]
     return int(subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout) * 1024
 

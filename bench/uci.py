@@ -79,7 +79,7 @@ def splits(dataset: Dataset, most: int | None) -> Iterator[Split]:
 
 
 class Rivals:
-    """The process that fits the rivals, and their names; none where their environment is missing."""
+    """The process that fits the rivals, and their names; none if their environment is missing."""
 
     def __init__(self, process: subprocess.Popen | None, folder: Path):
         self.process, self.rows = process, folder / "rows.npz"
@@ -120,7 +120,7 @@ def fit_ours(split: Split, seed: int, settings: dict) -> tuple[DeepEnsembleRegre
 
 
 def measure(dataset: Dataset, effort: Effort, rival: Rivals, console: Console) -> list[dict]:
-    """A row for each split and method; all methods fit a split before the next split's turn."""
+    """A row for each split and method; all methods fit one split before the next."""
     rows = []
     first = None
     for i, split in enumerate(splits(dataset, effort.splits)):

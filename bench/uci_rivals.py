@@ -45,7 +45,7 @@ def gaussian_process(x: np.ndarray, y: np.ndarray) -> Predict:
 
 
 def mlp(x: np.ndarray, y: np.ndarray) -> Predict:
-    """scikit-learn's network, which has no spread: it is given that of its errors on the training rows."""
+    """scikit-learn's network, which predicts no std: it gets that of its errors on the training rows."""
     model = MLPRegressor(random_state=0).fit(x, y)
     std = np.sqrt(np.mean((model.predict(x) - y) ** 2))
     return lambda x: (model.predict(x), np.full(len(x), std))
@@ -72,7 +72,7 @@ def main() -> None:
             answer = {"seconds": time.perf_counter() - began}
             rows["mean"], rows["std"] = predict(rows["x_test"])
             np.savez(Path(path), **rows)
-        except Exception as error:  # the bench says it and goes on
+        except Exception as error:  # the bench reports it and goes on
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), flush=True)
 

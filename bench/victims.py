@@ -1,7 +1,7 @@
-"""What faults strike: a run, saves, readers, each in a process of its own, so that a crash is seen as such.
+"""Targets of the faults: a run, saves, readers, each in its own process, so that a crash is noticed.
 
-This module imports no more than that needs. Children are forked from a process that has imported it and done
-nothing yet, which takes a third of a second; forks of one with polars or scikit-learn as well come to a halt.
+This module imports no more than they need. Children are forked from a process that has only imported it,
+which takes a third of a second; forks of a process with polars or scikit-learn hang.
 """
 
 import multiprocessing
@@ -49,7 +49,7 @@ def _quietly(function: Callable, *arguments: object) -> None:
 
 
 def call(function: Callable, *arguments: object) -> object:
-    """What a function returns in a child, or the text of its end where it crashed."""
+    """What a function returns in a child, or how the child ended if it crashed."""
     ours, theirs = PROCESSES.Pipe()
     process = start(_answer, theirs, function, *arguments)
     theirs.close()
@@ -92,7 +92,7 @@ def same(a: Path, b: Path) -> bool:
 
 
 def fitted(seed: int, width: int = 128) -> Fitted:
-    """A model of two features that nothing was trained for."""
+    """An untrained model of two features."""
     model = MeanVarRegressor(hidden=(width, width))
     rng, one = np.random.default_rng(seed), jax.ShapeDtypeStruct((1, 2), np.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), one)
@@ -102,7 +102,7 @@ def fitted(seed: int, width: int = 128) -> Fitted:
 
 
 def save_repeatedly(path: Path, ready: Path, seeds: tuple[int, ...], most: int) -> None:
-    """Save one model after another over each other."""
+    """Save models to one path, one over the other."""
     models = [fitted(seed) for seed in seeds]
     ready.touch()
     for i in range(most):
@@ -110,13 +110,13 @@ def save_repeatedly(path: Path, ready: Path, seeds: tuple[int, ...], most: int) 
 
 
 def is_one_of(path: Path, seeds: tuple[int, ...]) -> bool:
-    """Whether a file holds one of some models, whole."""
+    """Whether a file holds one of some models."""
     leaf = np.asarray(jax.tree.leaves(model_file.load(path).params)[0])
     return any(np.array_equal(leaf, jax.tree.leaves(fitted(seed).params)[0]) for seed in seeds)
 
 
 def damaged(whole: bytes, stride: int) -> Iterator[bytes]:
-    """A file with a byte changed, and cut short, at every so many bytes."""
+    """A file with a byte changed, and cut short, at every `stride` bytes."""
     for offset in range(0, len(whole), stride):
         yield whole[:offset] + bytes([whole[offset] ^ CHANGED_BITS]) + whole[offset + 1 :]
         yield whole[:offset]
@@ -168,7 +168,7 @@ def resume_damaged(folder: Path, last: Path, stride: int, whole: Path) -> tuple[
 
 
 def read_hostile(path: Path) -> tuple[str, int, float]:
-    """What reading a model file comes to: what is said, bytes of memory that it took, seconds."""
+    """The outcome of reading a model file: what is said, bytes of memory, seconds."""
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     try:
         model_file.load(path)
