@@ -1,8 +1,8 @@
 """Calibration on held-out rows: one factor for the variance, recalibrated levels, conformal intervals.
 
-A calibration is fitted to predictions of rows that had no part in training, and applied to other
-predictions. Rows that chose a member's best epoch had a part: calibrated on them, intervals are a little too
-narrow, and what is guaranteed is guaranteed no more.
+A calibration is fitted to predictions of rows that weren't used in training, and applied to other
+predictions. Rows that chose a member's best epoch were used: calibrated on them, intervals are a little too
+narrow, and guarantees don't hold.
 """
 
 from jaxreg.calibration.conformal import Conformal as Conformal
