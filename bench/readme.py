@@ -246,6 +246,22 @@ def scale(rows: list[dict]) -> list[str]:
     return [*lines, "", _measured_on(rows[0])]
 
 
+def gpu(rows: list[dict]) -> list[str]:
+    """Everything that was measured on a GPU, question by question."""
+    lines = ["| measured | members | what | median (least to most) | times jaxreg's |", "|---" * 5 + "|"]
+    for (question,), own in _grouped(rows, "question").items():
+        before = None
+        for i, row in enumerate(own):
+            spread = f" ({row['least']} to {row['most']})" if row["rounds"] != "1" else ""
+            members = row["members"] if row["members"] != before else ""
+            before = row["members"]
+            lines.append(
+                f"| {question if i == 0 else ''} | {members} | {row['what']} "
+                f"| {row['median']} {row['unit']}{spread} | {row['times_ours']} |"
+            )
+    return [*lines, "", _measured_on(rows[0])]
+
+
 def _measured_on(row: dict) -> str:
     used = ", ".join(f"{name} {row[name]}" for name in ("jax", "flax", "optax", "torch") if name in row)
     return f"Measured on {row.get('device') or row['platform']} with {used}."
@@ -255,7 +271,7 @@ TABLES = {
     "parity": ("parity.csv", parity),
     "notebook": ("notebook.csv", notebook),
     "speed": ("speed-cpu.csv", speed),
-    "speed on a GPU": ("speed-gpu.csv", speed),
+    "gpu": ("gpu.csv", gpu),
     "predict": ("predict-cpu.csv", predict),
     "coverage": ("coverage.csv", coverage),
     "losses": ("losses.csv", losses),

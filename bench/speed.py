@@ -37,7 +37,7 @@ SGD = (rivals.LEARNING_RATE, rivals.MOMENTUM, rivals.WEIGHT_DECAY)
 STEPS_COMPARED, LARGEST_DIFFERENCE = 50, 1e-4
 TORCH_DEVICE = "cuda" if GPU else "cpu"
 ALONE = [rivals.Notebook, rivals.Eager, rivals.CompiledStep]
-TOGETHER = [rivals.Functional, rivals.CompiledFunctional, *([rivals.CudaGraphs] if GPU else [])]
+TOGETHER = [rivals.Functional, rivals.CompiledFunctional]
 
 
 class Contender(NamedTuple):
@@ -183,7 +183,7 @@ def one_network(effort: Effort) -> list[dict]:
 
 def ensembles(effort: Effort) -> list[dict]:
     """Whole fits of ensembles."""
-    sizes = [2] if effort.quick else [1, 16, 64, 256, 1024, 4096] if GPU else [16, 64, 256]
+    sizes = [2] if effort.quick else [16, 64, 256]
     kinds = TOGETHER[1:] if effort.quick else [rivals.Notebook, *TOGETHER]
     long = effort._replace(seconds=3 * effort.seconds)
     return [r for m in sizes for r in Problem(128, 64, m).compare("ensemble, whole fit", kinds, long)]
@@ -356,11 +356,12 @@ def draw(rows: list[dict], path: Path) -> Axes:
     kept = [r for r in rows if r["question"] in ("one network, whole fit", "ensemble, whole fit")]
     fig = Figure(figsize=(9, 4.5), layout="constrained")
     ax = fig.subplots()
-    styles = {OURS: ("C0", "o-", 2.5), LIMIT: ("0.3", "x:", 1.5), LIMIT_ONE: ("0.3", "+:", 1.5)}
+    styles, limits = {OURS: ("C0", "o-", 2.5)}, cycle(["x:", "+:", "1:"])
     marks = cycle(["s--", "D--", "v--", "^-.", "P-.", "*-."])
     for i, name in enumerate(dict.fromkeys(r["what"] for r in kept)):
-        points = [(int(r["members"]), float(r["median"])) for r in kept if r["what"] == name]
-        color, style, width = styles.get(name) or (f"C{i}", next(marks), 1.3)
+        points = sorted((int(r["members"]), float(r["median"])) for r in kept if r["what"] == name)
+        limit = ("0.3", next(limits), 1.5) if name.startswith("limit") else None
+        color, style, width = styles.get(name) or limit or (f"C{i}", next(marks), 1.3)
         ax.plot(*zip(*points, strict=True), style, color=color, label=name, linewidth=width)
     ax.set(xscale="log", yscale="log", xlabel="members", ylabel="time per member and step (µs)")
     members = sorted({int(r["members"]) for r in kept})
@@ -386,7 +387,6 @@ def main(*, quick: bool, out: Path) -> list[dict]:
         show(found, console)
         rows += found
     if not quick:
-        name = f"speed-{jax.default_backend()}"
-        write(rows, out / f"{name}.csv")
-        draw(rows, out / f"{name}.png")
+        write(rows, out / "speed-cpu.csv")
+        draw(rows, out / "speed-cpu.png")
     return rows

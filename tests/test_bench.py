@@ -9,7 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import ablation, coverage, datasets, losses, machine, notebook, predict, readme, scale, speed, uci
+from bench import (
+    ablation,
+    coverage,
+    datasets,
+    gpu,
+    losses,
+    machine,
+    notebook,
+    predict,
+    readme,
+    scale,
+    speed,
+    uci,
+)
 from bench.__main__ import MEASUREMENTS
 from jaxreg import Affine, Gaussian
 
@@ -258,3 +271,51 @@ def test_ablation_bench_in_its_quick_form(tmp_path, capsys):
     assert not list(tmp_path.glob("ablation.csv")) and "noise not scaled" in capsys.readouterr().out
     assert rows[0]["rmse"] == rows[2]["rmse"] and rows[0]["nll"] != rows[2]["nll"]
     assert len(readme.ablation([{k: str(v) for k, v in row.items()} for row in rows])) == 7
+
+
+@pytest.mark.slow
+def test_gpu_bench_in_its_smallest_form(tmp_path, capsys):
+    rows = gpu.main(quick=False, out=tmp_path, cpu=True)
+    assert not list(tmp_path.iterdir())
+    assert {row["part"] for row in rows} == {part.name for part in gpu.PARTS}
+    assert not [row["what"] for row in rows if "failed" in row["what"] or "no time" in row["what"]]
+    by_unit = {unit: [row for row in rows if row["unit"] == unit] for unit in ("float64", "us", "nats")}
+    assert max(float(row["median"]) for row in by_unit["float64"]) < 1e-9
+    assert all(float(row["least"]) <= float(row["median"]) <= float(row["most"]) for row in by_unit["us"])
+    assert [row["median"] for row in by_unit["nats"]][1:] == ["0", "0"]  # a CPU rounds no product
+    fused = [row for row in rows if row["unit"] == "of the largest loss"]
+    assert len(fused) == 6 and max(float(row["median"]) for row in fused) < 1e-5
+    assert "PyTorch" in capsys.readouterr().out
+
+
+def test_gpu_bench_without_a_gpu_or_without_time(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        gpu.main(quick=False, out=tmp_path)
+    assert ended.value.code == 2 and "no GPU here; --cpu" in capsys.readouterr().err
+    rows = gpu.main(quick=True, out=tmp_path, cpu=True, minutes=0, parts=["7", "1"])
+    assert [(row["part"], row["what"]) for row in rows] == [(p, "left out: no time") for p in "71"]
+
+
+def test_gpu_results_are_kept_where_a_part_is_measured_again(tmp_path):
+    path = tmp_path / "gpu.csv"
+
+    def found(what, value):
+        return gpu.single("a question", what, value, "us")
+
+    def kept():
+        with path.open(newline="") as file:
+            return [(row["part"], row["what"], row["median"]) for row in csv.DictReader(file)]
+
+    first = gpu.Results(path, [])
+    for part, what, value in [
+        ("3", "a", 1.0),
+        ("3", "cut: no time", np.nan),
+        ("4", "a", 2.0),
+        ("3", "b", 3.0),
+    ]:
+        first.add(part, found(what, value))
+    again = gpu.Results(path, ["3"])
+    again.add("3", found("a", 4.0))
+    assert kept() == [("3", "a", "4"), ("4", "a", "2"), ("3", "b", "3")]
+    gpu.Results(path, []).add("4", found("a", 5.0))  # all parts: from the beginning
+    assert kept() == [("4", "a", "5")]

@@ -1,4 +1,4 @@
-"""One process of a measurement of `bench.gpu`: `python -m bench.gpu_process WHAT ARGUMENTS` prints JSON."""
+"""One process of a measurement of `bench.gpu`: `python -m bench.gpu.process WHAT ARGUMENTS` prints JSON."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from functools import partial
 import jax
 import numpy as np
 
-from bench.gpu import loop
+from bench.gpu.variants import loop
 from bench.machine import seconds
 from bench.speed import Contender, Problem, units_for
 from jaxreg import DeepEnsembleRegressor
