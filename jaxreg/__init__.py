@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxreg.cache import use_cache as use_cache
+    from jaxreg.columns import Columns as Columns
     from jaxreg.data import Scaler as Scaler
     from jaxreg.distributions import Affine as Affine
     from jaxreg.distributions import Distribution as Distribution
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from jaxreg.distributions import Prediction as Prediction
     from jaxreg.estimator import DeepEnsembleRegressor as DeepEnsembleRegressor
     from jaxreg.model.fitted import Fitted as Fitted
+    from jaxreg.networks import ColumnEmbedding as ColumnEmbedding
     from jaxreg.networks import MeanOnlyRegressor as MeanOnlyRegressor
     from jaxreg.networks import MeanVarRegressor as MeanVarRegressor
     from jaxreg.networks import NaturalRegressor as NaturalRegressor
@@ -55,12 +57,13 @@ __version__ = "0.1.0"
 # Where each public name is.
 HOMES = {
     "cache": "use_cache",
+    "columns": "Columns",
     "data": "Scaler",
     "distributions": "Affine Distribution Gaussian GaussianMixture Prediction",
     "estimator": "DeepEnsembleRegressor",
     "model.fitted": "Fitted",
-    "networks": "MeanOnlyRegressor MeanVarRegressor NaturalRegressor PeriodicEmbedding predict "
-    "predict_ensemble start_variance",
+    "networks": "ColumnEmbedding MeanOnlyRegressor MeanVarRegressor NaturalRegressor PeriodicEmbedding "
+    "predict predict_ensemble start_variance",
     "training": "History Hook Run Trainer TrainState adamw beta_nll by_head crps_gaussian faithful_nll fit "
     "fit_ensemble gaussian_nll make_trainer mean_nll run_epochs scaled_nll sgd squared_error "
     "torch_gaussian_nll warm_up without_failed",

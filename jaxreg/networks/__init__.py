@@ -1,5 +1,6 @@
 """Networks: Flax modules that map x to a Gaussian, and what they predict."""
 
+from jaxreg.networks.embeddings import ColumnEmbedding as ColumnEmbedding
 from jaxreg.networks.embeddings import PeriodicEmbedding as PeriodicEmbedding
 from jaxreg.networks.models import ACTIVATIONS as ACTIVATIONS
 from jaxreg.networks.models import MeanOnlyRegressor as MeanOnlyRegressor

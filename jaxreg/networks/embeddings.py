@@ -64,6 +64,48 @@ class PeriodicEmbedding(nn.Module):
         return jnp.concatenate([x, *embedded], axis=-1)
 
 
+class ColumnEmbedding(nn.Module):
+    """What `Columns.transform` gives, for a first layer: numbers embedded, levels as learned vectors.
+
+    Guo & Berkhahn 2016, "Entity embeddings of categorical variables".
+
+    Args:
+        numbers: how many columns hold scaled numbers; they stand first.
+        vectors: of each column that holds the number of a level, how many levels there are and the size of
+            their vectors; these columns stand last. All between are taken as they are.
+        embedding: of the scaled numbers, `(n, numbers) -> (n, any)`; None takes them as they are.
+
+    >>> import jax
+    >>> from jaxreg import ColumnEmbedding
+    >>> module = ColumnEmbedding(numbers=1, vectors=((40, 5),))
+    >>> x = jax.numpy.array([[0.3, 1.0, 39.0], [-0.1, 0.0, 2.0]])
+    >>> module.apply(module.init(jax.random.key(0), x), x).shape
+    (2, 7)
+    """
+
+    numbers: int
+    vectors: Sequence[tuple[int, int]] = ()
+    embedding: nn.Module | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "vectors", tuple(tuple(vector) for vector in self.vectors))
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: Float[ArrayLike, "... inputs"]) -> Float[Array, "... embedded"]:
+        """Map inputs to what the first layer takes."""
+        x = jnp.asarray(x)
+        first, last = self.numbers, x.shape[-1] - len(self.vectors)
+        numbers = x[..., :first]
+        parts = [numbers if self.embedding is None or not first else self.embedding(numbers)]
+        parts.append(x[..., first:last])
+        for i, (levels, size) in enumerate(self.vectors):
+            init = nn.initializers.normal(size**-0.5)
+            table = self.param(f"levels_{i}", init, (levels, size), x.dtype)
+            parts.append(table.at[x[..., last + i].astype(jnp.int32)].get(mode="clip"))
+        return jnp.concatenate(parts, axis=-1)
+
+
 @jax.custom_jvp
 def sin_cos(turns: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
     """Sine and cosine of an angle in turns, which are exact for large angles too.

@@ -1,0 +1,191 @@
+"""A table's columns as a network takes them, learned on the training rows."""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from jaxreg.columns.kinds import Kind, Nothing, Time, kind_of
+from jaxreg.columns.values import as_table, time_formats
+from jaxreg.data.frames import MOST_FAULTS, TableLike, column_names
+from jaxreg.networks.embeddings import ColumnEmbedding
+from jaxreg.plain import counted, did_you_mean, listed
+
+
+class Columns(NamedTuple):
+    """How a table's columns become what a network takes, learned on the training rows.
+
+    Numbers are scaled by median and quartiles and drawn in far outside; a gap is 0 with an indicator beside
+    it. Text and categories of few levels have one input each, of many a learned vector, whose number
+    `ColumnEmbedding` looks up. Times become days and circles. Ordered categories are both numbers and
+    categories. Columns that tell nothing are left out.
+
+    Attributes:
+        kinds: what was learned of each column, in the order of the training table.
+        named: whether the columns had names.
+
+    >>> import pandas as pd
+    >>> from jaxreg import Columns
+    >>> frame = pd.DataFrame({"area": [50.0, None, 80.0] * 10, "city": ["Rome", "Oslo", "Rome"] * 10})
+    >>> columns = Columns.fit(frame)
+    >>> print(columns)
+    area  number              scaled, and whether it is missing
+    city  category, 2 levels  an input for each
+    >>> columns.transform(frame[:2]).round(2).tolist()
+    [[-0.67, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]]
+    """
+
+    kinds: tuple[Kind, ...]
+    named: bool
+
+    @classmethod
+    def fit(
+        cls,
+        table: TableLike,
+        *,
+        categories: Sequence[str] = (),
+        numbers: Sequence[str] = (),
+        drop: Sequence[str] = (),
+    ) -> "Columns":
+        """Learn what each column is.
+
+        Args:
+            table: rows to train on, `(rows, columns)`: frames of pandas or polars, arrays, nested lists.
+            categories: columns to take as categories, numbers among them; by name, or by their number as
+                text where they have no names.
+            numbers: columns to take as numbers; text that is none is a gap.
+            drop: columns to leave out.
+
+        Raises:
+            ValueError: names columns that aren't there, that are asked to be two things, or that hold what
+                can't be taken; if there are no rows, or nothing is left.
+
+        Warns:
+            UserWarning: names what is guessed: text taken as numbers or times, ambiguous times, and
+                columns that are left out.
+        """
+        rows = as_table(table)
+        if not rows.height:
+            raise ValueError("the table has no rows")
+        asked = _asked(rows.columns, {"category": categories, "number": numbers, "drop": drop})
+        kinds = tuple(
+            Nothing(name, "as asked") if asked.get(name) == "drop" else kind_of(name, column, asked.get(name))
+            for name, column in zip(rows.columns, rows, strict=True)
+        )
+        if all(isinstance(kind, Nothing) for kind in kinds):
+            told = ", ".join(f"{kind.name!r} ({kind.why})" for kind in kinds[:MOST_FAULTS])
+            raise ValueError(f"no column tells anything: {told}")
+        _warn_of_guesses(kinds, rows)
+        return cls(kinds, column_names(table) is not None)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all columns that are taken."""
+        return tuple(kind.name for kind in self.kinds if not isinstance(kind, Nothing))
+
+    @property
+    def vectors(self) -> tuple[tuple[int, int], ...]:
+        """Number of levels and size of each learned vector."""
+        return tuple(kind.vector for kind in self.kinds if kind.vector is not None)
+
+    def transform(self, table: TableLike) -> Float[np.ndarray, "rows inputs"]:
+        """What a network takes of each row, float64: scaled numbers, then flags, then numbers of levels.
+
+        Args:
+            table: other columns than those of the training table are ignored, and any order will do, where
+                they have names.
+
+        Raises:
+            ValueError: if columns are missing, by name, or hold what can't be taken.
+
+        Warns:
+            UserWarning: names columns with values that training rows had none of: other levels, gaps,
+                text where numbers were.
+        """
+        rows = as_table(self._known(table))
+        found = [kind.inputs(rows[kind.name]) for kind in self.kinds if not isinstance(kind, Nothing)]
+        guessed = [
+            f"{name!r} ({counted(inputs.guessed, 'row')})"
+            for name, inputs in zip(self.names, found, strict=True)
+            if inputs.guessed
+        ]
+        if guessed:
+            more = f" and {len(guessed) - MOST_FAULTS:,} more" if len(guessed) > MOST_FAULTS else ""
+            warnings.warn(
+                f"columns with values as no training row had them, taken as missing or as a rare level: "
+                f"{', '.join(guessed[:MOST_FAULTS])}{more}",
+                stacklevel=2,
+            )
+        parts = zip(*(inputs[:3] for inputs in found), strict=True)
+        return np.concatenate([part for group in parts for part in group], axis=1)
+
+    def embedding(self, numbers: nn.Module | None = None) -> ColumnEmbedding:
+        """What stands before a network's first layer, as `MeanVarRegressor(embedding=...)` takes it.
+
+        Args:
+            numbers: an embedding of the scaled numbers alone, a `PeriodicEmbedding` for example.
+        """
+        return ColumnEmbedding(sum(kind.has_number for kind in self.kinds), self.vectors, numbers)
+
+    def told(self) -> list[tuple[str, str, str]]:
+        """Of each column its name, what it is, and as what it is taken."""
+        return [(kind.name, *kind.told()) for kind in self.kinds]
+
+    def __str__(self) -> str:
+        lines = self.told()
+        widths = [max(len(line[i]) for line in lines) for i in range(2)]
+        return "\n".join(f"{a:{widths[0]}}  {b:{widths[1]}}  {c}" for a, b, c in lines)
+
+    def _known(self, table: TableLike) -> TableLike:
+        """The columns that are taken, in any order among others; an array's as they stand."""
+        names = column_names(table)
+        if names is None:
+            array = table if isinstance(table, np.ndarray) else np.asarray(table, object)
+            if array.ndim != 2 or array.shape[1] != len(self.kinds):
+                expected = counted(len(self.kinds), "column")
+                raise ValueError(f"the table has shape {array.shape}, expected rows of {expected}")
+            return table
+        missing = [name for name in self.names if name not in set(names)]
+        if missing:
+            raise ValueError(
+                f"the table lacks {listed(missing)}; it has {listed(names)}{did_you_mean(missing[0], names)}"
+            )
+        at = dict(zip(names, table.columns, strict=True))
+        return table[[at[name] for name in self.names]]
+
+
+def _asked(names: Sequence[str], asked: dict[str, Iterable[str]]) -> dict[str, str]:
+    """What the user says of columns, by name."""
+    found: dict[str, str] = {}
+    faults = []
+    for what, given in asked.items():
+        for name in [given] if isinstance(given, str) else given:
+            name = str(name)
+            if name not in names:
+                faults.append(f"there is no column {name!r}{did_you_mean(name, names)}")
+            elif found.setdefault(name, what) != what:
+                faults.append(f"column {name!r} is asked to be two things, {found[name]} and {what}")
+    if faults:
+        raise ValueError("; ".join(faults))
+    return found
+
+
+def _warn_of_guesses(kinds: Sequence[Kind], rows: pl.DataFrame) -> None:
+    """Say in one line what was guessed."""
+    told = []
+    for kind in kinds:
+        is_guess = getattr(kind, "text", False) or (isinstance(kind, Time) and kind.time_format is not None)
+        if is_guess or (isinstance(kind, Nothing) and kind.why != "as asked"):
+            told.append(f"{kind.name!r}: {', '.join(kind.told())}")
+        elif len(formats := time_formats(rows[kind.name])) > 1:
+            why = f"because its times may be {' or '.join(formats)}"
+            told.append(f"{kind.name!r}: {kind.told()[0]}, {why}")
+    if told:
+        more = f"; and {len(told) - MOST_FAULTS:,} more" if len(told) > MOST_FAULTS else ""
+        warnings.warn(
+            f"columns taken otherwise than they may seem: {'; '.join(told[:MOST_FAULTS])}{more}", stacklevel=3
+        )

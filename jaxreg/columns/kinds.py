@@ -1,0 +1,428 @@
+"""How single columns become what a network takes: numbers, categories, ordered categories, times, nothing.
+
+Each kind has `fit`, which learns from the training rows; `inputs`, what other rows give the network;
+`has_number`, whether a scaled number is among it; `vector`, how many levels have learned vectors and of which
+size, None without; and `told`, what the column is and as what it is taken, in words.
+"""
+
+import datetime
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from jaxreg.columns.values import is_numbers, numbers_in, time_formats, times_in, without_gaps
+from jaxreg.plain import counted
+
+# From here on scaled numbers grow as their logarithm, so that a mistake costs its own row and no other.
+FAR = 4.0
+LARGEST = 1e300
+# The quartiles of a normal distribution lie so many standard deviations apart.
+QUARTILES_APART = 1.3489795003921634
+
+# Levels of fewer rows share one. Up to so many levels have an input each, more have a learned vector.
+ROWS_OF_A_LEVEL = 5
+MOST_INPUTS = 12
+LARGEST_VECTOR = 32
+# A share of texts that stand in one row alone from which on a column names its rows.
+ALL_DIFFERENT = 0.9
+
+DAY = datetime.timedelta(days=1)
+YEAR_OF_DAYS, WEEK_OF_DAYS = 365.2425, 7.0
+
+
+class Inputs(NamedTuple):
+    """What a column gives the network.
+
+    Attributes:
+        numbers: scaled numbers, which an embedding may follow, `(rows, any)`.
+        flags: numbers of a few values between -1 and 1, `(rows, any)`.
+        levels: the number of a level each, for a learned vector, `(rows, 0)` or `(rows, 1)`.
+        guessed: how many values were taken otherwise than they were written.
+    """
+
+    numbers: Float[np.ndarray, "rows _"]
+    flags: Float[np.ndarray, "rows _"]
+    levels: Float[np.ndarray, "rows _"]
+    guessed: int = 0
+
+
+def nothing_for(rows: int) -> Float[np.ndarray, "rows 0"]:
+    """No inputs."""
+    return np.zeros((rows, 0))
+
+
+class Number(NamedTuple):
+    """A column of numbers, scaled by median and quartiles, and drawn in far outside.
+
+    Attributes:
+        name: of the column.
+        center: the median.
+        scale: the distance of the quartiles as a standard deviation, or that itself where they are equal;
+            infinity where all training values are equal.
+        gaps: whether an input beside it says that the value is missing.
+        text: whether the numbers were written as text.
+    """
+
+    name: str
+    center: float
+    scale: float
+    gaps: bool
+    text: bool = False
+
+    @classmethod
+    def fit(cls, name: str, column: pl.Series) -> "Number":
+        """Learn the scale."""
+        text = column.dtype == pl.String
+        numbers = _numbers(column)
+        known = numbers.drop_nulls().to_numpy()
+        low, center, high = np.quantile(known, [0.25, 0.5, 0.75]) if len(known) else (0.0, 0.0, 0.0)
+        with np.errstate(over="ignore"):
+            scale = (high - low) / QUARTILES_APART
+        if not 0 < scale < math.inf:
+            largest = max(np.abs(known).max(initial=0.0), np.finfo(float).tiny)
+            scale = float(np.std(known / largest) * largest) if len(known) else 0.0
+        return cls(name, float(center), float(scale) or math.inf, numbers.null_count() > 0, text)
+
+    @property
+    def has_number(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def vector(self) -> None:
+        """None."""
+        return None
+
+    def inputs(self, column: pl.Series) -> Inputs:
+        """Scaled numbers; 0 and an indicator where one is missing."""
+        numbers = _numbers(column)
+        missing = numbers.is_null().to_numpy()
+        scaled = scale(numbers.fill_null(self.center).to_numpy(), self.center, self.scale)
+        flags = missing[:, None].astype(float) if self.gaps else nothing_for(len(missing))
+        unread = (
+            numbers.null_count()
+            - (without_gaps(column) if column.dtype == pl.String else column).null_count()
+        )
+        unknown = 0 if self.gaps else column.null_count()
+        return Inputs(scaled[:, None], flags, nothing_for(len(missing)), unread + unknown)
+
+    def told(self) -> tuple[str, str]:
+        """A number."""
+        kind = "number, written as text" if self.text else "number"
+        return kind, "scaled" + (", and whether it is missing" if self.gaps else "")
+
+
+def _known(column: pl.Series) -> pl.Series:
+    return without_gaps(column) if column.dtype == pl.String else column
+
+
+def _numbers(column: pl.Series) -> pl.Series:
+    if column.dtype == pl.Datetime:
+        return pl.Series(values=[None] * len(column), dtype=pl.Float64)
+    return (
+        numbers_in(column)
+        if column.dtype in (pl.String, pl.Enum, pl.Categorical)
+        else column.cast(pl.Float64)
+    )
+
+
+def scale(values: Float[np.ndarray, " n"], center: float, scale: float) -> Float[np.ndarray, " n"]:
+    """Values in units of their scale, and beyond four of them as their logarithm.
+
+    >>> import numpy as np
+    >>> from jaxreg.columns.kinds import scale
+    >>> scale(np.array([3.0, 5.0, 1e12]), 1.0, 2.0).round(1)
+    array([ 1. ,  2. , 30.9])
+    """
+    with np.errstate(over="ignore"):
+        scaled = np.clip(values / scale - center / scale, -LARGEST, LARGEST)
+    size = np.abs(scaled)
+    return np.where(size > FAR, np.sign(scaled) * (FAR + np.log1p(np.maximum(size - FAR, 0))), scaled)
+
+
+class Category(NamedTuple):
+    """A column of levels: an input for each of a few, a learned vector for each of many.
+
+    Attributes:
+        name: of the column.
+        levels: those of enough rows, the most frequent first.
+        rare: whether training rows had others, which share one.
+        gaps: whether training rows lacked one.
+        size: of the learned vector, 0 for one input each.
+    """
+
+    name: str
+    levels: tuple[str, ...]
+    rare: bool
+    gaps: bool
+    size: int
+
+    @classmethod
+    def fit(cls, name: str, column: pl.Series) -> "Category":
+        """Learn which levels there are."""
+        text = _text(column)
+        counts = text.drop_nulls().value_counts().sort(["count", text.name], descending=[True, False])
+        kept = counts.filter(counts["count"] >= ROWS_OF_A_LEVEL)[text.name].to_list()
+        size = min(math.ceil(len(kept) ** 0.4), LARGEST_VECTOR) if len(kept) > MOST_INPUTS else 0
+        return cls(name, tuple(kept), len(kept) < len(counts), text.null_count() > 0, size)
+
+    @property
+    def has_number(self) -> bool:
+        """False."""
+        return False
+
+    @property
+    def vector(self) -> tuple[int, int] | None:
+        """The levels, the rare ones as one, and gaps."""
+        return (len(self.levels) + 2, self.size) if self.size else None
+
+    def inputs(self, column: pl.Series) -> Inputs:
+        """1 at the level's input, or the level's number."""
+        text = _text(column)
+        numbers = dict(zip(self.levels, range(len(self.levels)), strict=True))
+        rare, gap = len(self.levels), len(self.levels) + 1
+        known = text.is_not_null()
+        at = text.replace_strict(numbers, default=rare, return_dtype=pl.Int64)
+        at = at.set(~known, gap).to_numpy()
+        unseen = int((at == rare).sum()) if not self.rare else 0
+        unknown = unseen + (0 if self.gaps else text.null_count())
+        none = nothing_for(len(at))
+        if self.size:
+            return Inputs(none, none, at[:, None].astype(float), unknown)
+        shown = [*range(rare), *[rare] * self.rare, *[gap] * self.gaps]
+        return Inputs(none, (at[:, None] == np.array(shown, int)).astype(float), none, unknown)
+
+    def told(self) -> tuple[str, str]:
+        """Its levels."""
+        more = ", rare ones as one" * self.rare + ", and whether it is missing" * self.gaps
+        taken = f"a vector of {self.size} for each" if self.size else "an input for each"
+        return f"category, {counted(len(self.levels), 'level')}", taken + more
+
+
+def _text(column: pl.Series) -> pl.Series:
+    """Values as text, a whole number without its decimals."""
+    if column.dtype == pl.Float64:
+        whole = column == column.round(0)
+        wide = column.abs() >= 2**53
+        numbers = column.set(wide.fill_null(True), None).cast(pl.Int64, strict=False).cast(pl.String)
+        return pl.Series(
+            "level",
+            [
+                number if is_whole and number is not None else text
+                for number, is_whole, text in zip(numbers, whole, column.cast(pl.String), strict=True)
+            ],
+            dtype=pl.String,
+        )
+    text = column.cast(pl.String) if column.dtype != pl.String else column
+    return without_gaps(text).alias("level")
+
+
+class Ordered(NamedTuple):
+    """A column of ordered levels: as the number of the level, and as a category.
+
+    Attributes:
+        order: all levels.
+        number: of their numbers.
+        category: of the levels themselves.
+    """
+
+    order: tuple[str, ...]
+    number: Number
+    category: Category
+
+    @classmethod
+    def fit(cls, name: str, column: pl.Series) -> "Ordered":
+        """Learn both."""
+        order = tuple(column.dtype.categories.to_list())
+        numbers = _ranks(order, column)
+        return cls(order, Number.fit(name, numbers)._replace(gaps=False), Category.fit(name, column))
+
+    @property
+    def name(self) -> str:
+        """Of the column."""
+        return self.category.name
+
+    @property
+    def has_number(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def vector(self) -> tuple[int, int] | None:
+        """That of the category."""
+        return self.category.vector
+
+    def inputs(self, column: pl.Series) -> Inputs:
+        """Both, next to each other."""
+        category = self.category.inputs(column)
+        return category._replace(numbers=self.number.inputs(_ranks(self.order, column)).numbers)
+
+    def told(self) -> tuple[str, str]:
+        """Its levels."""
+        kind, taken = self.category.told()
+        return f"ordered {kind}", f"a number, and {taken}"
+
+
+def _ranks(order: Sequence[str], column: pl.Series) -> pl.Series:
+    numbers = dict(zip(order, map(float, range(len(order))), strict=True))
+    return column.cast(pl.String).replace_strict(numbers, default=None, return_dtype=pl.Float64)
+
+
+class Time(NamedTuple):
+    """A column of dates or times: days since the first, and the parts that vary as points on circles.
+
+    Attributes:
+        first: of the training rows.
+        days: the scale of the days since then.
+        year, week, day: whether the time of the year, the day of the week, the time of the day vary.
+        time_format: how text writes it; None where it was no text.
+    """
+
+    first: datetime.datetime
+    days: Number
+    year: bool
+    week: bool
+    day: bool
+    time_format: str | None
+
+    @classmethod
+    def fit(cls, name: str, column: pl.Series, time_format: str | None = None) -> "Time":
+        """Learn which parts vary."""
+        times = _times(column, time_format)
+        known = times.drop_nulls()
+        first = known.min()
+        parts = [known.dt.ordinal_day(), known.dt.weekday(), known.dt.time()]
+        year, week, day = (part.n_unique() > 1 for part in parts)
+        days = Number.fit(name, _days(times, first))
+        return cls(first, days, year, week, day, time_format)
+
+    @property
+    def name(self) -> str:
+        """Of the column."""
+        return self.days.name
+
+    @property
+    def has_number(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def vector(self) -> None:
+        """None."""
+        return None
+
+    def inputs(self, column: pl.Series) -> Inputs:
+        """Days, and two inputs for each circle; those are 0 where the time is missing."""
+        times = _times(column, self.time_format)
+        days = _days(times, self.first)
+        found = self.days.inputs(days)
+        since = _days(times, datetime.datetime(1, 1, 1)).to_numpy()  # which was a Monday
+        year = (times.dt.ordinal_day() - 1).cast(pl.Float64).to_numpy() + since % 1
+        turns = [
+            angle
+            for angle, varies in (
+                (year / YEAR_OF_DAYS, self.year),
+                (since % WEEK_OF_DAYS // 1 / WEEK_OF_DAYS, self.week),
+                (since % 1, self.day),
+            )
+            if varies
+        ]
+        circles = [part(2 * np.pi * angle) for angle in turns for part in (np.sin, np.cos)]
+        flags = np.nan_to_num(np.stack(circles, axis=1)) if circles else nothing_for(len(column))
+        unread = times.null_count() - column.null_count() if column.dtype != pl.Datetime else 0
+        return found._replace(
+            flags=np.concatenate([found.flags, flags], axis=1), guessed=max(found.guessed, unread)
+        )
+
+    def told(self) -> tuple[str, str]:
+        """Its format and parts."""
+        kind = "time" if self.time_format is None else f"time, written as text ({self.time_format})"
+        parts = {"time of the year": self.year, "day of the week": self.week, "time of the day": self.day}
+        taken = ["days since the first", *(name for name, varies in parts.items() if varies)]
+        return kind, ", ".join(taken) + (", and whether it is missing" if self.days.gaps else "")
+
+
+def _times(column: pl.Series, time_format: str | None) -> pl.Series:
+    if column.dtype == pl.Datetime:
+        return column
+    if column.dtype != pl.String:
+        return pl.Series(values=[None] * len(column), dtype=pl.Datetime("us"))
+    formats = [time_format] if time_format is not None else time_formats(column)
+    return times_in(column, formats[0]) if formats else times_in(column, "%Y-%m-%d")
+
+
+def _days(times: pl.Series, first: datetime.datetime | None) -> pl.Series:
+    if first is None:
+        return pl.Series(values=[None] * len(times), dtype=pl.Float64)
+    return (times - first).dt.total_microseconds().cast(pl.Float64) / (
+        DAY / datetime.timedelta(microseconds=1)
+    )
+
+
+class Nothing(NamedTuple):
+    """A column that is left out.
+
+    Attributes:
+        name: of the column.
+        why: it is.
+    """
+
+    name: str
+    why: str
+
+    @property
+    def has_number(self) -> bool:
+        """False."""
+        return False
+
+    @property
+    def vector(self) -> None:
+        """None."""
+        return None
+
+    def inputs(self, column: pl.Series) -> Inputs:
+        """None."""
+        return Inputs(*[nothing_for(len(column))] * 3)
+
+    def told(self) -> tuple[str, str]:
+        """Why."""
+        return self.why, "left out"
+
+
+Kind = Number | Category | Ordered | Time | Nothing
+
+
+def kind_of(name: str, column: pl.Series, asked: str | None = None) -> Kind:
+    """What a column of training rows is; `asked`, "number" or "category", is the user's word."""
+    known = _known(column)
+    values = known.n_unique() - (known.null_count() > 0)
+    if values == 0:
+        return Nothing(name, "empty")
+    if values == 1 and not known.null_count():
+        return Nothing(name, "constant")
+    if asked == "number":
+        return Number.fit(name, column)
+    if asked == "category":
+        return Category.fit(name, column)
+    if column.dtype == pl.Float64:
+        return Number.fit(name, column)
+    if column.dtype == pl.Datetime:
+        return Time.fit(name, column)
+    if column.dtype == pl.Enum:
+        return Ordered.fit(name, column)
+    if is_numbers(column):
+        return Number.fit(name, column)
+    formats = time_formats(column)
+    if len(formats) == 1:
+        return Time.fit(name, column, formats[0])
+    category = Category.fit(name, column)
+    if not category.levels:
+        rows = len(column) - known.null_count()
+        different = values >= ALL_DIFFERENT * rows
+        why = "a different text in nearly every row" if different else "no text in as many as 5 rows"
+        return Nothing(name, why)
+    return category
