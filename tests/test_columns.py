@@ -74,6 +74,7 @@ CASES = {
     "month first": (pd.Series(MONTH_FIRST), Time),
     "day first": (pd.Series([f"{day:%d.%m.%Y}" for day in DAYS]), Time),
     "times that are ambiguous": (pd.Series(["1/2/2024", "3/4/2024"] * 30), Category),
+    "text that is there or not": (pd.Series([f"note {i}" if i % 3 else None for i in range(ROWS)]), Category),
     "constant": (pd.Series([7.0] * ROWS), Nothing),
     "empty": (pd.Series([None] * ROWS, dtype=object), Nothing),
     "words for gaps alone": (pd.Series(["?", "NA"] * 30), Nothing),
@@ -93,6 +94,7 @@ def test_kinds_of_columns(name):
     found = columns.kinds[0]
     assert type(found) is kind, columns.told()[0]
     inputs = columns.transform(frame)
+    assert inputs.shape[1] == columns.width
     assert inputs.dtype == np.float64 and np.isfinite(inputs).all() and len(inputs) == len(column)
     # The same rows come out in another order, as CSV text would bring them, and alone.
     order = np.random.default_rng(1).permutation(len(column))
@@ -127,13 +129,13 @@ def test_numbers_are_scaled_by_median_and_quartiles():
     assert Columns.fit(mostly_zero[:, None]).kinds[0].scale == pytest.approx(mostly_zero.std())
 
 
-@pytest.mark.parametrize("center,unit", [(0.0, 1.0), (1e300, 1e299), (-5.0, 1e-300), (0.0, math.inf)])
+@pytest.mark.parametrize("center,unit", [(0.0, 1.0), (1e300, 1e299), (-5.0, 1e-300), (0.0, 0.0)])
 def test_far_values_are_drawn_in_smoothly(center, unit):
     z = np.r_[-np.logspace(8, -3, 300), 0, np.logspace(-3, 8, 300)]
-    values = center + z * (unit if math.isfinite(unit) else 1.0)
+    values = center + z * (unit or 1.0)
     scaled = scale(values, center, unit)
     assert np.isfinite(scaled).all() and (np.diff(scaled) >= 0).all()
-    if math.isinf(unit):
+    if unit == 0:
         assert (scaled == 0).all()  # of a column that was constant
     elif unit == 1.0:
         near = np.abs(z) <= FAR
@@ -141,7 +143,7 @@ def test_far_values_are_drawn_in_smoothly(center, unit):
         np.testing.assert_allclose(np.abs(scaled[~near]), FAR + np.log1p(np.abs(z[~near]) - FAR))
         step = scale(np.array([FAR - 1e-6, FAR, FAR + 1e-6]), 0.0, 1.0)
         np.testing.assert_allclose(np.diff(step), 1e-6, rtol=1e-5)  # no kink
-    assert np.abs(scale(np.array([1.7e308, -1.7e308]), center, unit)).max() < 1e3
+    assert np.abs(scale(np.array([1.7e308, -1.7e308]), center, unit)).max() < 2e3
 
 
 def test_a_mistake_costs_its_own_row_alone():

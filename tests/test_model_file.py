@@ -7,13 +7,23 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 from flax.linen import gelu, leaky_relu
 from safetensors.numpy import load_file, save_file
 
-from jaxreg import Fitted, MeanOnlyRegressor, MeanVarRegressor, NaturalRegressor, PeriodicEmbedding, Scaler
+from jaxreg import (
+    Columns,
+    Fitted,
+    MeanOnlyRegressor,
+    MeanVarRegressor,
+    NaturalRegressor,
+    PeriodicEmbedding,
+    Scaler,
+)
 from jaxreg.calibration.scaling import NoiseScaling, VarianceScaling
-from jaxreg.model import archive, model_file
+from jaxreg.model import archive, export, model_file
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(20, 2)) * [1.0, 1e3]
@@ -397,3 +407,71 @@ def test_what_is_just_possible(tmp_path):
     assert loaded.settings == kept.settings
     np.testing.assert_array_equal(loaded.x_scaler.scale, [1, np.inf])
     assert np.isfinite(loaded.predict(X).std).all()
+
+
+def with_columns(frame, **settings):
+    """A model on the columns of a frame, with parameters as they start."""
+    columns = Columns.fit(frame, **settings)
+    model = MeanVarRegressor(hidden=(4,), embedding=columns.embedding(PeriodicEmbedding(2, (0.1, 1.0))))
+    params = model.init(jax.random.key(0), columns.transform(frame).astype(np.float32))
+    return Fitted(model, params, columns, Scaler.fit([1.0, 5.0, 9.0]), columns.names, ("y",))
+
+
+FRAME = pd.DataFrame(
+    {
+        "area": [50.0, None, 80.0] * 30,
+        "city": ["Rome", "Oslo", "\x1b[31m"] * 30,
+        "street": [f"street {i % 15}" for i in range(90)],
+        "size": pd.Categorical(["S", "M", "L"] * 30, ["S", "M", "L"], ordered=True),
+        "sold": pd.date_range("2024-01-01", periods=90, freq="37h"),
+        "built": [f"{i % 28 + 1}.{i % 12 + 1}.2020" for i in range(90)],
+        "one": 1,
+    }
+)
+
+
+@pytest.mark.filterwarnings("ignore:columns taken otherwise")
+def test_learned_columns_are_kept(tmp_path):
+    fitted = with_columns(FRAME, drop=["one"])
+    model_file.save(tmp_path / "m", fitted)
+    loaded = model_file.load(tmp_path / "m")
+    assert loaded.model == fitted.model and loaded.x_scaler == fitted.x_scaler
+    shuffled = FRAME.sample(frac=1, random_state=0)[[*reversed(FRAME.columns)]]
+    for rows in (FRAME, shuffled, pl.from_pandas(FRAME)):
+        np.testing.assert_array_equal(loaded.predict(rows).mean, fitted.predict(rows).mean)
+    odd = FRAME[:2].assign(city=["Bonn", None], area=["?", 7], street="elsewhere", sold=None)
+    with pytest.warns(UserWarning, match="'city' .2 rows., 'street' .2 rows., 'sold' .2 rows."):
+        assert np.isfinite(loaded.predict(odd).std).all()
+    with pytest.raises(ValueError, match="lacks column 'city'"):
+        loaded.predict(FRAME.drop(columns="city"))
+    other = fitted._replace(model=MeanVarRegressor(hidden=(4,)))
+    with pytest.raises(ValueError, match="or the embedding of its Columns"):
+        model_file.save(tmp_path / "n", other)
+    with pytest.raises(ValueError, match="an export takes numbers alone"):
+        export.save(tmp_path / "n", fitted)
+
+
+@pytest.mark.filterwarnings("ignore:columns taken otherwise")
+@pytest.mark.parametrize(
+    "column, change, fault",
+    [
+        (0, {"kind": "magic"}, "columns can't be understood .KeyError: 'magic'"),
+        (0, {"center": "x"}, "columns can't be understood .ValidationError"),
+        (0, {"scale": -1.0}, "column 'area': its center is .* and its scale -1"),
+        (0, {"name": "city"}, "column 'city': more than one column has that name"),
+        (1, {"levels": ["Rome", "Rome", "Oslo"]}, "column 'city': a level stands twice"),
+        (1, {"levels": ["Rome"]}, "don't fit its MeanVarRegressor"),
+        (2, {"size": 10**6}, "its 15 levels have vectors of 1000000"),
+        (3, {"order": ["S", "S", "L"]}, "column 'size': a level stands twice"),
+        (4, {"first": "yesterday"}, "columns can't be understood"),
+        (5, {"time_format": "%Q"}, "column 'built': its format is '%Q'"),
+        (6, {"kind": None}, "columns can't be understood"),
+    ],
+)
+def test_columns_that_no_table_has_are_refused(tmp_path, column, change, fault):
+    model_file.save(tmp_path / "m", with_columns(FRAME, drop=["one"]))
+    header, arrays = archive.read(tmp_path / "m", "model")
+    header["columns"][column] |= change
+    archive.write(tmp_path / "m", "model", header, arrays)
+    with pytest.raises(ValueError, match=fault):
+        model_file.load(tmp_path / "m")

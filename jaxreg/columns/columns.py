@@ -1,7 +1,7 @@
 """A table's columns as a network takes them, learned on the training rows."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from jaxreg.columns.kinds import Kind, Nothing, Time, kind_of
+from jaxreg.columns.kinds import Inputs, Kind, Nothing, Time, kind_of
 from jaxreg.columns.values import as_table, time_formats
 from jaxreg.data.frames import MOST_FAULTS, TableLike, column_names
 from jaxreg.networks.embeddings import ColumnEmbedding
@@ -106,8 +106,7 @@ class Columns(NamedTuple):
             UserWarning: names columns with values that training rows had none of: other levels, gaps,
                 text where numbers were.
         """
-        rows = as_table(self._known(table))
-        found = [kind.inputs(rows[kind.name]) for kind in self.kinds if not isinstance(kind, Nothing)]
+        found = self._inputs(as_table(self._known(table)))
         guessed = [
             f"{name!r} ({counted(inputs.guessed, 'row')})"
             for name, inputs in zip(self.names, found, strict=True)
@@ -120,8 +119,12 @@ class Columns(NamedTuple):
                 f"{', '.join(guessed[:MOST_FAULTS])}{more}",
                 stacklevel=2,
             )
-        parts = zip(*(inputs[:3] for inputs in found), strict=True)
-        return np.concatenate([part for group in parts for part in group], axis=1)
+        return _joined(found)
+
+    @property
+    def width(self) -> int:
+        """How many inputs a network is given."""
+        return _joined(self._inputs(pl.DataFrame(schema=dict.fromkeys(self.names, pl.String)))).shape[1]
 
     def embedding(self, numbers: nn.Module | None = None) -> ColumnEmbedding:
         """What stands before a network's first layer, as `MeanVarRegressor(embedding=...)` takes it.
@@ -135,10 +138,23 @@ class Columns(NamedTuple):
         """Of each column its name, what it is, and as what it is taken."""
         return [(kind.name, *kind.told()) for kind in self.kinds]
 
+    def faults(self) -> Iterator[str]:
+        """What `fit` never learns, as a file that was made up may have it."""
+        names = [kind.name for kind in self.kinds]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            yield f"{listed(twice)}: more than one column has that name"
+        if not self.names:
+            yield "all columns are left out"
+        for kind in self.kinds:
+            yield from (f"column {kind.name!r}: {fault}" for fault in kind.faults())
+
     def __str__(self) -> str:
         lines = self.told()
         widths = [max(len(line[i]) for line in lines) for i in range(2)]
         return "\n".join(f"{a:{widths[0]}}  {b:{widths[1]}}  {c}" for a, b, c in lines)
+
+    def _inputs(self, rows: pl.DataFrame) -> list[Inputs]:
+        return [kind.inputs(rows[kind.name]) for kind in self.kinds if not isinstance(kind, Nothing)]
 
     def _known(self, table: TableLike) -> TableLike:
         """The columns that are taken, in any order among others; an array's as they stand."""
@@ -156,6 +172,12 @@ class Columns(NamedTuple):
             )
         at = dict(zip(names, table.columns, strict=True))
         return table[[at[name] for name in self.names]]
+
+
+def _joined(found: Sequence[Inputs]) -> Float[np.ndarray, "rows inputs"]:
+    """All numbers, then all flags, then all levels."""
+    groups = zip(*(inputs[:3] for inputs in found), strict=True)
+    return np.concatenate([part for group in groups for part in group], axis=1)
 
 
 def _asked(names: Sequence[str], asked: dict[str, Iterable[str]]) -> dict[str, str]:

@@ -2,19 +2,21 @@
 
 Each kind has `fit`, which learns from the training rows; `inputs`, what other rows give the network;
 `has_number`, whether a scaled number is among it; `vector`, how many levels have learned vectors and of which
-size, None without; and `told`, what the column is and as what it is taken, in words.
+size, None without; `told`, what the column is and as what it is taken, in words; and `faults`, what is wrong
+with one that a file holds.
 """
 
 import datetime
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from jaxreg.columns.values import is_numbers, numbers_in, time_formats, times_in, without_gaps
+from jaxreg.columns.values import TIME_FORMATS, is_numbers, numbers_in, time_formats, times_in, without_gaps
 from jaxreg.plain import counted
 
 # From here on scaled numbers grow as their logarithm, so that a mistake costs its own row and no other.
@@ -55,14 +57,15 @@ def nothing_for(rows: int) -> Float[np.ndarray, "rows 0"]:
     return np.zeros((rows, 0))
 
 
-class Number(NamedTuple):
+@dataclass(frozen=True)
+class Number:
     """A column of numbers, scaled by median and quartiles, and drawn in far outside.
 
     Attributes:
         name: of the column.
         center: the median.
         scale: the distance of the quartiles as a standard deviation, or that itself where they are equal;
-            infinity where all training values are equal.
+            0 where all training values are equal.
         gaps: whether an input beside it says that the value is missing.
         text: whether the numbers were written as text.
     """
@@ -85,7 +88,7 @@ class Number(NamedTuple):
         if not 0 < scale < math.inf:
             largest = max(np.abs(known).max(initial=0.0), np.finfo(float).tiny)
             scale = float(np.std(known / largest) * largest) if len(known) else 0.0
-        return cls(name, float(center), float(scale) or math.inf, numbers.null_count() > 0, text)
+        return cls(name, float(center), float(scale), numbers.null_count() > 0, text)
 
     @property
     def has_number(self) -> bool:
@@ -110,6 +113,11 @@ class Number(NamedTuple):
         unknown = 0 if self.gaps else column.null_count()
         return Inputs(scaled[:, None], flags, nothing_for(len(missing)), unread + unknown)
 
+    def faults(self) -> Iterator[str]:
+        """A center or a scale that no numbers have."""
+        if not (math.isfinite(self.center) and 0 <= self.scale < math.inf):
+            yield f"its center is {self.center} and its scale {self.scale}"
+
     def told(self) -> tuple[str, str]:
         """A number."""
         kind = "number, written as text" if self.text else "number"
@@ -131,20 +139,29 @@ def _numbers(column: pl.Series) -> pl.Series:
 
 
 def scale(values: Float[np.ndarray, " n"], center: float, scale: float) -> Float[np.ndarray, " n"]:
-    """Values in units of their scale, and beyond four of them as their logarithm.
+    """Values in units of their scale, and beyond four of them as their logarithm; 0 where the scale is.
 
     >>> import numpy as np
     >>> from jaxreg.columns.kinds import scale
     >>> scale(np.array([3.0, 5.0, 1e12]), 1.0, 2.0).round(1)
     array([ 1. ,  2. , 30.9])
     """
-    with np.errstate(over="ignore"):
-        scaled = np.clip(values / scale - center / scale, -LARGEST, LARGEST)
+    if scale == 0:
+        return np.zeros(len(values))
+    with np.errstate(over="ignore", invalid="ignore"):
+        apart = values / 2 - center / 2  # halves, whose difference doesn't overflow
+        scaled = np.clip(2 * (apart / scale), -LARGEST, LARGEST)
     size = np.abs(scaled)
     return np.where(size > FAR, np.sign(scaled) * (FAR + np.log1p(np.maximum(size - FAR, 0))), scaled)
 
 
-class Category(NamedTuple):
+def vector_size(levels: int) -> int:
+    """The size of the learned vectors of so many levels; 0 for few, which have an input each."""
+    return min(math.ceil(levels**0.4), LARGEST_VECTOR) if levels > MOST_INPUTS else 0
+
+
+@dataclass(frozen=True)
+class Category:
     """A column of levels: an input for each of a few, a learned vector for each of many.
 
     Attributes:
@@ -167,8 +184,8 @@ class Category(NamedTuple):
         text = _text(column)
         counts = text.drop_nulls().value_counts().sort(["count", text.name], descending=[True, False])
         kept = counts.filter(counts["count"] >= ROWS_OF_A_LEVEL)[text.name].to_list()
-        size = min(math.ceil(len(kept) ** 0.4), LARGEST_VECTOR) if len(kept) > MOST_INPUTS else 0
-        return cls(name, tuple(kept), len(kept) < len(counts), text.null_count() > 0, size)
+        rare, gaps = len(kept) < len(counts), text.null_count() > 0
+        return cls(name, tuple(kept), rare, gaps, vector_size(len(kept)))
 
     @property
     def has_number(self) -> bool:
@@ -196,8 +213,17 @@ class Category(NamedTuple):
         shown = [*range(rare), *[rare] * self.rare, *[gap] * self.gaps]
         return Inputs(none, (at[:, None] == np.array(shown, int)).astype(float), none, unknown)
 
+    def faults(self) -> Iterator[str]:
+        """Levels that stand twice, or vectors of another size than theirs."""
+        if len(set(self.levels)) < len(self.levels):
+            yield "a level stands twice"
+        if self.size != vector_size(len(self.levels)):
+            yield f"its {len(self.levels):,} levels have vectors of {self.size}"
+
     def told(self) -> tuple[str, str]:
         """Its levels."""
+        if not self.levels:
+            return "text, rarely there", "whether it is missing"
         more = ", rare ones as one" * self.rare + ", and whether it is missing" * self.gaps
         taken = f"a vector of {self.size} for each" if self.size else "an input for each"
         return f"category, {counted(len(self.levels), 'level')}", taken + more
@@ -221,7 +247,8 @@ def _text(column: pl.Series) -> pl.Series:
     return without_gaps(text).alias("level")
 
 
-class Ordered(NamedTuple):
+@dataclass(frozen=True)
+class Ordered:
     """A column of ordered levels: as the number of the level, and as a category.
 
     Attributes:
@@ -239,7 +266,7 @@ class Ordered(NamedTuple):
         """Learn both."""
         order = tuple(column.dtype.categories.to_list())
         numbers = _ranks(order, column)
-        return cls(order, Number.fit(name, numbers)._replace(gaps=False), Category.fit(name, column))
+        return cls(order, replace(Number.fit(name, numbers), gaps=False), Category.fit(name, column))
 
     @property
     def name(self) -> str:
@@ -261,6 +288,12 @@ class Ordered(NamedTuple):
         category = self.category.inputs(column)
         return category._replace(numbers=self.number.inputs(_ranks(self.order, column)).numbers)
 
+    def faults(self) -> Iterator[str]:
+        """Those of both, and levels that stand twice."""
+        if len(set(self.order)) < len(self.order):
+            yield "a level stands twice"
+        yield from (*self.number.faults(), *self.category.faults())
+
     def told(self) -> tuple[str, str]:
         """Its levels."""
         kind, taken = self.category.told()
@@ -272,7 +305,8 @@ def _ranks(order: Sequence[str], column: pl.Series) -> pl.Series:
     return column.cast(pl.String).replace_strict(numbers, default=None, return_dtype=pl.Float64)
 
 
-class Time(NamedTuple):
+@dataclass(frozen=True)
+class Time:
     """A column of dates or times: days since the first, and the parts that vary as points on circles.
 
     Attributes:
@@ -338,6 +372,12 @@ class Time(NamedTuple):
             flags=np.concatenate([found.flags, flags], axis=1), guessed=max(found.guessed, unread)
         )
 
+    def faults(self) -> Iterator[str]:
+        """Those of the days, and a format that isn't known."""
+        if self.time_format not in (None, *TIME_FORMATS):
+            yield f"its format is {self.time_format!r}"
+        yield from self.days.faults()
+
     def told(self) -> tuple[str, str]:
         """Its format and parts."""
         kind = "time" if self.time_format is None else f"time, written as text ({self.time_format})"
@@ -363,7 +403,8 @@ def _days(times: pl.Series, first: datetime.datetime | None) -> pl.Series:
     )
 
 
-class Nothing(NamedTuple):
+@dataclass(frozen=True)
+class Nothing:
     """A column that is left out.
 
     Attributes:
@@ -388,12 +429,17 @@ class Nothing(NamedTuple):
         """None."""
         return Inputs(*[nothing_for(len(column))] * 3)
 
+    def faults(self) -> Iterator[str]:
+        """None."""
+        yield from ()
+
     def told(self) -> tuple[str, str]:
         """Why."""
         return self.why, "left out"
 
 
 Kind = Number | Category | Ordered | Time | Nothing
+KINDS = {kind.__name__.lower(): kind for kind in (Number, Category, Ordered, Time, Nothing)}
 
 
 def kind_of(name: str, column: pl.Series, asked: str | None = None) -> Kind:
@@ -420,8 +466,8 @@ def kind_of(name: str, column: pl.Series, asked: str | None = None) -> Kind:
     if len(formats) == 1:
         return Time.fit(name, column, formats[0])
     category = Category.fit(name, column)
-    if not category.levels:
-        rows = len(column) - known.null_count()
+    rows = len(column) - known.null_count()
+    if not category.levels and min(rows, known.null_count()) < ROWS_OF_A_LEVEL:
         different = values >= ALL_DIFFERENT * rows
         why = "a different text in nearly every row" if different else "no text in as many as 5 rows"
         return Nothing(name, why)

@@ -10,6 +10,7 @@ import numpy as np
 from jax import export as jax_export
 from jaxtyping import Array, Float
 
+from jaxreg.data.scaler import Scaler
 from jaxreg.distributions.gaussian import Gaussian
 from jaxreg.distributions.mixture import GaussianMixture
 from jaxreg.files import check_writable, replacing
@@ -33,10 +34,12 @@ def save(path: str | Path, fitted: Fitted) -> None:
     JAX reads that for six months at least; what lasts is the model file.
 
     Raises:
-        ValueError: if the path can't be written to.
+        ValueError: if the path can't be written to, or the model takes columns that aren't numbers alone.
     """
     path = Path(path)
     check_writable(path)
+    if not isinstance(fitted.x_scaler, Scaler):
+        raise ValueError("an export takes numbers alone, and this model learned columns: use the model file")
     with jax.enable_x64(True):
         rows = *jax_export.symbolic_shape("n"), np.shape(fitted.x_scaler.loc)[0]
         shapes = (jax.ShapeDtypeStruct(shape, np.float64) for shape in (rows, ()))

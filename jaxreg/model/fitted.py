@@ -1,7 +1,7 @@
 """A fitted model: all that a prediction needs and a file stores."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -29,7 +29,7 @@ class Fitted(NamedTuple):
     Attributes:
         model: the Linen module, trained on standardised features and targets.
         params: its parameters; those of an ensemble have a leading axis of members.
-        x_scaler: standardises the features.
+        x_scaler: standardises the features; or `Columns`, which take tables of any kind.
         y_scaler: standardises the target.
         feature_names: columns in the order the model takes them; None where the training data had no names.
         target_names: one name per output; None where the training data had no names.
@@ -53,7 +53,7 @@ class Fitted(NamedTuple):
 
     model: nn.Module
     params: PyTree
-    x_scaler: Scaler
+    x_scaler: Any
     y_scaler: Scaler
     feature_names: tuple[str, ...] | None = None
     target_names: tuple[str, ...] | None = None
@@ -74,6 +74,9 @@ class Fitted(NamedTuple):
         Raises:
             ValueError: if a column is missing, by name, or the number of columns differs.
         """
+        kind = jax.tree.leaves(self.params)[0].dtype
+        if not isinstance(self.x_scaler, Scaler):
+            return self._predicted(self.x_scaler.transform(x).astype(kind))
         names = column_names(x)
         if names is not None and self.feature_names is not None:
             at = {name: i for i, name in enumerate(names)}
@@ -90,7 +93,9 @@ class Fitted(NamedTuple):
         if x.shape[1] != features:
             raise ValueError(f"x has {counted(x.shape[1], 'feature')}, the model was trained on {features}")
         scaled = np.clip(self.x_scaler.transform(x), -FARTHEST, FARTHEST)
-        scaled = scaled.astype(jax.tree.leaves(self.params)[0].dtype)
+        return self._predicted(scaled.astype(kind))
+
+    def _predicted(self, scaled: np.ndarray) -> Affine:
         run = predict if self.members is None else predict_ensemble
         # On the host, where the number of rows needs no program of its own.
         dist = jax.tree.map(np.asarray, run(self.model, self.params, scaled))

@@ -16,12 +16,14 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from msgspec import Meta, Struct
 
 from jaxreg.calibration.scaling import NoiseScaling, VarianceScaling
+from jaxreg.columns import Columns
+from jaxreg.columns.kinds import KINDS
 from jaxreg.data.scaler import Scaler
 from jaxreg.files import check_writable
 from jaxreg.model import archive
 from jaxreg.model.archive import FORMAT
 from jaxreg.model.fitted import Fitted
-from jaxreg.networks.embeddings import PeriodicEmbedding
+from jaxreg.networks.embeddings import ColumnEmbedding, PeriodicEmbedding
 from jaxreg.networks.models import (
     ACTIVATIONS,
     MeanOnlyRegressor,
@@ -77,6 +79,7 @@ class Header(Struct, forbid_unknown_fields=True, kw_only=True):
         feature_dtypes: types of the features' columns in the training data.
         target_dtypes: types of the targets' columns.
         scores: how well it did, at the end of training.
+        columns: what was learned of each column, in place of the features' scaler.
     """
 
     sha256: str | None = None
@@ -91,6 +94,7 @@ class Header(Struct, forbid_unknown_fields=True, kw_only=True):
     feature_dtypes: tuple[str, ...] | None = None
     target_dtypes: tuple[str, ...] | None = None
     scores: dict[str, float | None] | None = None
+    columns: tuple[dict[str, Any], ...] | None = None
 
 
 # What header and `Fitted` both have.
@@ -109,21 +113,23 @@ def save(path: str | Path, fitted: Fitted) -> None:
         raise TypeError(f"a file holds a Fitted, got a {type(fitted).__name__}: pass its fitted_")
     path = Path(path)
     check_writable(path)
+    columns = fitted.x_scaler if isinstance(fitted.x_scaler, Columns) else None
     header = Header(
         format=FORMAT,
-        model=_describe(fitted.model),
+        model=_describe(fitted.model, columns),
+        columns=None if columns is None else _columns_out(columns),
         versions={name: version(name) for name in ("jaxreg", "jax", "flax")},
         calibration=None if fitted.calibration is None else type(fitted.calibration).__name__,
         **{name: getattr(fitted, name) for name in COPIED},
     )
     arrays = flatten_dict({"params": fitted.params["params"]}, sep="/")
-    for name in ("x_scaler", "y_scaler"):
+    for name in ("x_scaler", "y_scaler") if columns is None else ("y_scaler",):
         scaler = getattr(fitted, name)
         arrays |= {f"{name}/loc": scaler.loc, f"{name}/scale": scaler.scale}
     if fitted.calibration is not None:
         arrays["calibration/factor"] = np.asarray(fitted.calibration.factor, np.float64)
     arrays = {name: np.array(array, order="C") for name, array in arrays.items()}
-    _check("the model can't be saved", _faults(fitted.model, header, arrays))
+    _check("the model can't be saved", _faults(fitted.model, header, arrays, columns))
     archive.write(path, "model", json.loads(msgspec.json.encode(header)), arrays)
 
 
@@ -137,14 +143,15 @@ def load(path: str | Path) -> Fitted:
     """
     path = Path(path)
     header, arrays = _read(path)
-    model = _build(path, header, arrays)
-    _check(f"{path} is damaged", _faults(model, header, arrays))
+    columns = _columns_in(path, header)
+    model = _build(path, header, arrays, columns)
+    _check(f"{path} is damaged", _faults(model, header, arrays, columns))
     tree = unflatten_dict(arrays, sep="/")
     kind = header.calibration
     return Fitted(
         model=model,
         params={"params": jax.tree.map(jnp.asarray, tree["params"])},
-        x_scaler=Scaler(**tree["x_scaler"]),
+        x_scaler=columns or Scaler(**tree["x_scaler"]),
         y_scaler=Scaler(**tree["y_scaler"]),
         calibration=None if kind is None else CALIBRATIONS[kind](tree["calibration"]["factor"]),
         **{name: getattr(header, name) for name in COPIED},
@@ -173,19 +180,42 @@ def _read(path: Path) -> tuple[Header, dict[str, np.ndarray]]:
     return header, arrays
 
 
-def _describe(model: nn.Module) -> _Model:
-    """What a file says of a model."""
+def _columns_out(columns: Columns) -> tuple[dict[str, Any], ...]:
+    """What a header says of columns."""
+    kinds = ({"kind": type(kind).__name__.lower()} | msgspec.to_builtins(kind) for kind in columns.kinds)
+    return tuple(kind | ({} if columns.named else {"named": False}) for kind in kinds)
+
+
+def _columns_in(path: Path, header: Header) -> Columns | None:
+    """The columns that a header speaks of."""
+    if header.columns is None:
+        return None
+    try:
+        kinds = tuple(msgspec.convert(given, KINDS[given["kind"]]) for given in header.columns)
+    except (KeyError, TypeError, msgspec.MsgspecError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} is damaged, its columns can't be understood ({reason})") from None
+    columns = Columns(kinds, all(given.get("named", True) for given in header.columns))
+    _check(f"{path} is damaged", columns.faults())
+    return columns
+
+
+def _describe(model: nn.Module, columns: Columns | None = None) -> _Model:
+    """What a file says of a model; what its columns say already isn't said again."""
     kind = type(model).__name__
     activation = next(
         (name for name, f in ACTIVATIONS.items() if f is getattr(model, "activation", None)), None
     )
-    known = MODELS.get(kind) is type(model) and activation is not None
-    if not known or not (model.embedding is None or type(model.embedding) is PeriodicEmbedding):
+    own, known = getattr(model, "embedding", None), MODELS.get(kind) is type(model) and activation is not None
+    if columns is not None:
+        known &= type(own) is ColumnEmbedding and own == columns.embedding(own.embedding)
+        own = getattr(own, "embedding", None)
+    if not known or not (own is None or type(own) is PeriodicEmbedding):
         raise ValueError(
-            f"a model file can hold a {' or '.join(MODELS)} with a PeriodicEmbedding or none, whose "
+            f"a model file can hold a {' or '.join(MODELS)} with a PeriodicEmbedding or none, or the "
+            f"embedding of its Columns, whose "
             f"activation is one of {', '.join(ACTIVATIONS)}; got {model}"
         )
-    own = model.embedding
     return _Model(
         kind=kind,
         hidden=tuple(model.hidden),
@@ -196,7 +226,7 @@ def _describe(model: nn.Module) -> _Model:
     )
 
 
-def _build(path: Path, header: Header, arrays: dict[str, np.ndarray]) -> nn.Module:
+def _build(path: Path, header: Header, arrays: dict[str, np.ndarray], columns: Columns | None) -> nn.Module:
     """The model that a file speaks of, whose sizes its arrays can have."""
     own = header.model
     if own.kind not in MODELS or own.activation not in ACTIVATIONS:
@@ -211,6 +241,8 @@ def _build(path: Path, header: Header, arrays: dict[str, np.ndarray]) -> nn.Modu
     try:
         if own.embedding is not None:
             settings["embedding"] = PeriodicEmbedding(own.embedding.frequencies, own.embedding.scales)
+        if columns is not None:
+            settings["embedding"] = columns.embedding(settings.get("embedding"))
         return MODELS[own.kind](
             hidden=own.hidden, outputs=own.outputs, activation=ACTIVATIONS[own.activation], **settings
         )
@@ -232,12 +264,15 @@ def _header_faults(header: Header) -> Iterator[str]:
         yield f"its settings are nested more than {DEEPEST_SETTINGS} deep"
 
 
-def _faults(model: nn.Module, header: Header, arrays: dict[str, np.ndarray]) -> Iterator[str]:
+def _faults(
+    model: nn.Module, header: Header, arrays: dict[str, np.ndarray], columns: Columns | None
+) -> Iterator[str]:
     """What is impossible; each is found only where the ones before are not."""
     yield from _header_faults(header)
-    if misfits := _misfits(model, header, arrays):
+    if misfits := _misfits(model, header, arrays, columns):
         yield f"the arrays {', '.join(sorted(misfits))} don't fit its {type(model).__name__}"
-    for kind, count in (("feature", len(arrays["x_scaler/loc"])), ("target", model.outputs or 1)):
+    features = len(arrays["x_scaler/loc"] if columns is None else columns.names)
+    for kind, count in (("feature", features), ("target", model.outputs or 1)):
         for name in (f"{kind}_names", f"{kind}_dtypes"):
             columns = getattr(header, name)
             if columns is not None and len(columns) != count:
@@ -261,15 +296,18 @@ def _shallow(value: Any, most: int) -> bool:
     return most > 0 and all(_shallow(each, most - 1) for each in inner)
 
 
-def _misfits(model: nn.Module, header: Header, arrays: dict[str, np.ndarray]) -> set[str]:
+def _misfits(
+    model: nn.Module, header: Header, arrays: dict[str, np.ndarray], columns: Columns | None
+) -> set[str]:
     """Names of the arrays that are missing, too many, or of a shape or type that the model hasn't."""
     shapes = {name: array.shape for name, array in arrays.items()}
-    features = shapes.get("x_scaler/loc", ())
+    features, expected = (columns.width,) if columns else shapes.get("x_scaler/loc", ()), {}
     if len(features) != 1 or features == (0,):
         return {"x_scaler/loc"} | ({"x_scaler/scale"} - set(shapes))
     inputs = jax.ShapeDtypeStruct((1, *features), np.float32)
     outputs = () if model.outputs is None else (model.outputs,)
-    expected = {"x_scaler/loc": features, "x_scaler/scale": features}
+    if columns is None:
+        expected = {"x_scaler/loc": features, "x_scaler/scale": features}
     expected |= {"y_scaler/loc": outputs, "y_scaler/scale": outputs}
     if header.calibration:
         factor = shapes.get("calibration/factor", ())
