@@ -22,10 +22,11 @@ from sklearn.utils.validation import (
 from jaxreg import hosts
 from jaxreg.calibration.scaling import NoiseScaling
 from jaxreg.checks import check_same_shape, check_varies
+from jaxreg.columns import Columns, as_table
 from jaxreg.data.far import warn_of_far
-from jaxreg.data.frames import TableLike, as_floats, check_numbers, column_dtypes, column_names
+from jaxreg.data.frames import TableLike, as_floats, check_numbers, column_dtypes, column_names, is_plain
 from jaxreg.data.rows import Source, fold_rows, key_words
-from jaxreg.data.scaler import without_unit
+from jaxreg.data.scaler import Scaler, without_unit
 from jaxreg.distributions.transformed import Affine
 from jaxreg.metrics.scorers import neg_crps as neg_crps
 from jaxreg.metrics.scorers import neg_nll as neg_nll
@@ -89,6 +90,8 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         members_: parameters of the members that were kept, with a leading axis of members.
         history_: the `History` of all members.
         calibration_: the `NoiseScaling`; None without held-out rows.
+        columns_: how the features' columns are taken, where they aren't all numbers without gaps, else None;
+            `print(model.columns_)` shows them.
         frequency_scale_: the one that was used.
         fitted_: the `Fitted` that predicts, and that `model_file.save` writes.
         n_iter_: epochs that the longest member trained for.
@@ -113,7 +116,8 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         distributed over them, and every process gets the same estimator.
 
         Args:
-            X: features, `(n, features)`: arrays, or pandas or polars frames. Or rows in files, features and
+            X: features, `(n, features)`: arrays, or pandas or polars frames, of numbers, text, categories,
+                times, and gaps; `Columns` says how they are taken. Or rows in files, features and
                 target, from `tables.from_files`; with its `own_share` members of each process learn from
                 that process's share of the files alone.
             y: targets, `(n,)` or `(n, d)`; of several targets, single ones may be missing (NaN or
@@ -129,11 +133,12 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
 
         Warns:
             UserWarning: where there are too few rows for the folds; there are then fewer folds. Names
-                constant features of files.
+                constant features of files, and columns taken otherwise than they may seem.
             RuntimeWarning: names members whose loss stopped being finite; they are left out.
         """
         check_settings(self)
         check_hooks(self.hooks)
+        self.columns_ = None
         limit = TimeLimit(self.time_limit)
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         key = jax.random.key(seed)
@@ -165,11 +170,17 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         names = getattr(self, "feature_names_in_", None)
         names = None if names is None else tuple(map(str, names))
         scalers, folds, held_out = fit_scalers(x, y, weight), self._folds(len(x)), {}
+        if self.columns_ is not None:  # has scaled them already
+            scalers = Scaler(np.zeros(x.shape[1]), np.ones(x.shape[1])), scalers[1]
         data, used = standardised(scalers, x, y, weight), len(x)
         if folds is not None:
             rows, held_out_rows = fold_rows(key, len(x), int(self.members), folds)
             held_out, used = {"rows": rows, "validation_rows": held_out_rows}, rows.shape[1]
         columns = names, target_names, *dtypes
+        if self.columns_ is not None:
+            scalers = self.columns_, scalers[1]
+            types = dict(zip([kind.name for kind in self.columns_.kinds], dtypes[0], strict=True))
+            columns = self.columns_.names, target_names, tuple(map(types.get, self.columns_.names)), dtypes[1]
         return TrainingData(data, data, len(x), used, used, held_out, scalers, columns)
 
     def _from_source(self, key: jax.Array, files: Any, y: Any, sample_weight: Any) -> TrainingData:
@@ -268,6 +279,9 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         """Predict each row's distribution, a `GaussianMixture` in the target's units."""
         check_is_fitted(self)
         X = _unmasked(X)
+        if self.columns_ is not None:
+            validate_data(self, X, reset=False, skip_check_array=True)
+            return self.fitted_.predict(X)
         check_numbers(X, "X")
         return self.fitted_.predict(validate_data(self, X, reset=False, dtype=np.float64))
 
@@ -306,9 +320,13 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
             )
         X, y = _unmasked(X), _unmasked(y)
         several = np.asarray(y).ndim == 2
-        check_numbers(X, "X")
+        table = None if is_plain(X) else as_table(X)
         check_numbers(y, "y", gaps=several)
-        x = validate_data(self, X, dtype=np.float64, ensure_min_samples=FEWEST_ROWS)
+        if table is None:
+            x = validate_data(self, X, dtype=np.float64, ensure_min_samples=FEWEST_ROWS)
+        else:
+            validate_data(self, X, skip_check_array=True)
+            x = np.arange(table.height, dtype=float)[:, None]  # the rows' numbers
         y = y if column_names(y) is None else as_floats(y)
         y = check_array(
             y,
@@ -336,6 +354,12 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
             _check_known(known)
             if len(x) < FEWEST_ROWS:
                 raise ValueError(f"{len(x)} rows have a target, {FEWEST_ROWS} are needed")
+        if len(x) < FEWEST_ROWS:
+            raise ValueError(f"{counted(len(x), 'row')} are too few, {FEWEST_ROWS} are needed")
+        if table is not None:
+            rows = table[x[:, 0].astype(int)]
+            self.columns_ = Columns.fit(rows)._replace(named=column_names(X) is not None)
+            x = self.columns_.transform(rows)
         for i, column in enumerate(y.reshape(len(y), -1).T):
             which = "y" if y.ndim == 1 else f"y, column {i},"
             check_varies(which, float(np.nanmin(column)), float(np.nanmax(column)))
@@ -343,7 +367,9 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
 
     def _warn_of_far(self, x: np.ndarray, y: np.ndarray, target_names: tuple[str, ...] | None) -> None:
         """Warn of features and targets far outside the rest."""
-        names = [*getattr(self, "feature_names_in_", range(x.shape[1]))]
+        if self.columns_ is not None:  # which draw such values in
+            x = x[:, :0]
+        names = [*getattr(self, "feature_names_in_", range(x.shape[1]))][: x.shape[1]]
         targets = [f"the target {name!r}" for name in target_names or ()]
         if target_names is None:
             targets = ["the target"] if y.ndim == 1 else [f"target {i}" for i in range(y.shape[1])]
@@ -395,6 +421,7 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
+        tags.input_tags.allow_nan = tags.input_tags.categorical = tags.input_tags.string = True
         return tags
 
 

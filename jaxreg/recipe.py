@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxreg import metrics
 from jaxreg.calibration.scaling import NoiseScaling
 from jaxreg.checks import over_outputs
+from jaxreg.columns import Columns
 from jaxreg.data.border import default_dtype
 from jaxreg.data.rows import Source
 from jaxreg.data.scaler import Scaler
@@ -208,12 +209,15 @@ class Recipe(NamedTuple):
 def make_recipe(settings: Any, training_data: TrainingData, share: float = 1.0) -> Recipe:
     """How an estimator of some settings trains its members, for a share of the epochs."""
     x, y, *_ = training_data.sample
-    frequencies = min(settings.frequencies, max(MOST_FREQUENCIES // x.shape[1], 1))
+    columns = training_data.scalers[0] if isinstance(training_data.scalers[0], Columns) else None
+    numbers = x.shape[1] if columns is None else columns.numbers
+    frequencies = min(settings.frequencies, max(MOST_FREQUENCIES // max(numbers, 1), 1))
+    embedding = PeriodicEmbedding(frequencies) if frequencies else None
     model = MeanVarRegressor(
         hidden=settings.hidden,
         outputs=None if y.ndim == 1 else y.shape[1],
         activation=ACTIVATIONS[settings.activation],
-        embedding=PeriodicEmbedding(frequencies) if frequencies else None,
+        embedding=embedding if columns is None else columns.embedding(embedding),
     )
     data, used, batch_size, epochs = (
         training_data.data,
@@ -237,10 +241,11 @@ def make_recipe(settings: Any, training_data: TrainingData, share: float = 1.0) 
 def _begin(trainer: Trainer, key: jax.Array, scale: jax.Array, x: jax.Array) -> TrainState:
     """A member's first state, its frequencies scaled."""
     state = trainer.init(key, x)
-    params = dict(state.params["params"])
-    if "embedding" in params:
-        params["embedding"] = jax.tree.map(lambda leaf: leaf * scale, params["embedding"])
-    return state._replace(params=state.params | {"params": params})
+
+    def scaled(path: tuple, leaf: jax.Array) -> jax.Array:
+        return leaf * scale if path[-1].key == "frequency" else leaf
+
+    return state._replace(params=jax.tree.map_with_path(scaled, state.params))
 
 
 def try_scales(key: jax.Array, settings: Any, training_data: TrainingData, hooks: Sequence[Hook]) -> float:

@@ -357,16 +357,15 @@ def test_one_width_is_one_layer():
         (X, np.stack([Y, np.full(30, np.nan)], 1), "y, column 1, is missing in all rows"),
         (X, np.where(Y > 1, np.nan, Y), "Input y contains NaN"),
         (X, np.ma.masked_greater(Y, 1), "Input y contains NaN"),
-        (np.ma.masked_greater(X, 1), Y, "Input X contains NaN"),
         (X, np.zeros((30, 1, 1)), "y must have shape"),
-        (np.where(X > 1, np.inf, X), Y, "Input X contains infinity"),
+        (np.where(X > 1, np.inf, X), Y, "column '0' holds infinity in 8 rows.*column '1' holds infinity"),
         (X, Y[:-1], "inconsistent numbers of samples"),
         (X[:, 0], Y, "Expected 2D array"),
         (X * 1j, Y, "Complex data not supported"),
         (
             X.astype(str).astype(object) + "?",
             Y,
-            r"text in column 0 \(30 of 30 rows, such as '.*text in column 1",
+            "no column tells anything: '0' .a different text in nearly every row.",
         ),
     ],
 )
@@ -596,14 +595,47 @@ def test_sample_weights_have_no_unit(unit):
     np.testing.assert_allclose(one.calibration_.factor, other.calibration_.factor, rtol=1e-4)
 
 
+def test_tables_of_any_kind():
+    x, y = rows(60)
+    days = pd.date_range("2020", periods=60).to_series(index=range(60))
+    frame = pd.DataFrame(
+        {"a": x[:, 0], "sold": days.where(days > days[3]), "city": ["Rome", "Oslo", None] * 20, "one": 1}
+    )
+    with pytest.warns(UserWarning, match="otherwise than they may seem: 'one': constant, left out"):
+        model = DeepEnsembleRegressor(**SMALL).fit(frame, y)
+    kinds = [type(kind).__name__ for kind in model.columns_.kinds]
+    assert kinds == ["Number", "Time", "Category", "Nothing"]
+    assert model.n_features_in_ == 4 and model.fitted_.feature_names == ("a", "sold", "city")
+    assert model.fitted_.feature_dtypes == tuple(map(str, frame.dtypes[:3]))
+    assert model.fitted_.model.embedding.numbers == 2
+    mean = model.predict(frame)
+    np.testing.assert_array_equal(model.predict(frame[::-1]), mean[::-1])
+    np.testing.assert_array_equal(model.fitted_.predict(frame[[*frame.columns[::-1]]]).mean, mean)
+    with pytest.warns(UserWarning, match="'city' .1 row."):
+        assert np.isfinite(model.predict(frame[:1].assign(city="Bonn"))).all()
+    # Rows of no weight teach nothing, a level of theirs neither.
+    odd = pd.concat([frame, frame[:5].assign(city="Bonn", a=1e9)])
+    weight = np.repeat([1.0, 0.0], [60, 5])
+    with pytest.warns(UserWarning, match="constant, left out"):
+        weighted = DeepEnsembleRegressor(**SMALL).fit(odd, np.r_[y, y[:5]], weight)
+    assert weighted.columns_ == model.columns_
+    np.testing.assert_allclose(weighted.predict(frame), mean, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [np.array, np.ma.masked_invalid, pd.DataFrame])
+def test_gaps_are_columns_of_their_own(kind):
+    x, y = rows(60)
+    x[::7, 0] = np.nan
+    model = DeepEnsembleRegressor(**SMALL).fit(kind(x), y)
+    assert [column.gaps for column in model.columns_.kinds] == [True, False]
+    assert np.isfinite(model.predict(kind(x))).all()
+    with pytest.raises(ValueError, match="3 features"):
+        model.predict(np.ones((2, 3)))
+
+
 def test_dates_are_no_numbers():
     x, y = rows(30)
-    days = pd.date_range("2020", periods=30).to_series(index=range(30))
-    frame = pd.DataFrame({"a": x[:, 0], "sold": days.where(days > days[3]), "city": ["Rome"] * 30})
-    words = "X contains dates in column 'sold' .30 of 30.*text in column 'city'"
-    with pytest.raises(ValueError, match=words):
-        DeepEnsembleRegressor(**SMALL).fit(frame, y)
     with pytest.raises(ValueError, match="y contains dates"):
-        DeepEnsembleRegressor(**SMALL).fit(x, days)
+        DeepEnsembleRegressor(**SMALL).fit(x, pd.date_range("2020", periods=30))
     with pytest.raises(ValueError, match="X contains dates in column 0"):
         small().predict(np.array([["2020", "2021"]], "M8[D]"))

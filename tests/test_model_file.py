@@ -457,7 +457,7 @@ def test_learned_columns_are_kept(tmp_path):
     [
         (0, {"kind": "magic"}, "columns can't be understood .KeyError: 'magic'"),
         (0, {"center": "x"}, "columns can't be understood .ValidationError"),
-        (0, {"scale": -1.0}, "column 'area': its center is .* and its scale -1"),
+        (0, {"scale": -1.0}, "column 'area': its center is .*, its scale -1"),
         (0, {"name": "city"}, "column 'city': more than one column has that name"),
         (1, {"levels": ["Rome", "Rome", "Oslo"]}, "column 'city': a level stands twice"),
         (1, {"levels": ["Rome"]}, "don't fit its MeanVarRegressor"),

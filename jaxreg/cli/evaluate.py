@@ -8,13 +8,13 @@ from jaxreg import report
 from jaxreg.checks import check_probability
 from jaxreg.cli.console import say, show
 from jaxreg.cli.json_output import print_json, scores_of
-from jaxreg.cli.outputs import check_output, trivial
+from jaxreg.cli.outputs import check_output, only_numbers, trivial
 from jaxreg.cli.standard_input import as_file, called
-from jaxreg.data import check_features
+from jaxreg.data import Scaler, check_features
 from jaxreg.metrics import evaluate
 from jaxreg.model import model_file
 from jaxreg.plain import counted
-from jaxreg.tables import check_columns, numeric, read
+from jaxreg.tables import check_columns, numeric, read, typed
 
 
 def run(model: Path, file: Path, *, level: float, report_file: Path | None, as_json: bool) -> None:
@@ -32,13 +32,17 @@ def run(model: Path, file: Path, *, level: float, report_file: Path | None, as_j
     table = read(file)
     check_columns(table, fitted.target_names, file)
     known = set(fitted.feature_names) <= set(table.columns)
-    names = [*fitted.feature_names, *fitted.target_names]
-    numbers = numeric(table, names, file) if known else table
-    prediction = fitted.predict(numbers)
-    y = check_features(numbers[[*fitted.target_names]], "the target", dtype=np.float64)
+    if isinstance(fitted.x_scaler, Scaler):
+        names = [*fitted.feature_names, *fitted.target_names]
+        rows = targets = numeric(table, names, file) if known else table
+    else:
+        rows = typed(table, fitted.feature_names, file) if known else table
+        targets = numeric(table, fitted.target_names, file)
+    prediction = fitted.predict(rows)
+    y = check_features(targets[[*fitted.target_names]], "the target", dtype=np.float64)
 
     about = f"{counted(len(y), 'row')} of {given}, predicted by {model.name}"
-    x = numbers[fitted.feature_names[0]].to_numpy() if len(fitted.feature_names) == 1 else None
+    x = only_numbers(rows[[*fitted.feature_names]])
     sections, found = [], {}
     for i, name in enumerate(fitted.target_names):
         one = prediction if prediction.mean.ndim == 1 else prediction.output(i)

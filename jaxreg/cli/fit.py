@@ -20,7 +20,7 @@ from jaxreg.cli.inputs import (
     streamed_rows,
 )
 from jaxreg.cli.json_output import print_json, scores_of
-from jaxreg.cli.outputs import check_output, trivial
+from jaxreg.cli.outputs import check_output, only_numbers, trivial
 from jaxreg.cli.standard_input import as_file, called
 from jaxreg.estimator import DeepEnsembleRegressor
 from jaxreg.machine import unused_gpu
@@ -96,7 +96,10 @@ def run(asked: Asked, kept: Kept, cluster: Cluster | None, settings: dict[str, A
     ensemble = train(rows, asked.seed, settings, checkpoint_of(kept, settings, streamed), stages)
     if not first:
         return
-    fitted = ensemble.fitted_._replace(feature_dtypes=rows.dtypes[:-1], target_dtypes=rows.dtypes[-1:])
+    types = dict(zip(ensemble.feature_names_in_, rows.dtypes, strict=False))
+    fitted = ensemble.fitted_
+    types = tuple(map(types.get, fitted.feature_names))
+    fitted = fitted._replace(feature_dtypes=types, target_dtypes=rows.dtypes[-1:])
     x, y = rows.test
     section = None
     if len(y):
@@ -105,7 +108,7 @@ def run(asked: Asked, kept: Kept, cluster: Cluster | None, settings: dict[str, A
         test_scores = {f"test_{name}": float(result[name]) for name in SCORES_KEPT}
         fitted = fitted._replace(scores=fitted.scores | {"test_rows": len(y)} | test_scores)
         features = fitted.feature_names
-        feature = x[:, 0] if len(features) == 1 else None
+        feature = only_numbers(x)
         section = report.Section(asked.target, prediction, y, result, feature, features[0])
     model_file.save(asked.out_file, fitted)
     if section is not None and asked.report_file is not None:

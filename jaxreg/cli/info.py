@@ -29,6 +29,7 @@ def run(model: Path, *, as_json: bool) -> None:
             "settings",
             "scores",
             "versions",
+            "columns",
         )
         shown = {"file": model, "format": header.format, "network": described, "members": header.members or 1}
         return print_json(
@@ -54,6 +55,11 @@ def run(model: Path, *, as_json: bool) -> None:
             if name != "seed" or not isinstance(values.get("random_state"), int):  # which gives the seed
                 table.add_row(visible(name), _in_words(value))
     show(table)
+    if header.columns is not None:
+        taken = Table("column", "is", "taken as", title="columns", title_justify="left")
+        for line in model_file.columns_of(model, header).told():
+            taken.add_row(*map(visible, line))
+        show(taken)
 
 
 def _in_words(value: Any) -> str:

@@ -13,11 +13,13 @@ import polars as pl
 from jaxreg import hosts
 from jaxreg.checks import check_varies
 from jaxreg.cli.console import err
+from jaxreg.columns import as_table
 from jaxreg.data.border import check_features, check_trainable
+from jaxreg.data.frames import is_plain
 from jaxreg.machine import memory
 from jaxreg.model.checkpoints import LIBRARIES
 from jaxreg.plain import counted
-from jaxreg.tables import Files, check_columns, columns, numeric, read, size, without_index
+from jaxreg.tables import Files, check_columns, columns, joined, numeric, read, size, typed, without_index
 
 FEWEST_TEST_ROWS = 2
 FEWEST_TRAINING_ROWS = 4
@@ -39,7 +41,7 @@ class Rows(NamedTuple):
     """
 
     train: tuple[Any, ...]
-    test: tuple[np.ndarray, np.ndarray]
+    test: tuple[pl.DataFrame | np.ndarray, np.ndarray]
     total: int
     dtypes: tuple[str, ...]
 
@@ -70,10 +72,19 @@ def rows_in_memory(paths: list[Path], target: str, drop: list[str], test_fractio
                 raise ValueError(f"no column of {path} is left to predict {target!r} from")
             dtypes = tuple(str(table[name].dtype) for name in [*features, target])
         if len(table):
-            parts.append(numeric(table, [*features, target], path, droppable=features))
+            target_of_it = numeric(table, [target], path)
+            parts.append(typed(table, features, path).with_columns(target_of_it.to_series()))
     if not parts:
         raise ValueError(no_rows(paths))
-    x, y = trainable(pl.concat(parts, how="vertical_relaxed"), features, target)
+    table = joined(parts)
+    x, y = table[features], check_features(table[[target]], "the target", dtype=np.float64)[:, 0]
+    if is_plain(x):
+        x, y = trainable(table, features, target)
+        x = pl.DataFrame(x, schema=features)
+    else:
+        as_table(x)  # names what no columns can be
+        if len(y) > 1:
+            check_varies(repr(target), float(y.min()), float(y.max()), len(y))
 
     order = np.random.default_rng(seed).permutation(len(x))
     test, train = np.split(order, [round(test_fraction * len(x))])
@@ -84,12 +95,11 @@ def rows_in_memory(paths: list[Path], target: str, drop: list[str], test_fractio
         )
     if len(test) < FEWEST_TEST_ROWS:
         test, train = order[:0], order
-    constant = [name for name, column in zip(features, x[train].T, strict=True) if np.ptp(column) == 0]
-    if constant:
+    constant = [column.name for column in x[train] if column.n_unique() == 1]
+    if constant and is_plain(x):  # otherwise the estimator says so
         listed = ", ".join(map(repr, constant))
         warnings.warn(f"constant column {listed}: it tells nothing about the target", stacklevel=2)
-    training_rows = pl.DataFrame(x[train], schema=features), pl.Series(target, y[train])
-    return Rows(training_rows, (x[test], y[test]), len(x), dtypes)
+    return Rows((x[train], pl.Series(target, y[train])), (x[test], y[test]), len(x), dtypes)
 
 
 def no_rows(paths: list[Path]) -> str:

@@ -40,3 +40,11 @@ def check_output(path: Path, *inputs: Path | None) -> None:
             continue
         if path.resolve() == given.resolve() or (given.exists() and path.exists() and path.samefile(given)):
             raise ValueError(f"the result would replace {given}: choose another --out or --report")
+
+
+def only_numbers(x: pl.DataFrame | np.ndarray) -> np.ndarray | None:
+    """The one feature of a table that has no other and is numbers, to be drawn; None where that isn't so."""
+    if x.shape[1] != 1:
+        return None
+    column = np.asarray(x)[:, 0]
+    return column if column.dtype.kind in "biuf" and np.isfinite(column).all() else None

@@ -11,6 +11,7 @@ from jaxreg.checks import check_probability
 from jaxreg.cli.inputs import is_streamed, no_rows
 from jaxreg.cli.outputs import PREDICTED, check_output, prediction_table
 from jaxreg.cli.standard_input import as_file
+from jaxreg.data.scaler import Scaler
 from jaxreg.model import model_file
 from jaxreg.model.fitted import Fitted
 from jaxreg.tables import (
@@ -23,6 +24,7 @@ from jaxreg.tables import (
     numeric,
     prefetch,
     read,
+    typed,
     without_index,
 )
 
@@ -46,7 +48,7 @@ def run(model: Path, file: Path, out_file: Path | None, *, level: float, keep: l
             "jaxreg.model_file.load in Python"
         )
     with Writer(out_file) as writer:
-        if is_streamed(paths, how):
+        if isinstance(fitted.x_scaler, Scaler) and is_streamed(paths, how):
             parts = rows_in_turn(paths, file, fitted, keep)
         else:
             parts = whole_tables(paths, fitted, keep)
@@ -82,7 +84,8 @@ def whole_tables(
             tables_read += 1
             # Columns the model doesn't know may hold anything; one it needs and lacks is named by predict.
             known = set(needed) <= set(table.columns)
-            yield numeric(table, needed, path) if known else table, kept
+            take = numeric if isinstance(fitted.x_scaler, Scaler) else typed
+            yield take(table, needed, path) if known else table, kept
     if not tables_read:
         raise ValueError(no_rows(paths))
 

@@ -19,8 +19,8 @@ from jaxreg.plain import counted, did_you_mean, listed
 class Columns(NamedTuple):
     """How a table's columns become what a network takes, learned on the training rows.
 
-    Numbers are scaled by median and quartiles and drawn in far outside; a gap is 0 with an indicator beside
-    it. Text and categories of few levels have one input each, of many a learned vector, whose number
+    Numbers are drawn in far outside the quartiles and standardised; a gap is 0 with an indicator beside it.
+    Text and categories of few levels have one input each, of many a learned vector, whose number
     `ColumnEmbedding` looks up. Times become days and circles. Ordered categories are both numbers and
     categories. Columns that tell nothing are left out.
 
@@ -36,7 +36,7 @@ class Columns(NamedTuple):
     area  number              scaled, and whether it is missing
     city  category, 2 levels  an input for each
     >>> columns.transform(frame[:2]).round(2).tolist()
-    [[-0.67, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]]
+    [[-1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]]
     """
 
     kinds: tuple[Kind, ...]
@@ -88,6 +88,11 @@ class Columns(NamedTuple):
         return tuple(kind.name for kind in self.kinds if not isinstance(kind, Nothing))
 
     @property
+    def numbers(self) -> int:
+        """How many inputs are scaled numbers; they stand first."""
+        return sum(kind.has_number for kind in self.kinds)
+
+    @property
     def vectors(self) -> tuple[tuple[int, int], ...]:
         """Number of levels and size of each learned vector."""
         return tuple(kind.vector for kind in self.kinds if kind.vector is not None)
@@ -132,7 +137,7 @@ class Columns(NamedTuple):
         Args:
             numbers: an embedding of the scaled numbers alone, a `PeriodicEmbedding` for example.
         """
-        return ColumnEmbedding(sum(kind.has_number for kind in self.kinds), self.vectors, numbers)
+        return ColumnEmbedding(self.numbers, self.vectors, numbers)
 
     def told(self) -> list[tuple[str, str, str]]:
         """Of each column its name, what it is, and as what it is taken."""

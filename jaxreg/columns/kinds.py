@@ -59,13 +59,15 @@ def nothing_for(rows: int) -> Float[np.ndarray, "rows 0"]:
 
 @dataclass(frozen=True)
 class Number:
-    """A column of numbers, scaled by median and quartiles, and drawn in far outside.
+    """A column of numbers, scaled by median and quartiles, drawn in far outside, and then standardised.
 
     Attributes:
         name: of the column.
         center: the median.
         scale: the distance of the quartiles as a standard deviation, or that itself where they are equal;
             0 where all training values are equal.
+        mean: of what was drawn in.
+        std: likewise, 1 where that is 0.
         gaps: whether an input beside it says that the value is missing.
         text: whether the numbers were written as text.
     """
@@ -73,6 +75,8 @@ class Number:
     name: str
     center: float
     scale: float
+    mean: float
+    std: float
     gaps: bool
     text: bool = False
 
@@ -88,7 +92,10 @@ class Number:
         if not 0 < scale < math.inf:
             largest = max(np.abs(known).max(initial=0.0), np.finfo(float).tiny)
             scale = float(np.std(known / largest) * largest) if len(known) else 0.0
-        return cls(name, float(center), float(scale), numbers.null_count() > 0, text)
+        drawn = draw_in(known, center, scale) if len(known) else np.zeros(1)
+        drawn = np.clip(drawn, -2 * FAR, 2 * FAR)  # one mistake among few rows is far even so
+        std, gaps = float(np.std(drawn)) or 1.0, numbers.null_count() > 0
+        return cls(name, float(center), float(scale), float(np.mean(drawn)), std, gaps, text)
 
     @property
     def has_number(self) -> bool:
@@ -104,7 +111,8 @@ class Number:
         """Scaled numbers; 0 and an indicator where one is missing."""
         numbers = _numbers(column)
         missing = numbers.is_null().to_numpy()
-        scaled = scale(numbers.fill_null(self.center).to_numpy(), self.center, self.scale)
+        drawn = draw_in(numbers.fill_null(self.center).to_numpy(), self.center, self.scale)
+        scaled = np.where(missing, 0.0, (drawn - self.mean) / self.std)
         flags = missing[:, None].astype(float) if self.gaps else nothing_for(len(missing))
         unread = (
             numbers.null_count()
@@ -114,9 +122,10 @@ class Number:
         return Inputs(scaled[:, None], flags, nothing_for(len(missing)), unread + unknown)
 
     def faults(self) -> Iterator[str]:
-        """A center or a scale that no numbers have."""
-        if not (math.isfinite(self.center) and 0 <= self.scale < math.inf):
-            yield f"its center is {self.center} and its scale {self.scale}"
+        """Figures that no numbers have."""
+        finite = math.isfinite(self.center) and math.isfinite(self.mean)
+        if not (finite and 0 <= self.scale < math.inf and 0 < self.std < math.inf):
+            yield f"its center is {self.center}, its scale {self.scale}, its mean {self.mean}, std {self.std}"
 
     def told(self) -> tuple[str, str]:
         """A number."""
@@ -138,12 +147,12 @@ def _numbers(column: pl.Series) -> pl.Series:
     )
 
 
-def scale(values: Float[np.ndarray, " n"], center: float, scale: float) -> Float[np.ndarray, " n"]:
+def draw_in(values: Float[np.ndarray, " n"], center: float, scale: float) -> Float[np.ndarray, " n"]:
     """Values in units of their scale, and beyond four of them as their logarithm; 0 where the scale is.
 
     >>> import numpy as np
-    >>> from jaxreg.columns.kinds import scale
-    >>> scale(np.array([3.0, 5.0, 1e12]), 1.0, 2.0).round(1)
+    >>> from jaxreg.columns.kinds import draw_in
+    >>> draw_in(np.array([3.0, 5.0, 1e12]), 1.0, 2.0).round(1)
     array([ 1. ,  2. , 30.9])
     """
     if scale == 0:

@@ -143,7 +143,7 @@ def load(path: str | Path) -> Fitted:
     """
     path = Path(path)
     header, arrays = _read(path)
-    columns = _columns_in(path, header)
+    columns = columns_of(path, header)
     model = _build(path, header, arrays, columns)
     _check(f"{path} is damaged", _faults(model, header, arrays, columns))
     tree = unflatten_dict(arrays, sep="/")
@@ -186,7 +186,7 @@ def _columns_out(columns: Columns) -> tuple[dict[str, Any], ...]:
     return tuple(kind | ({} if columns.named else {"named": False}) for kind in kinds)
 
 
-def _columns_in(path: Path, header: Header) -> Columns | None:
+def columns_of(path: Path, header: Header) -> Columns | None:
     """The columns that a header speaks of."""
     if header.columns is None:
         return None

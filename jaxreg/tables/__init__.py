@@ -15,8 +15,10 @@ from jaxreg.tables.prefetch import prefetch as prefetch
 from jaxreg.tables.read import check_columns as check_columns
 from jaxreg.tables.read import columns as columns
 from jaxreg.tables.read import index_columns as index_columns
+from jaxreg.tables.read import joined as joined
 from jaxreg.tables.read import numeric as numeric
 from jaxreg.tables.read import read as read
+from jaxreg.tables.read import typed as typed
 from jaxreg.tables.stream import Files as Files
 from jaxreg.tables.stream import RowGroup as RowGroup
 from jaxreg.tables.writer import Writer as Writer

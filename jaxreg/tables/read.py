@@ -89,6 +89,35 @@ def columns(path: Path, names: list[str]) -> pl.DataFrame:
     return numeric(table, names, path)
 
 
+def typed(table: pl.DataFrame, names: Collection[str], path: Path) -> pl.DataFrame:
+    """Some columns of a table as they are, text of which every value is a number as numbers.
+
+    Raises:
+        ValueError: names columns that have no name.
+    """
+    found, faults = [], []
+    for name in names:
+        column = table[name]
+        if name == "":
+            faults.append(f"column {table.columns.index(name) + 1} of {path} has no name: name it")
+        if column.dtype == pl.String and column.null_count() < len(column):
+            numbers = as_numbers(column)
+            column = numbers if numbers.null_count() == column.null_count() else column
+        # NumPy has no such types.
+        odd = column.dtype in (pl.Int128, pl.UInt128) or column.dtype.is_decimal()
+        found.append(column.cast(pl.Float64) if odd else column)
+    raise_faults(faults)
+    return pl.DataFrame(found)
+
+
+def joined(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Parts of a table below each other; a column that is text in one of them is text in all."""
+    text = {name for part in parts for name, kind in part.schema.items() if kind == pl.String}
+    return pl.concat(
+        [part.cast({name: pl.String for name in text}) for part in parts], how="vertical_relaxed"
+    )
+
+
 def numeric(
     table: pl.DataFrame, names: Collection[str], path: Path, droppable: Collection[str] = ()
 ) -> pl.DataFrame:
