@@ -152,7 +152,7 @@ def test_a_mistake_costs_its_own_row_alone():
     wrong[17] = 1e12
     (before,), (after,) = Columns.fit(x).transform(x).T, Columns.fit(wrong).transform(wrong).T
     others = np.arange(1000) != 17
-    np.testing.assert_allclose(after[others], before[others], atol=0.1)
+    np.testing.assert_allclose(after[others], before[others], rtol=0.05, atol=0.02)
     assert 20 < after[17] < 40
 
 
