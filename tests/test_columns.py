@@ -276,6 +276,8 @@ def test_tables_that_cannot_be_taken_are_refused_by_name():
         ValueError, match=r"'a' holds list values.*'b' holds infinity in 5 rows.*'c' holds bytes"
     ):
         Columns.fit(frame)
+    with pytest.raises(ValueError, match="column '0' holds a number too large for float64"):
+        Columns.fit(np.array([[10**400], [1], [2]], object))
     twice = pd.DataFrame([[1, 2]] * 9, columns=["a", "a"])
     with pytest.raises(ValueError, match="column 'a': more than one column has that name"):
         Columns.fit(twice)

@@ -114,10 +114,7 @@ class Number:
         drawn = draw_in(numbers.fill_null(self.center).to_numpy(), self.center, self.scale)
         scaled = np.where(missing, 0.0, (drawn - self.mean) / self.std)
         flags = missing[:, None].astype(float) if self.gaps else nothing_for(len(missing))
-        unread = (
-            numbers.null_count()
-            - (without_gaps(column) if column.dtype == pl.String else column).null_count()
-        )
+        unread = numbers.null_count() - _known(column).null_count()
         unknown = 0 if self.gaps else column.null_count()
         return Inputs(scaled[:, None], flags, nothing_for(len(missing)), unread + unknown)
 
@@ -140,11 +137,8 @@ def _known(column: pl.Series) -> pl.Series:
 def _numbers(column: pl.Series) -> pl.Series:
     if column.dtype == pl.Datetime:
         return pl.Series(values=[None] * len(column), dtype=pl.Float64)
-    return (
-        numbers_in(column)
-        if column.dtype in (pl.String, pl.Enum, pl.Categorical)
-        else column.cast(pl.Float64)
-    )
+    is_text = column.dtype in (pl.String, pl.Enum, pl.Categorical)
+    return numbers_in(column) if is_text else column.cast(pl.Float64)
 
 
 def draw_in(values: Float[np.ndarray, " n"], center: float, scale: float) -> Float[np.ndarray, " n"]:

@@ -59,8 +59,9 @@ def as_table(values: TableLike) -> pl.DataFrame:
     for name, column in columns.items():
         try:
             found[name] = _series(column)
-        except ValueError as error:
-            faults.append(f"column {name!r} {error}")
+        except (ValueError, OverflowError) as error:
+            what = "holds a number too large for float64" if isinstance(error, OverflowError) else error
+            faults.append(f"column {name!r} {what}")
     if faults:
         raise ValueError("; ".join(faults))
     return pl.DataFrame(found)
