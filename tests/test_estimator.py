@@ -627,7 +627,7 @@ def test_gaps_are_columns_of_their_own(kind):
     x, y = rows(60)
     x[::7, 0] = np.nan
     model = DeepEnsembleRegressor(**SMALL).fit(kind(x), y)
-    assert [column.gaps for column in model.columns_.kinds] == [True, False]
+    assert [column.gaps > 0 for column in model.columns_.kinds] == [True, False]
     assert np.isfinite(model.predict(kind(x))).all()
     with pytest.raises(ValueError, match="3 features"):
         model.predict(np.ones((2, 3)))

@@ -36,7 +36,7 @@ class Columns(NamedTuple):
     area  number              scaled, and whether it is missing
     city  category, 2 levels  an input for each
     >>> columns.transform(frame[:2]).round(2).tolist()
-    [[-1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]]
+    [[-1.0, -0.71, 0.71, -0.71], [0.0, 1.41, -1.41, 1.41]]
     """
 
     kinds: tuple[Kind, ...]

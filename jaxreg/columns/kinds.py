@@ -41,7 +41,7 @@ class Inputs(NamedTuple):
 
     Attributes:
         numbers: scaled numbers, which an embedding may follow, `(rows, any)`.
-        flags: numbers of a few values between -1 and 1, `(rows, any)`.
+        flags: standardised 0s and 1s, and points on circles, `(rows, any)`.
         levels: the number of a level each, for a learned vector, `(rows, 0)` or `(rows, 1)`.
         guessed: how many values were taken otherwise than they were written.
     """
@@ -68,7 +68,7 @@ class Number:
             0 where all training values are equal.
         mean: of what was drawn in.
         std: likewise, 1 where that is 0.
-        gaps: whether an input beside it says that the value is missing.
+        gaps: the share of training rows that lack it; unless it is 0 an input says which rows do.
         text: whether the numbers were written as text.
     """
 
@@ -77,7 +77,7 @@ class Number:
     scale: float
     mean: float
     std: float
-    gaps: bool
+    gaps: float
     text: bool = False
 
     @classmethod
@@ -94,7 +94,7 @@ class Number:
             scale = float(np.std(known / largest) * largest) if len(known) else 0.0
         drawn = draw_in(known, center, scale) if len(known) else np.zeros(1)
         drawn = np.clip(drawn, -2 * FAR, 2 * FAR)  # one mistake among few rows is far even so
-        std, gaps = float(np.std(drawn)) or 1.0, numbers.null_count() > 0
+        std, gaps = float(np.std(drawn)) or 1.0, numbers.null_count() / len(numbers)
         return cls(name, float(center), float(scale), float(np.mean(drawn)), std, gaps, text)
 
     @property
@@ -113,14 +113,14 @@ class Number:
         missing = numbers.is_null().to_numpy()
         drawn = draw_in(numbers.fill_null(self.center).to_numpy(), self.center, self.scale)
         scaled = np.where(missing, 0.0, (drawn - self.mean) / self.std)
-        flags = missing[:, None].astype(float) if self.gaps else nothing_for(len(missing))
+        flags = flagged(missing[:, None], (self.gaps,)) if self.gaps else nothing_for(len(missing))
         unread = numbers.null_count() - _known(column).null_count()
         unknown = 0 if self.gaps else column.null_count()
         return Inputs(scaled[:, None], flags, nothing_for(len(missing)), unread + unknown)
 
     def faults(self) -> Iterator[str]:
         """Figures that no numbers have."""
-        finite = math.isfinite(self.center) and math.isfinite(self.mean)
+        finite = math.isfinite(self.center) and math.isfinite(self.mean) and 0 <= self.gaps < 1
         if not (finite and 0 <= self.scale < math.inf and 0 < self.std < math.inf):
             yield f"its center is {self.center}, its scale {self.scale}, its mean {self.mean}, std {self.std}"
 
@@ -139,6 +139,12 @@ def _numbers(column: pl.Series) -> pl.Series:
         return pl.Series(values=[None] * len(column), dtype=pl.Float64)
     is_text = column.dtype in (pl.String, pl.Enum, pl.Categorical)
     return numbers_in(column) if is_text else column.cast(pl.Float64)
+
+
+def flagged(present: np.ndarray, shares: Sequence[float]) -> Float[np.ndarray, "rows flags"]:
+    """0s and 1s, standardised by the shares of training rows that have a 1."""
+    share = np.array(shares)[None]
+    return (present - share) / np.sqrt(np.where(share < 1, share * (1 - share), 1.0))
 
 
 def draw_in(values: Float[np.ndarray, " n"], center: float, scale: float) -> Float[np.ndarray, " n"]:
@@ -173,6 +179,7 @@ class Category:
         rare: whether training rows had others, which share one.
         gaps: whether training rows lacked one.
         size: of the learned vector, 0 for one input each.
+        shares: of the training rows that have each input, of the levels, of rare ones and of gaps.
     """
 
     name: str
@@ -180,6 +187,7 @@ class Category:
     rare: bool
     gaps: bool
     size: int
+    shares: tuple[float, ...] = ()
 
     @classmethod
     def fit(cls, name: str, column: pl.Series) -> "Category":
@@ -187,8 +195,11 @@ class Category:
         text = _text(column)
         counts = text.drop_nulls().value_counts().sort(["count", text.name], descending=[True, False])
         kept = counts.filter(counts["count"] >= ROWS_OF_A_LEVEL)[text.name].to_list()
-        rare, gaps = len(kept) < len(counts), text.null_count() > 0
-        return cls(name, tuple(kept), rare, gaps, vector_size(len(kept)))
+        rare, gaps, size = len(kept) < len(counts), text.null_count() > 0, vector_size(len(kept))
+        numbers = counts["count"].to_list()
+        rows = [*numbers[: len(kept)], *[sum(numbers[len(kept) :])] * rare, *[text.null_count()] * gaps]
+        shares = () if size else tuple(count / len(text) for count in rows)
+        return cls(name, tuple(kept), rare, gaps, size, shares)
 
     @property
     def has_number(self) -> bool:
@@ -214,7 +225,8 @@ class Category:
         if self.size:
             return Inputs(none, none, at[:, None].astype(float), unknown)
         shown = [*range(rare), *[rare] * self.rare, *[gap] * self.gaps]
-        return Inputs(none, (at[:, None] == np.array(shown, int)).astype(float), none, unknown)
+        present = at[:, None] == np.array(shown, int)
+        return Inputs(none, flagged(present, self.shares), none, unknown)
 
     def faults(self) -> Iterator[str]:
         """Levels that stand twice, or vectors of another size than theirs."""
@@ -222,6 +234,9 @@ class Category:
             yield "a level stands twice"
         if self.size != vector_size(len(self.levels)):
             yield f"its {len(self.levels):,} levels have vectors of {self.size}"
+        inputs = 0 if self.size else len(self.levels) + self.rare + self.gaps
+        if len(self.shares) != inputs or not all(0 < share <= 1 for share in self.shares):
+            yield f"the shares of its {inputs} inputs are {self.shares[:9]}"
 
     def told(self) -> tuple[str, str]:
         """Its levels."""
@@ -269,7 +284,7 @@ class Ordered:
         """Learn both."""
         order = tuple(column.dtype.categories.to_list())
         numbers = _ranks(order, column)
-        return cls(order, replace(Number.fit(name, numbers), gaps=False), Category.fit(name, column))
+        return cls(order, replace(Number.fit(name, numbers), gaps=0.0), Category.fit(name, column))
 
     @property
     def name(self) -> str:
