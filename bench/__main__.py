@@ -63,6 +63,12 @@ MEASUREMENTS = {
         "uci.csv",
         f"{SETS}, rivals",
     ),
+    "tables": Measurement(
+        "How good is it on tables with text, dates and gaps, beside others?",
+        "1 h",
+        "tables.csv",
+        f"{SETS}, rivals",
+    ),
     "ablation": Measurement(
         "What is each ingredient of the estimator worth?", "30 min", "ablation.csv", SETS
     ),
@@ -90,7 +96,9 @@ HELP = f"""\
 Times are rough, on 2 cores. Results are written to bench/results, and not with --quick.
 {SETS} is a folder of data sets: NAME.txt with a line of names, then numbers, the target last; or folders with
 data.txt, index_features.txt, index_target.txt and n_splits.txt. Without it, losses takes made-up data alone.
-bench/rivals.txt says how to install the rivals; without them uci measures jaxreg alone.
+For tables it's a folder with tables.json, or such a file, as bench/tables.py describes.
+bench/rivals.txt says how to install the rivals, rivals-tables.txt one more for tables; what isn't there is
+left out.
 Without root, faults leaves out disks that are full or read-only.
 """
 
@@ -116,8 +124,17 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8, help="how long gpu may take (default 8)")
     parser.add_argument("--cpu", action="store_true", help="gpu without a GPU: every part at its smallest")
     parser.add_argument("--parts", default="", help="some parts of gpu, as 3,4; the others' rows are kept")
+    parser.add_argument("--folds", type=int, default=5, help="how many folds of each table (default 5)")
+    parser.add_argument("--again", action="store_true", help="tables: measure what bench/results has, too")
+    parser.add_argument(
+        "--method",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="tables: this method; may be given again",
+    )
     args = parser.parse_args()
-    if args.what in ("uci", "ablation") and not args.data:
+    if not args.data and (args.what in ("uci", "ablation") or args.what == "tables" and not args.quick):
         parser.error(f"{args.what} needs {SETS} FOLDER")
     readme = importlib.import_module("bench.readme")
     if args.what == "readme":
@@ -135,6 +152,8 @@ def main() -> None:
                 "parts": args.parts.split(",") * bool(args.parts),
             }
             os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs memory too
+        if args.what == "tables":
+            settings |= {"folds": args.folds, "again": args.again, "names": args.method}
         measure = importlib.import_module(f"bench.{args.what}").main
         measure(quick=args.quick, out=readme.RESULTS, **settings)
 

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from bench import table_scores
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
+TABLES_FIRST = "jaxreg"  # what the others are compared with
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "benchmarks").glob("*.md"))]
 
 
@@ -174,6 +177,27 @@ def uci(rows: list[dict]) -> list[str]:
     return [*lines, "", _measured_on(rows[0])]
 
 
+def tables(rows: list[dict]) -> list[str]:
+    """The methods over all tables, then their CRPS on each."""
+    lines = [
+        "| method | targets | CRPS, times jaxreg's | better than jaxreg "
+        "| 90 % interval score, times jaxreg's | mean rank by CRPS | best "
+        "| inside 50, 90, 95 % | below and above 90 % | fit, s | predict, s |",
+        "|---" * 11 + "|",
+    ]
+    order = [TABLES_FIRST]
+    for line in table_scores.summary(rows, order):
+        inside = ", ".join(line[f"cover{percent}"] or "-" for percent in (50, 90, 95))
+        outside = f"{line['below90']}, {line['above90']}"
+        names = ("method", "targets", "crps_ratio", "better", "interval_ratio", "rank", "best")
+        cells = [*(line[name] for name in names), inside, outside, line["fit_wall"], line["predict_wall"]]
+        lines.append(f"| {' | '.join(cells)} |")
+    found = table_scores.by_table(rows, order)
+    lines += ["", f"| CRPS | {' | '.join(list(found[0])[1:])} |", "|---" * len(found[0]) + "|"]
+    lines += [f"| {' | '.join(line.values())} |" for line in found]
+    return [*lines, "", _measured_on(rows[0])]
+
+
 def comparison(rows: list[dict]) -> list[str]:
     """The methods that a user would choose from, over all sets: a row for each."""
     lines = [
@@ -277,6 +301,7 @@ TABLES = {
     "losses": ("losses.csv", losses),
     "comparison": ("uci.csv", comparison),
     "uci": ("uci.csv", uci),
+    "tables": ("tables.csv", tables),
     "ablation": ("ablation.csv", ablation),
     "faults": ("faults.csv", faults),
     "inputs": ("inputs.csv", inputs),

@@ -75,7 +75,7 @@ def _entries(path: Path, wrong: list[str]) -> dict[str, Any]:
 
 
 def _table(name: str, entry: Any, folder: Path, wrong: list[str]) -> Table | None:
-    if not isinstance(entry, dict) or not {"file", "target"} <= set(entry):
+    if not isinstance(entry, dict) or "file" not in entry or not _names(entry.get("target")):
         wrong.append('"file" and "target" are needed')
         return None
     if unknown := [key for key in entry if key not in KEYS]:

@@ -157,9 +157,13 @@ def by_table(rows: Sequence[dict], order: Sequence[str] = ()) -> list[dict]:
         found = {name: mean_over(methods[name], "crps") for name in names if name in methods}
         line = {"table": table, "target": target}
         line["folds"] = str(max(len(folds) for folds in methods.values()))
-        out.append(line | {name: _or_empty(found.get(name, np.nan), ".4g") for name in names})
+        out.append(line | {name: _short(found.get(name, np.nan)) for name in names})
     return out
 
 
 def _or_empty(value: float, form: str) -> str:
     return f"{value:{form}}" if np.isfinite(value) else ""
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else _or_empty(value, ".4g")

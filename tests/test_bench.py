@@ -21,6 +21,8 @@ from bench import (
     readme,
     scale,
     speed,
+    table_methods,
+    tables,
     uci,
 )
 from bench.__main__ import MEASUREMENTS
@@ -262,6 +264,58 @@ def test_uci_bench_in_its_quick_form(tmp_path, capsys, monkeypatch):
     assert "| toy | best published | 0.1 (Oracle) | 0.2 (Oracle) |  |" in table
     uci.main(quick=True, out=tmp_path, folders=[], python=tmp_path / "none")
     assert "no rivals" in capsys.readouterr().out
+
+
+# Rivals that need no environment: a normal distribution, quantiles, one that breaks and one that isn't there.
+TABLE_RIVALS = """
+import json, sys, numpy as np
+names = ["normal", "median", "broken"]
+print(json.dumps([[n, "v1", ""] for n in names] + [["lost", "", "nobody has it"]]), flush=True)
+for line in sys.stdin:
+    name, _, path = line.rstrip().partition("\t")
+    rows = dict(np.load(path))
+    n = len(rows["one_hot_test"])
+    assert len(rows["numbers_test"]) == len(rows["text_test"]) == n and len(rows["text"]) == len(rows["y"])
+    found = {"mean": np.full(n, rows["y"].mean())}
+    if name == "normal":
+        found["std"] = np.full(n, rows["y"].std())
+    else:
+        quantiles = np.full((len(rows["levels"]), n), np.median(rows["y"]))
+        found |= {"levels": rows["levels"], "quantiles": quantiles}
+    np.savez(path, **(rows | found))
+    times = dict.fromkeys(["fit_cpu", "fit_wall", "predict_cpu", "predict_wall"], 1.5)
+    print(json.dumps({"error": "it broke"} if name == "broken" else times), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_tables_bench_in_its_quick_form(tmp_path, capsys, monkeypatch):
+    (tmp_path / "table_rivals.py").write_text(TABLE_RIVALS)
+    monkeypatch.setattr(table_methods, "HERE", tmp_path)
+    rows = tables.main(quick=True, out=tmp_path, python=Path(sys.executable))
+    assert not list(tmp_path.glob("*.csv"))
+    found = {(row["table"], row["target"], row["method"]): row for row in rows}
+    methods = {method for *_, method in found}
+    assert {"jaxreg", "HistGradientBoosting, 19 levels", "normal", "median"} <= methods
+    assert not {"broken", "lost"} & methods
+    targets = [("houses", "price"), ("soils", "2"), ("soils", "3")]
+    for target in targets:
+        ours, normal, median = (found[*target, name] for name in ("jaxreg", "normal", "median"))
+        assert float(ours["crps"]) < float(normal["crps"]) and ours["nll"] and normal["nll"]
+        assert median["nll"] == "" and median["cover90"] == "0" and ours["training_rows"] == "120"
+        conformal = found[*target, "HistGradientBoosting, conformalised by MAPIE"]
+        assert conformal["crps"] == conformal["cover95"] == "" and float(conformal["cover90"]) > 0.6
+        np.testing.assert_allclose(float(normal["fit_wall"]), 1.5 if target[0] == "houses" else 3)
+    printed = capsys.readouterr().out
+    assert "broken: failed, RuntimeError: it broke" in printed and "lost: skipped, nobody has it" in printed
+    assert "| houses | price | 1 |" in "\n".join(readme.tables(rows))
+
+
+@pytest.mark.slow
+def test_rivals_that_are_not_installed_are_named():
+    with table_methods.methods(table_methods.QUICK, Path(sys.executable)) as methods:
+        missing = {method.name: method.missing for method in methods if "install" in method.missing}
+    assert "CatBoost, MultiQuantile" in missing and "catboost" in missing["CatBoost, MultiQuantile"]
 
 
 @pytest.mark.slow
