@@ -65,7 +65,7 @@ MEASUREMENTS = {
     ),
     "tables": Measurement(
         "How good is it on tables with text, dates and gaps, beside others?",
-        "1 h",
+        "2 h",
         "tables.csv",
         f"{SETS}, rivals",
     ),
