@@ -27,7 +27,6 @@ from jaxreg import DeepEnsembleRegressor
 
 HERE = Path(__file__).parent
 RIVALS_PYTHON = HERE / ".rivals" / "bin" / "python"
-REFUSED = "numbers are needed"  # what the estimator says of columns that it doesn't take
 TOO_FEW = "Number of samples of the score is too low"  # what MAPIE says of too few held-out rows
 _BELOW = np.array([1, 2.5, 5, 10, 15, 20, 25, 30, 40]) / 100
 TREE_LEVELS = np.r_[_BELOW, 0.5, 1 - _BELOW[::-1]]  # 19, closer together where quantiles bend
@@ -133,18 +132,6 @@ def _native_network(fold: Fold, settings: dict[str, Any]) -> Predict:
 
 def _squeezed(y: np.ndarray) -> np.ndarray:
     return y[:, 0] if y.shape[1] == 1 else y
-
-
-def refusal() -> str:
-    """Why the estimator can't be given a table with text, if it can't."""
-    table = pd.DataFrame({"text": ["a", "b"] * 10, "number": np.arange(20.0)})
-    try:
-        DeepEnsembleRegressor(members=1, hidden=(2,), epochs=1).fit(table, np.arange(20.0))
-    except ValueError as error:
-        if REFUSED in str(error):
-            return "not yet: the estimator refuses text"
-        raise
-    return ""
 
 
 def _of_targets(fit: Callable[..., Predict], fold: Fold, boosts: int) -> Predict:
@@ -253,18 +240,17 @@ def methods(effort: Effort, python: Path) -> Iterator[list[Method]]:
     """All methods, those that are missing too; the first is what others are compared with."""
     ours, trees = f"{jaxreg.__version__} {_digest()}", f"scikit-learn {sklearn.__version__}"
     found = []
-    for name, version, fit, missing in (
-        ("jaxreg", ours, partial(_network, settings=effort.network), ""),
-        ("jaxreg, native columns", ours, partial(_native_network, settings=effort.network), refusal()),
-        ("HistGradientBoosting, 19 levels", trees, _trees(_boosted, effort), ""),
+    for name, version, fit in (
+        ("jaxreg", ours, partial(_network, settings=effort.network)),
+        ("jaxreg, native columns", ours, partial(_native_network, settings=effort.network)),
+        ("HistGradientBoosting, 19 levels", trees, _trees(_boosted, effort)),
         (
             "HistGradientBoosting, conformalised by MAPIE",
             f"{trees}, MAPIE {mapie.__version__}",
             _trees(_conformal, effort),
-            "",
         ),
     ):
-        found.append(Method(name, version, partial(_here, fit), missing))
+        found.append(Method(name, version, partial(_here, fit)))
     if not python.exists():
         note = f"there is no {python}; {HERE / 'rivals.txt'} says how to make it"
         yield [*found, Method("rivals", "", None, note)]

@@ -292,7 +292,6 @@ for line in sys.stdin:
 def test_tables_bench_in_its_quick_form(tmp_path, capsys, monkeypatch):
     (tmp_path / "table_rivals.py").write_text(TABLE_RIVALS)
     monkeypatch.setattr(table_methods, "HERE", tmp_path)
-    monkeypatch.setattr(table_methods, "refusal", lambda: "")  # numbers it takes as they are in any case
     rows = tables.main(quick=True, out=tmp_path, python=Path(sys.executable))
     assert not list(tmp_path.glob("*.csv"))
     found = {(row["table"], row["target"], row["method"]): row for row in rows}

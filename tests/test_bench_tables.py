@@ -257,21 +257,10 @@ def test_a_cut_run_goes_on_where_it_was(described, tmp_path, capsys):
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_native_columns_wait_until_the_estimator_takes_text(monkeypatch, tmp_path):
-    def fit(self, x, y):
-        raise ValueError(message)
-
-    monkeypatch.setattr(table_methods.DeepEnsembleRegressor, "fit", fit)
-    message = "Input X contains text in column 'text': numbers are needed, encode it"
-    assert table_methods.refusal().startswith("not yet")
+def test_rivals_that_are_not_installed_are_named(tmp_path):
     with table_methods.methods(table_methods.QUICK, tmp_path / "none") as methods:
         missing = {method.name: method.missing for method in methods if method.missing}
-    assert list(missing) == ["jaxreg, native columns", "rivals"] and "rivals.txt" in missing["rivals"]
-    message = "another"
-    with pytest.raises(ValueError, match="another"):
-        table_methods.refusal()
-    monkeypatch.setattr(table_methods.DeepEnsembleRegressor, "fit", lambda self, x, y: self)
-    assert table_methods.refusal() == ""
+    assert list(missing) == ["rivals"] and "rivals.txt" in missing["rivals"]
 
 
 def test_a_method_that_is_not_there_is_named(tmp_path, capsys):
