@@ -23,7 +23,7 @@ ORDER = """
     metrics.checked metrics.scores metrics.evaluation metrics.scorers metrics
     calibration.scaling calibration.recalibration calibration.conformal calibration
     model model.fitted recipe
-    isotonic files model.archive model.store cache plots report progress hosts
+    isotonic files model.archive model.header model.store cache plots report progress hosts
     tables.csv tables.read tables.writer tables.prefetch tables.stream tables.find tables
     model.checkpoints model.model_file model.export model.torch_weights estimator skpro_regressor
     cli.console cli.ending cli.aborts cli.standard_input cli.outputs cli.inputs cli.json_output

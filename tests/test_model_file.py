@@ -21,6 +21,7 @@ from jaxreg import (
     NaturalRegressor,
     PeriodicEmbedding,
     Scaler,
+    settings,
 )
 from jaxreg.calibration.scaling import NoiseScaling, VarianceScaling
 from jaxreg.model import archive, export, model_file
@@ -330,7 +331,7 @@ def nested(depth):
     return {"a": nested(depth - 1)} if depth else {}
 
 
-DEEP = [1] * (model_file.MOST_LAYERS + 1)
+DEEP = [1] * (settings.MOST_LAYERS + 1)
 MANY = {f"params/more_{i}": np.zeros(1) for i in range(len(DEEP))}
 MEAN, POSITIVE, UNKNOWN = "params/mean_head/bias", "numbers that aren't positive", "NaN or infinite"
 

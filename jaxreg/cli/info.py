@@ -10,14 +10,14 @@ from rich.text import Text
 
 from jaxreg.cli.console import show, visible
 from jaxreg.cli.json_output import print_json
-from jaxreg.model import model_file
+from jaxreg.model.header import read_header
 
 MOST_COLUMNS = 20
 
 
 def run(model: Path, *, as_json: bool) -> None:
     """Print the header."""
-    header = model_file.read_header(model)
+    header = read_header(model)
     described = msgspec.to_builtins(header.model)
     if as_json:
         whole = msgspec.to_builtins(header)
@@ -57,8 +57,8 @@ def run(model: Path, *, as_json: bool) -> None:
     show(table)
     if header.columns is not None:
         taken = Table("column", "is", "taken as", title="columns", title_justify="left")
-        for line in model_file.columns_of(model, header).told():
-            taken.add_row(*map(visible, line))
+        for column in header.columns:
+            taken.add_row(*(visible(str(text)) for text in (column.get("name"), *column.get("told", ()))[:3]))
         show(taken)
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from msgspec import Meta, Struct
 
 from jaxreg.calibration.scaling import NoiseScaling, VarianceScaling
 from jaxreg.columns import Columns
@@ -23,6 +22,8 @@ from jaxreg.files import check_writable
 from jaxreg.model import archive
 from jaxreg.model.archive import FORMAT
 from jaxreg.model.fitted import Fitted
+from jaxreg.model.header import EmbeddingHeader, Header, ModelHeader, check, header_faults, read_all
+from jaxreg.model.header import read_header as read_header
 from jaxreg.networks.embeddings import ColumnEmbedding, PeriodicEmbedding
 from jaxreg.networks.models import (
     ACTIVATIONS,
@@ -31,71 +32,12 @@ from jaxreg.networks.models import (
     NaturalRegressor,
 )
 from jaxreg.plain import listed
-from jaxreg.settings import MOST_LAYERS
 
 MODELS = {model.__name__: model for model in (MeanVarRegressor, MeanOnlyRegressor, NaturalRegressor)}
 CALIBRATIONS = {kind.__name__: kind for kind in (NoiseScaling, VarianceScaling)}
 
-# Settings are for the reader, and what goes through them calls itself once for each list within a list.
-DEEPEST_SETTINGS = 16
-
 # Arrays that no model has without a positive number in each place.
 POSITIVE = ("x_scaler/scale", "y_scaler/scale", "calibration/factor")
-
-Count = Annotated[int, Meta(ge=1)]
-
-
-class _Embedding(Struct, forbid_unknown_fields=True):
-    """A `PeriodicEmbedding`."""
-
-    frequencies: Count
-    scales: tuple[float, float]
-
-
-class _Model(Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """A network, without its parameters."""
-
-    kind: str
-    hidden: tuple[Count, ...]
-    outputs: Count | None
-    activation: str
-    detach_variance: bool = False
-    embedding: _Embedding | None = None
-
-
-class Header(Struct, forbid_unknown_fields=True, kw_only=True):
-    """What a model file says beside its arrays.
-
-    Attributes:
-        sha256: digest of the file, with zeros in the place of this.
-        format: number of the file's format.
-        model: the network.
-        feature_names: columns in the order the model takes them.
-        target_names: one name per output.
-        settings: how it was trained.
-        versions: of the libraries that wrote it.
-        members: number of networks, None for one alone.
-        calibration: what changes their predictions.
-        feature_dtypes: types of the features' columns in the training data.
-        target_dtypes: types of the targets' columns.
-        scores: how well it did, at the end of training.
-        columns: what was learned of each column, in place of the features' scaler.
-    """
-
-    sha256: str | None = None
-    format: int
-    model: _Model
-    feature_names: tuple[str, ...] | None
-    target_names: tuple[str, ...] | None
-    settings: dict[str, Any] | None
-    versions: dict[str, str]
-    members: Count | None = None
-    calibration: Literal["NoiseScaling", "VarianceScaling"] | None = None
-    feature_dtypes: tuple[str, ...] | None = None
-    target_dtypes: tuple[str, ...] | None = None
-    scores: dict[str, float | None] | None = None
-    columns: tuple[dict[str, Any], ...] | None = None
-
 
 # What header and `Fitted` both have.
 COPIED = ("feature_names", "target_names", "settings", "members", "feature_dtypes", "target_dtypes", "scores")
@@ -129,7 +71,7 @@ def save(path: str | Path, fitted: Fitted) -> None:
     if fitted.calibration is not None:
         arrays["calibration/factor"] = np.asarray(fitted.calibration.factor, np.float64)
     arrays = {name: np.array(array, order="C") for name, array in arrays.items()}
-    _check("the model can't be saved", _faults(fitted.model, header, arrays, columns))
+    check("the model can't be saved", _faults(fitted.model, header, arrays, columns))
     archive.write(path, "model", json.loads(msgspec.json.encode(header)), arrays)
 
 
@@ -142,10 +84,10 @@ def load(path: str | Path) -> Fitted:
             what no model has, such as a scale of 0.
     """
     path = Path(path)
-    header, arrays = _read(path)
+    header, arrays = read_all(path)
     columns = columns_of(path, header)
     model = _build(path, header, arrays, columns)
-    _check(f"{path} is damaged", _faults(model, header, arrays, columns))
+    check(f"{path} is damaged", _faults(model, header, arrays, columns))
     tree = unflatten_dict(arrays, sep="/")
     kind = header.calibration
     return Fitted(
@@ -158,31 +100,12 @@ def load(path: str | Path) -> Fitted:
     )
 
 
-def read_header(path: str | Path) -> Header:
-    """What a model file says of itself; the arrays are checked against its digest.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: as `load` does.
-    """
-    return _read(Path(path))[0]
-
-
-def _read(path: Path) -> tuple[Header, dict[str, np.ndarray]]:
-    """Header and arrays as they were written."""
-    found, arrays = archive.read(path, "model")
-    try:
-        header = msgspec.convert(found, Header)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path} is damaged, its header can't be understood ({reason})") from None
-    _check(f"{path} is damaged", _header_faults(header))
-    return header, arrays
-
-
 def _columns_out(columns: Columns) -> tuple[dict[str, Any], ...]:
     """What a header says of columns."""
-    kinds = ({"kind": type(kind).__name__.lower()} | msgspec.to_builtins(kind) for kind in columns.kinds)
+    kinds = (
+        {"kind": type(kind).__name__.lower(), "told": kind.told()} | msgspec.to_builtins(kind)
+        for kind in columns.kinds
+    )
     return tuple(kind | ({} if columns.named else {"named": False}) for kind in kinds)
 
 
@@ -196,11 +119,11 @@ def columns_of(path: Path, header: Header) -> Columns | None:
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{path} is damaged, its columns can't be understood ({reason})") from None
     columns = Columns(kinds, all(given.get("named", True) for given in header.columns))
-    _check(f"{path} is damaged", columns.faults())
+    check(f"{path} is damaged", columns.faults())
     return columns
 
 
-def _describe(model: nn.Module, columns: Columns | None = None) -> _Model:
+def _describe(model: nn.Module, columns: Columns | None = None) -> ModelHeader:
     """What a file says of a model; what its columns say already isn't said again."""
     kind = type(model).__name__
     activation = next(
@@ -216,13 +139,13 @@ def _describe(model: nn.Module, columns: Columns | None = None) -> _Model:
             f"embedding of its Columns, whose "
             f"activation is one of {', '.join(ACTIVATIONS)}; got {model}"
         )
-    return _Model(
+    return ModelHeader(
         kind=kind,
         hidden=tuple(model.hidden),
         outputs=model.outputs,
         activation=activation,
         detach_variance=getattr(model, "detach_variance", False),
-        embedding=None if own is None else _Embedding(own.frequencies, own.scales),
+        embedding=None if own is None else EmbeddingHeader(own.frequencies, own.scales),
     )
 
 
@@ -250,25 +173,11 @@ def _build(path: Path, header: Header, arrays: dict[str, np.ndarray], columns: C
         raise ValueError(f"{path} is damaged: {error}") from None
 
 
-def _check(what: str, faults: Iterator[str]) -> None:
-    """Raise with the first fault, if there is one."""
-    for fault in faults:
-        raise ValueError(f"{what}: {fault}")
-
-
-def _header_faults(header: Header) -> Iterator[str]:
-    """What in a header is too large to be worked with."""
-    if len(header.model.hidden) > MOST_LAYERS:
-        yield f"its network has {len(header.model.hidden):,} hidden layers, a file may hold {MOST_LAYERS}"
-    if not _shallow(header.settings, DEEPEST_SETTINGS):
-        yield f"its settings are nested more than {DEEPEST_SETTINGS} deep"
-
-
 def _faults(
     model: nn.Module, header: Header, arrays: dict[str, np.ndarray], columns: Columns | None
 ) -> Iterator[str]:
     """What is impossible; each is found only where the ones before are not."""
-    yield from _header_faults(header)
+    yield from header_faults(header)
     if misfits := _misfits(model, header, arrays, columns):
         yield f"the arrays {', '.join(sorted(misfits))} don't fit its {type(model).__name__}"
     features = len(arrays["x_scaler/loc"] if columns is None else columns.names)
@@ -286,14 +195,6 @@ def _faults(
             yield f"{name} has numbers that are NaN or infinite"
         if name in POSITIVE and not np.all(array > 0):
             yield f"{name} has numbers that aren't positive"
-
-
-def _shallow(value: Any, most: int) -> bool:
-    """Whether lists and dictionaries stand within one another at most so many times."""
-    if not isinstance(value, dict | list | tuple):
-        return True
-    inner = value.values() if isinstance(value, dict) else value
-    return most > 0 and all(_shallow(each, most - 1) for each in inner)
 
 
 def _misfits(
