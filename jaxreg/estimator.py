@@ -42,13 +42,14 @@ from jaxreg.recipe import (
     Recipe,
     TimeLimit,
     TrainingData,
+    final_scores,
     fit_scalers,
     make_recipe,
     standardised,
     try_scales,
 )
 from jaxreg.settings import EnsembleSettings, check_settings, documented
-from jaxreg.training import History, TrainState
+from jaxreg.training import TrainState
 from jaxreg.training.feeds import size_class
 from jaxreg.training.fitting import without_failed
 from jaxreg.training.hooks import check_hooks
@@ -265,7 +266,7 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
             calibration=self.calibration_,
             feature_dtypes=feature_dtypes,
             target_dtypes=target_dtypes,
-            scores=_final_scores(self.history_),
+            scores=final_scores(self.history_),
         )
         return self
 
@@ -430,17 +431,6 @@ def _check_known(known: np.ndarray) -> None:
     empty = np.flatnonzero(~known.any(axis=0))
     if empty.size:
         raise ValueError(f"y, column {empty[0]}, is missing in all rows: leave it out")
-
-
-def _final_scores(history: History) -> dict[str, float]:
-    """Means over members, in the standardised target's units: of the last epoch, and of those kept."""
-    kept = np.flatnonzero(history.failed_epoch < 0)
-    last = np.isfinite(history.loss[kept]).sum(axis=1) - 1
-    scores = {"training_loss": float(np.mean(history.loss[kept, last]))}
-    if history.validation_nll is not None:
-        held_out = history.validation_nll[kept, history.best_epoch[kept]]
-        scores["held_out_nll_of_members"] = float(np.mean(held_out))
-    return scores
 
 
 def _unmasked(values: Any) -> Any:

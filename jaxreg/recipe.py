@@ -281,3 +281,14 @@ def try_scales(key: jax.Array, settings: Any, training_data: TrainingData, hooks
         scores.append(np.mean(metrics.nll(scaled, y, sample_weight=weight)))
     failed = (history.failed_epoch >= 0).reshape(len(SCALES), -1).any(axis=1)
     return SCALES[int(np.nanargmin(np.where(failed, np.inf, scores)))]
+
+
+def final_scores(history: History) -> dict[str, float]:
+    """Means over members, in the standardised target's units: of the last epoch, and of those kept."""
+    kept = np.flatnonzero(history.failed_epoch < 0)
+    last = np.isfinite(history.loss[kept]).sum(axis=1) - 1
+    scores = {"training_loss": float(np.mean(history.loss[kept, last]))}
+    if history.validation_nll is not None:
+        held_out = history.validation_nll[kept, history.best_epoch[kept]]
+        scores["held_out_nll_of_members"] = float(np.mean(held_out))
+    return scores

@@ -15,8 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxreg import ColumnEmbedding, Columns, MeanVarRegressor, PeriodicEmbedding, adamw, fit, make_trainer
-from jaxreg.columns import as_table, kinds
-from jaxreg.columns.kinds import FAR, Category, Nothing, Number, Ordered, Time, draw_in
+from jaxreg.columns import as_table
+from jaxreg.columns.categories import Category, Ordered
+from jaxreg.columns.kinds import Nothing
+from jaxreg.columns.numbers import FAR, QUARTILES_APART, Number, draw_in
+from jaxreg.columns.times import Time
 
 ROWS = 60
 RNG = np.random.default_rng(0)
@@ -362,4 +365,4 @@ def test_tables_without_names():
     columns = Columns.fit(rows)
     assert not columns.named and [type(kind) for kind in columns.kinds] == [Number, Category, Number]
     assert columns.transform(rows[:2]).shape == (2, 5)
-    assert kinds.QUARTILES_APART == pytest.approx(2 * 0.6744897501960817)
+    assert QUARTILES_APART == pytest.approx(2 * 0.6744897501960817)

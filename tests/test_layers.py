@@ -19,7 +19,7 @@ ORDER = """
     networks.embeddings networks.models networks.prediction networks
     training.losses training.optimizers training.trainer training.hooks training.feeds training.run
     training.inputs training.members training.chunks training.fitting training
-    columns.values columns.kinds columns.columns columns
+    columns.values columns.numbers columns.categories columns.times columns.kinds columns.columns columns
     metrics.checked metrics.scores metrics.evaluation metrics.scorers metrics
     calibration.scaling calibration.recalibration calibration.conformal calibration
     model model.fitted recipe

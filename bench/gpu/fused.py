@@ -10,12 +10,12 @@ from jaxtyping import Array, PyTree
 
 from bench.gpu import kernels
 from bench.gpu.common import products, single, within
-from bench.gpu.kernels import LEARNING_RATE, LEAVES, MOMENTUM, WEIGHT_DECAY
-from bench.speed import KEY, OURS, Contender, Effort, Problem, timed
-from jaxreg import MeanVarRegressor, data, make_trainer, sgd
+from bench.gpu.kernels import LEAVES
+from bench.speed import OURS, ROWS, Contender, Effort, Problem, timed
+from jaxreg import data
 
 QUESTION = "a step in one kernel for all steps, beside XLA's"
-ROWS, BATCH = 256, 64
+BATCH = 64
 
 
 class Steps:
@@ -23,9 +23,8 @@ class Steps:
 
     def __init__(self, members: int, steps: int):
         self.members, self.epochs = members, -(-steps * BATCH // ROWS)
-        self.rows = tuple(np.asarray(a) for a in data.sinusoid(jax.random.key(0), ROWS))
-        self.trainer = make_trainer(MeanVarRegressor(), sgd(LEARNING_RATE, MOMENTUM, WEIGHT_DECAY))
-        self.keys = jax.random.split(KEY, members)
+        self.problem = Problem(128, BATCH, members)
+        self.trainer, self.keys, self.rows = self.problem.trainer, self.problem.keys, self.problem.rows
         self.state = jax.vmap(lambda key: self.trainer.init(key, self.rows[0]))(self.keys)
         self.leaves = leaves_of(self.state.params) + leaves_of(self.state.opt_state.velocity)
         self.x, self.y = (a[:, :steps] for a in self.batches())
@@ -90,7 +89,7 @@ def fused(effort: Effort) -> Iterator[dict]:
         yield single(QUESTION, what, apart, "of the largest loss", label)
         ready[name] = way
     ready["XLA's loop, float32"], ready["drawing the batches"] = problem.xla, problem.batches
-    contenders = {OURS: within("TF32", Problem(128, BATCH, members).ours())}
+    contenders = {OURS: within("TF32", problem.problem.ours())}
     for name, way in ready.items():
         contender = Contender(partial(_waited, way), members * steps)
         contenders[name] = within("float32" if "float32" in name else "TF32", contender)

@@ -20,8 +20,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 5e-3, 0.9, 1e-4
-GPU = jax.default_backend() == "gpu"
+from bench.machine import GPU
+from bench.rivals import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY
+
 # Layers and their parts, in the order in which the kernels take them.
 LEAVES = [
     (layer, part)
@@ -173,7 +174,7 @@ def pallas_steps(variant: Variant, leaves: list[Array], x: Array, y: Array) -> t
 
 
 def build_cuda() -> None:
-    """Compile `kernels.cu` with CUDA's compiler, and register its two functions with XLA."""
+    """Compile `kernels.cu` with CUDA's compiler, and register its functions with XLA."""
     nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
     source = Path(__file__).with_name("kernels.cu")
     library = Path(tempfile.mkdtemp()) / "fused.so"

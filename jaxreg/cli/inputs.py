@@ -78,7 +78,8 @@ def rows_in_memory(paths: list[Path], target: str, drop: list[str], test_fractio
         raise ValueError(no_rows(paths))
     table = joined(parts)
     x, y = table[features], check_features(table[[target]], "the target", dtype=np.float64)[:, 0]
-    if is_plain(x):
+    plain = is_plain(x)
+    if plain:
         x, y = trainable(table, features, target)
         x = pl.DataFrame(x, schema=features)
     else:
@@ -96,7 +97,7 @@ def rows_in_memory(paths: list[Path], target: str, drop: list[str], test_fractio
     if len(test) < FEWEST_TEST_ROWS:
         test, train = order[:0], order
     constant = [column.name for column in x[train] if column.n_unique() == 1]
-    if constant and is_plain(x):  # otherwise the estimator says so
+    if constant and plain:  # otherwise the estimator says so
         listed = ", ".join(map(repr, constant))
         warnings.warn(f"constant column {listed}: it tells nothing about the target", stacklevel=2)
     return Rows((x[train], pl.Series(target, y[train])), (x[test], y[test]), len(x), dtypes)

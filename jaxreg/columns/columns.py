@@ -9,7 +9,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from jaxreg.columns.kinds import Inputs, Kind, Nothing, Time, kind_of
+from jaxreg.columns.kinds import Kind, Nothing, kind_of
+from jaxreg.columns.numbers import Inputs
+from jaxreg.columns.times import Time
 from jaxreg.columns.values import as_table, time_formats
 from jaxreg.data.frames import MOST_FAULTS, TableLike, column_names
 from jaxreg.networks.embeddings import ColumnEmbedding

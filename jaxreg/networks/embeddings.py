@@ -1,4 +1,4 @@
-"""What stands before a first layer, so that a network can follow features that matter at several scales."""
+"""What stands before a first layer: features at several scales, and learned vectors of levels."""
 
 import math
 from collections.abc import Sequence

@@ -1,0 +1,171 @@
+"""Columns of levels, ordered ones among them."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import polars as pl
+
+from jaxreg.columns.numbers import Inputs, Number, flagged, nothing_for
+from jaxreg.columns.values import without_gaps
+from jaxreg.plain import counted
+
+# Levels of fewer rows share one. Up to so many levels have an input each, more have a learned vector.
+ROWS_OF_A_LEVEL = 5
+MOST_INPUTS = 12
+LARGEST_VECTOR = 32
+
+
+def vector_size(levels: int) -> int:
+    """The size of the learned vectors of so many levels; 0 for few, which have an input each."""
+    return min(math.ceil(levels**0.4), LARGEST_VECTOR) if levels > MOST_INPUTS else 0
+
+
+@dataclass(frozen=True)
+class Category:
+    """A column of levels: an input for each of a few, a learned vector for each of many.
+
+    Attributes:
+        name: of the column.
+        levels: those of enough rows, the most frequent first.
+        rare: whether training rows had others, which share one.
+        gaps: whether training rows lacked one.
+        size: of the learned vector, 0 for one input each.
+        shares: of the training rows that have each input, of the levels, of rare ones and of gaps.
+    """
+
+    name: str
+    levels: tuple[str, ...]
+    rare: bool
+    gaps: bool
+    size: int
+    shares: tuple[float, ...] = ()
+
+    has_number: ClassVar[bool] = False
+
+    @classmethod
+    def fit(cls, name: str, column: pl.Series) -> "Category":
+        """Learn which levels there are."""
+        text = _text(column)
+        counts = text.drop_nulls().value_counts().sort(["count", text.name], descending=[True, False])
+        kept = counts.filter(counts["count"] >= ROWS_OF_A_LEVEL)[text.name].to_list()
+        rare, gaps, size = len(kept) < len(counts), text.null_count() > 0, vector_size(len(kept))
+        numbers = counts["count"].to_list()
+        rows = [*numbers[: len(kept)], *[sum(numbers[len(kept) :])] * rare, *[text.null_count()] * gaps]
+        shares = () if size else tuple(count / len(text) for count in rows)
+        return cls(name, tuple(kept), rare, gaps, size, shares)
+
+    @property
+    def vector(self) -> tuple[int, int] | None:
+        """The levels, the rare ones as one, and gaps."""
+        return (len(self.levels) + 2, self.size) if self.size else None
+
+    def inputs(self, column: pl.Series) -> Inputs:
+        """1 at the level's input, or the level's number."""
+        text = _text(column)
+        numbers = dict(zip(self.levels, range(len(self.levels)), strict=True))
+        rare, gap = len(self.levels), len(self.levels) + 1
+        known = text.is_not_null()
+        at = text.replace_strict(numbers, default=rare, return_dtype=pl.Int64)
+        at = at.set(~known, gap).to_numpy()
+        unseen = int((at == rare).sum()) if not self.rare else 0
+        unknown = unseen + (0 if self.gaps else text.null_count())
+        none = nothing_for(len(at))
+        if self.size:
+            return Inputs(none, none, at[:, None].astype(float), unknown)
+        shown = [*range(rare), *[rare] * self.rare, *[gap] * self.gaps]
+        present = at[:, None] == np.array(shown, int)
+        return Inputs(none, flagged(present, self.shares), none, unknown)
+
+    def faults(self) -> Iterator[str]:
+        """Levels that stand twice, or vectors of another size than theirs."""
+        if len(set(self.levels)) < len(self.levels):
+            yield "a level stands twice"
+        if self.size != vector_size(len(self.levels)):
+            yield f"its {len(self.levels):,} levels have vectors of {self.size}"
+        inputs = 0 if self.size else len(self.levels) + self.rare + self.gaps
+        if len(self.shares) != inputs or not all(0 < share <= 1 for share in self.shares):
+            yield f"the shares of its {inputs} inputs are {self.shares[:9]}"
+
+    def told(self) -> tuple[str, str]:
+        """Its levels."""
+        if not self.levels:
+            return "text, rarely there", "whether it is missing"
+        more = ", rare ones as one" * self.rare + ", and whether it is missing" * self.gaps
+        taken = f"a vector of {self.size} for each" if self.size else "an input for each"
+        return f"category, {counted(len(self.levels), 'level')}", taken + more
+
+
+def _text(column: pl.Series) -> pl.Series:
+    """Values as text, a whole number without its decimals."""
+    if column.dtype == pl.Float64:
+        whole = column == column.round(0)
+        wide = column.abs() >= 2**53
+        numbers = column.set(wide.fill_null(True), None).cast(pl.Int64, strict=False).cast(pl.String)
+        return pl.Series(
+            "level",
+            [
+                number if is_whole and number is not None else text
+                for number, is_whole, text in zip(numbers, whole, column.cast(pl.String), strict=True)
+            ],
+            dtype=pl.String,
+        )
+    text = column.cast(pl.String) if column.dtype != pl.String else column
+    return without_gaps(text).alias("level")
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """A column of ordered levels: as the number of the level, and as a category.
+
+    Attributes:
+        order: all levels.
+        number: of their numbers.
+        category: of the levels themselves.
+    """
+
+    order: tuple[str, ...]
+    number: Number
+    category: Category
+
+    has_number: ClassVar[bool] = True
+
+    @classmethod
+    def fit(cls, name: str, column: pl.Series) -> "Ordered":
+        """Learn both."""
+        order = tuple(column.dtype.categories.to_list())
+        numbers = _ranks(order, column)
+        return cls(order, replace(Number.fit(name, numbers), gaps=0.0), Category.fit(name, column))
+
+    @property
+    def name(self) -> str:
+        """Of the column."""
+        return self.category.name
+
+    @property
+    def vector(self) -> tuple[int, int] | None:
+        """That of the category."""
+        return self.category.vector
+
+    def inputs(self, column: pl.Series) -> Inputs:
+        """Both, next to each other."""
+        category = self.category.inputs(column)
+        return category._replace(numbers=self.number.inputs(_ranks(self.order, column)).numbers)
+
+    def faults(self) -> Iterator[str]:
+        """Those of both, and levels that stand twice."""
+        if len(set(self.order)) < len(self.order):
+            yield "a level stands twice"
+        yield from (*self.number.faults(), *self.category.faults())
+
+    def told(self) -> tuple[str, str]:
+        """Its levels."""
+        kind, taken = self.category.told()
+        return f"ordered {kind}", f"a number, and {taken}"
+
+
+def _ranks(order: Sequence[str], column: pl.Series) -> pl.Series:
+    numbers = dict(zip(order, map(float, range(len(order))), strict=True))
+    return column.cast(pl.String).replace_strict(numbers, default=None, return_dtype=pl.Float64)

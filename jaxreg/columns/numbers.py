@@ -1,0 +1,140 @@
+"""Columns of numbers, and what any column gives a network."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from jaxreg.columns.values import numbers_in, without_gaps
+
+# From here on scaled numbers grow as their logarithm, so that a mistake costs its own row and no other.
+FAR = 4.0
+LARGEST = 1e300
+# The quartiles of a normal distribution lie so many standard deviations apart.
+QUARTILES_APART = 1.3489795003921634
+
+
+class Inputs(NamedTuple):
+    """What a column gives the network.
+
+    Attributes:
+        numbers: scaled numbers, which an embedding may follow, `(rows, any)`.
+        flags: standardised 0s and 1s, and points on circles, `(rows, any)`.
+        levels: the number of a level each, for a learned vector, `(rows, 0)` or `(rows, 1)`.
+        guessed: how many values were taken otherwise than they were written.
+    """
+
+    numbers: Float[np.ndarray, "rows _"]
+    flags: Float[np.ndarray, "rows _"]
+    levels: Float[np.ndarray, "rows _"]
+    guessed: int = 0
+
+
+def nothing_for(rows: int) -> Float[np.ndarray, "rows 0"]:
+    """No inputs."""
+    return np.zeros((rows, 0))
+
+
+@dataclass(frozen=True)
+class Number:
+    """A column of numbers, scaled by median and quartiles, drawn in far outside, and then standardised.
+
+    Attributes:
+        name: of the column.
+        center: the median.
+        scale: the distance of the quartiles as a standard deviation, or that itself where they are equal;
+            0 where all training values are equal.
+        mean: of what was drawn in.
+        std: likewise, 1 where that is 0.
+        gaps: the share of training rows that lack it; unless it is 0 an input says which rows do.
+        text: whether the numbers were written as text.
+    """
+
+    name: str
+    center: float
+    scale: float
+    mean: float
+    std: float
+    gaps: float
+    text: bool = False
+
+    has_number: ClassVar[bool] = True
+    vector: ClassVar[None] = None
+
+    @classmethod
+    def fit(cls, name: str, column: pl.Series) -> "Number":
+        """Learn the scale."""
+        text = column.dtype == pl.String
+        numbers = _numbers(column)
+        known = numbers.drop_nulls().to_numpy()
+        low, center, high = np.quantile(known, [0.25, 0.5, 0.75]) if len(known) else (0.0, 0.0, 0.0)
+        with np.errstate(over="ignore"):
+            scale = (high - low) / QUARTILES_APART
+        if not 0 < scale < math.inf:
+            largest = max(np.abs(known).max(initial=0.0), np.finfo(float).tiny)
+            scale = float(np.std(known / largest) * largest) if len(known) else 0.0
+        drawn = draw_in(known, center, scale) if len(known) else np.zeros(1)
+        drawn = np.clip(drawn, -2 * FAR, 2 * FAR)  # one mistake among few rows is far even so
+        std, gaps = float(np.std(drawn)) or 1.0, numbers.null_count() / len(numbers)
+        return cls(name, float(center), float(scale), float(np.mean(drawn)), std, gaps, text)
+
+    def inputs(self, column: pl.Series) -> Inputs:
+        """Scaled numbers; 0 and an indicator where one is missing."""
+        numbers = _numbers(column)
+        missing = numbers.is_null().to_numpy()
+        drawn = draw_in(numbers.fill_null(self.center).to_numpy(), self.center, self.scale)
+        scaled = np.where(missing, 0.0, (drawn - self.mean) / self.std)
+        flags = flagged(missing[:, None], (self.gaps,)) if self.gaps else nothing_for(len(missing))
+        unread = numbers.null_count() - known_of(column).null_count()
+        unknown = 0 if self.gaps else column.null_count()
+        return Inputs(scaled[:, None], flags, nothing_for(len(missing)), unread + unknown)
+
+    def faults(self) -> Iterator[str]:
+        """Figures that no numbers have."""
+        finite = math.isfinite(self.center) and math.isfinite(self.mean) and 0 <= self.gaps < 1
+        if not (finite and 0 <= self.scale < math.inf and 0 < self.std < math.inf):
+            yield f"its center is {self.center}, its scale {self.scale}, its mean {self.mean}, std {self.std}"
+
+    def told(self) -> tuple[str, str]:
+        """A number."""
+        kind = "number, written as text" if self.text else "number"
+        return kind, "scaled" + (", and whether it is missing" if self.gaps else "")
+
+
+def known_of(column: pl.Series) -> pl.Series:
+    """Values without the words for gaps."""
+    return without_gaps(column) if column.dtype == pl.String else column
+
+
+def _numbers(column: pl.Series) -> pl.Series:
+    if column.dtype == pl.Datetime:
+        return pl.Series(values=[None] * len(column), dtype=pl.Float64)
+    is_text = column.dtype in (pl.String, pl.Enum, pl.Categorical)
+    return numbers_in(column) if is_text else column.cast(pl.Float64)
+
+
+def flagged(present: np.ndarray, shares: Sequence[float]) -> Float[np.ndarray, "rows flags"]:
+    """0s and 1s, standardised by the shares of training rows that have a 1."""
+    share = np.array(shares)[None]
+    return (present - share) / np.sqrt(np.where(share < 1, share * (1 - share), 1.0))
+
+
+def draw_in(values: Float[np.ndarray, " n"], center: float, scale: float) -> Float[np.ndarray, " n"]:
+    """Values in units of their scale, and beyond four of them as their logarithm; 0 where the scale is.
+
+    >>> import numpy as np
+    >>> from jaxreg.columns.numbers import draw_in
+    >>> draw_in(np.array([3.0, 5.0, 1e12]), 1.0, 2.0).round(1)
+    array([ 1. ,  2. , 30.9])
+    """
+    if scale == 0:
+        return np.zeros(len(values))
+    with np.errstate(over="ignore", invalid="ignore"):
+        apart = values / 2 - center / 2  # halves, whose difference doesn't overflow
+        scaled = np.clip(2 * (apart / scale), -LARGEST, LARGEST)
+    size = np.abs(scaled)
+    return np.where(size > FAR, np.sign(scaled) * (FAR + np.log1p(np.maximum(size - FAR, 0))), scaled)
