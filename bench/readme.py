@@ -15,11 +15,13 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "benchmarks").glob("*.md")
 
 
 def write(rows: list[dict], path: Path) -> None:
-    """Write a result."""
-    with path.open("w", newline="") as file:
+    """Write a result, whole or not at all."""
+    unfinished = path.with_suffix(".part")
+    with unfinished.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+    unfinished.replace(path)
 
 
 def parity(rows: list[dict]) -> list[str]:

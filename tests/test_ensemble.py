@@ -302,6 +302,31 @@ def test_members_that_diverge_keep_their_last_finite_epoch(wide, side_by_side):
     close(member(states.params, 1), before.params)
 
 
+@pytest.mark.parametrize("side_by_side", [1, 4])
+@pytest.mark.filterwarnings("default:2 of 3 members failed")
+def test_parameters_that_break_are_seen_where_the_loss_is_none_the_worse(wide, side_by_side):
+    def init(key, x):
+        return {"params": {"used": MODEL.init(key, x), "spare": jnp.zeros((), x.dtype)}}
+
+    def apply(variables, x):
+        return MODEL.apply(variables["params"]["used"], x)
+
+    def burst(at):
+        def update(updates, count, params=None):
+            own = updates["params"]
+            spare = jnp.where(count + 1 == at, -jnp.inf, 0.0).astype(own["spare"].dtype)
+            return {"params": own | {"spare": spare}}, count + 1
+
+        return optax.GradientTransformation(lambda params: jnp.zeros((), int), update)
+
+    model = SimpleNamespace(init=init, apply=apply)
+    trainer = make_trainer(model, optax.chain(sgd(5e-3), optax.inject_hyperparams(burst)(at=0)))
+    settings = {"members": 3, "epochs": 6, "batch_size": 64, "side_by_side": side_by_side}
+    states, history = fit_ensemble(KEY, trainer, wide, numbers={"at": [10, 0, 1]}, **settings)
+    assert history.failed_epoch.tolist() == [2, -1, 0] and states.step.tolist() == [8, 24, 0]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(states.params))
+
+
 def test_all_members_failing_is_an_error(sinusoid):
     with pytest.raises(FloatingPointError, match=r"all 3 members failed; member 0 stopped in epoch \d+"):
         fit_ensemble(KEY, make_trainer(MODEL, sgd(1e3)), sinusoid, members=3, epochs=50, batch_size=64)

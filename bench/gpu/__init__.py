@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bench.gpu.common import MINUTE, single
-from bench.gpu.ensembles import ensembles, notebook
+from bench.gpu.ensembles import ensembles, memory, notebook
 from bench.gpu.fused import fused
 from bench.gpu.parity import parity
 from bench.gpu.profile import profile
@@ -46,11 +46,12 @@ PARTS = [
     Part("2", notebook, 0.12),
     Part("3", ensembles, 0.33),
     Part("4", variants, 0.15),
-    Part("4", precisions, 0.05),
     Part("5", estimators, 0.15),
     Part("6", streaming, 0.08),
     Part("7", profile, 0.05),
     Part("8", fused, 0.1),
+    Part("9", precisions, 0.05),
+    Part("10", memory, 0.03),
 ]
 
 

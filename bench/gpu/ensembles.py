@@ -14,6 +14,8 @@ from bench.speed import OURS, TORCH_DEVICE, Effort, Problem, row, timed
 
 # An unfused step reads and writes parameters, velocities and gradients.
 TRIPS = 6
+# The share of a device's memory that is left to a fit.
+SMALL_SHARE = "0.008"
 # Numbers of members, in order of worth.
 SIZES = 1024, 64, 1, 4096, 256, 16
 
@@ -33,18 +35,13 @@ def notebook(effort: Effort) -> Iterator[dict]:
 
 
 def ensembles(effort: Effort) -> Iterator[dict]:
-    """Compilation, memory, and time per member and step beside PyTorch and the limits, by members."""
+    """Compilation, and time per member and step beside PyTorch and the limits, by members."""
     sizes = (2, 4) if effort.quick else SIZES
     problems = {members: Problem(128, 64, members, TF32_DIFFERENCE) for members in sorted(sizes)}
     params = sum(leaf.size for leaf in jax.tree.leaves(states_of(Problem(128, 64, 1)).params))
-    peaks = {}
-    for members, problem in problems.items():  # in rising order: the device only tells its peak so far
+    for problem in problems.values():
         first, then = (seconds(partial(problem.fit, 1)) for _ in range(2))
         yield single("ensemble, to compile", OURS, first - then, "s", problem.label)
-        peaks[members] = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
-    few, many = sorted(sizes)[-2:]
-    slope = (peaks[many] - peaks[few]) / (many - few) / (4 * params)
-    yield single("ensemble, memory", f"of a member, {few} to {many}", slope, "times its parameters")
     rates = {}
     for name, rate, unit in ceilings(effort):
         rates[name] = rate
@@ -69,10 +66,17 @@ def ensembles(effort: Effort) -> Iterator[dict]:
         for name, value in limits.items():
             values = np.array([value])
             yield row("ensemble, whole fit", problem.label, name, values, "us", values / ours)
-    small = {"XLA_PYTHON_CLIENT_PREALLOCATE": "true", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.02"}
-    told = process("limited", many, **small)
+
+
+def memory(effort: Effort) -> Iterator[dict]:
+    """A member's memory, and how many are trained side by side where there is little, which is made up."""
+    few, members = (2, 4) if effort.quick else (1024, 4096)
+    of_one = process("memory", few, members)["of_a_member"]
+    yield single("ensemble, memory", f"of a member, {few} to {members}", of_one, "times its parameters")
+    small = {"XLA_PYTHON_CLIENT_PREALLOCATE": "true", "XLA_PYTHON_CLIENT_MEM_FRACTION": SMALL_SHARE}
+    told = process("limited", members, **small)
     what = f"side by side in {told['bytes'] / 1e9:.3g} GB, made up"
-    yield single("ensemble, memory", what, told["side_by_side"], "members", problems[many].label)
+    yield single("ensemble, memory", what, told["side_by_side"], "members", {"members": members})
 
 
 def ceilings(effort: Effort) -> Iterator[tuple[str, float, str]]:

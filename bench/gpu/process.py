@@ -11,6 +11,7 @@ from functools import partial
 import jax
 import numpy as np
 
+from bench.gpu.common import states_of
 from bench.gpu.variants import loop
 from bench.machine import seconds
 from bench.speed import Contender, Problem, units_for
@@ -42,6 +43,17 @@ def _repeat(function: Callable[[], object], times: int) -> None:
         function()
 
 
+def memory(few: str, many: str) -> dict[str, float]:
+    """A member's memory in times its parameters; in rising order: a device only tells its peak so far."""
+    sizes, peaks = (int(few), int(many)), []
+    for members in sizes:
+        problem = Problem(128, 64, members)
+        problem.fit(1)
+        peaks.append((jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0))
+    params = sum(leaf.size for leaf in jax.tree.leaves(states_of(Problem(128, 64, 1)).params))
+    return {"of_a_member": (peaks[1] - peaks[0]) / (sizes[1] - sizes[0]) / (4 * params)}
+
+
 def limited(members: str) -> dict[str, float]:
     """How many members are trained side by side where memory is limited, and its bytes."""
     with warnings.catch_warnings(record=True) as told:
@@ -70,5 +82,6 @@ def estimator(rows: str, predicted: str, smallest: str) -> dict[str, float]:
 
 if __name__ == "__main__":
     what, *arguments = sys.argv[1:]
-    told = {"ensemble": ensemble, "estimator": estimator, "limited": limited}[what](*arguments)
+    whats = {"ensemble": ensemble, "estimator": estimator, "limited": limited, "memory": memory}
+    told = whats[what](*arguments)
     print(json.dumps(told))

@@ -20,7 +20,14 @@ from jaxreg.plain import MOST, check_whole
 from jaxreg.training.feeds import CHUNK_EPOCHS, CHUNK_SECONDS, Arrays, PerMember, Stream
 from jaxreg.training.hooks import ROUNDING, History, Hook, Job, Run, periods, start_run
 from jaxreg.training.inputs import Asked, Inputs, from_arrays, from_source
-from jaxreg.training.members import CALL_SECONDS, find_place, for_all_members, lay_out, map_members
+from jaxreg.training.members import (
+    CALL_SECONDS,
+    SIDE_BY_SIDE,
+    find_place,
+    for_all_members,
+    lay_out,
+    map_members,
+)
 from jaxreg.training.optimizers import check_swept, set_numbers
 from jaxreg.training.run import Limits, Report, advance
 from jaxreg.training.trainer import Batch, Trainer, TrainState
@@ -194,8 +201,9 @@ def _advance(each: PyTree, real: Array, *shared: PyTree, how: _How) -> tuple[Run
         (per_member, run), real = each
         run = run._replace(active=run.active & real)
         key = _wrap_key(per_member.key, how.key_impl)
-        return advance(key, trainer, run, (blocks, per_member), (validation, limits))
+        return advance(key, trainer, run, (blocks, per_member), (validation, limits), axis)
 
+    axis = SIDE_BY_SIDE if how.side_by_side > 1 else None
     return map_members(member, (each, real), shared, how.side_by_side, how.mesh)
 
 

@@ -18,6 +18,7 @@ from jaxreg.machine import cores
 from jaxreg.plain import check_whole, counted
 
 AXIS = "members"
+SIDE_BY_SIDE = "side by side"
 
 # A CPU core works through the members one after another, because their matrix products are then fastest.
 # Steps of fewer multiply-adds than this cost more to launch than to compute: several share a launch.
@@ -230,9 +231,12 @@ def map_members(
     """Map a function over members: over the devices of a mesh, on each one after another or side by side."""
 
     def share(each: PyTree, shared: tuple) -> PyTree:
-        # A member that has ended stops if it runs alone; in a batch of members its loop is masked.
-        at_once = side_by_side if side_by_side > 1 else None
-        return jax.lax.map(lambda one: function(one, *shared), each, batch_size=at_once)
+        if side_by_side == 1:
+            return jax.lax.map(lambda one: function(one, *shared), each)
+        batches = jax.tree.map(lambda leaf: leaf.reshape(-1, side_by_side, *leaf.shape[1:]), each)
+        together = jax.vmap(lambda one: function(one, *shared), axis_name=SIDE_BY_SIDE)
+        out = jax.lax.map(together, batches)
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), out)
 
     if mesh is None:
         return share(each, shared)

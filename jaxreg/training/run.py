@@ -1,5 +1,6 @@
 """The training loop: one network's run over blocks of batches, a pure function."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -47,46 +48,63 @@ def advance(
     run: Run,
     feed: tuple[Table | Block, PerMember],
     held_out: tuple[Batch | None, Limits],
+    axis: str | None = None,
 ) -> tuple[Run, Report]:
-    """Go through a call's blocks from the run's cursor on, or until the run is over."""
+    """Go through a call's blocks from the run's cursor on, or until the run is over.
+
+    `axis` names the members side by side. They go on until the last is over, each keeping what it has from
+    its own end on: a loop with an end for each member would copy every state before every block.
+    """
     (blocks, per_member), (validation, limits) = feed, held_out
     first, dtype = run.cursor[0], run.best_nll.dtype
     if validation is not None and per_member.validation_rows is not None:
         validation = take_rows(validation, per_member.validation_rows)
 
-    def one_block(carry: tuple) -> tuple:
-        i, run, losses, scores = carry
+    def any_member(condition: Array) -> Array:
+        return condition if axis is None else jax.lax.psum(condition.astype(jnp.int32), axis) > 0
+
+    def one_block(limit: Array, carry: tuple) -> tuple:
+        done, run, losses, scores = carry
         epoch, batch = run.cursor
+        goes_on = True if axis is None else run.active & (done < limit)
         batches = blocks.batches(key, per_member, limits.first_epoch + epoch)
-        state, sums = _step_through(trainer, batches, run.state, run.sums)
+        state, sums = _step_through(trainer, batches, run.state, run.sums, goes_on)
         loss = sums[0] / jnp.where(sums[1] > 0, sums[1], 1)
-        finite, last = jnp.isfinite(loss) & _all_finite(state.params), jnp.asarray(blocks.ends_epoch)
-        run = run._replace(
+        finite, last = jnp.isfinite(loss), jnp.asarray(blocks.ends_epoch)
+        now = run._replace(
             state=state,
             cursor=(jnp.where(last, epoch + 1, epoch), jnp.where(last, 0, batch + batches.whole)),
             failed_epoch=jnp.where(finite, run.failed_epoch, epoch),
-            active=finite,
+            active=finite & goes_on,
             sums=jax.tree.map(lambda total: jnp.where(last, 0, total), sums),
         )
-        losses = losses.at[epoch - first].set(loss)
+        now_losses, now_scores = losses.at[epoch - first].set(loss), scores
         if validation is not None:
-            run, score = jax.lax.cond(
+            now, score = jax.lax.cond(
                 last,
                 lambda run: _judged(trainer, run, epoch, validation, limits.patience),
                 lambda run: (run, jnp.zeros((), dtype)),
-                run,
+                now,
             )
-            scores = scores.at[epoch - first].set(score)
-        return i + 1, run, losses, scores
+            now_scores = scores.at[epoch - first].set(score)
+        # The largest parts are those of a member's own end already.
+        large = {"state": None, "best_params": None}
+        small = done + 1, now._replace(**large), now_losses, now_scores
+        before = done, run._replace(**large), losses, scores
+        done, small, losses, scores = where(goes_on, small, before)
+        return done, small._replace(state=now.state, best_params=now.best_params), losses, scores
 
     def attempt(carry: tuple) -> tuple:
         _, limit, (*_, losses, scores) = carry
 
         def goes_on(carry: tuple) -> Array:
-            return carry[1].active & (carry[0] < limit)
+            return any_member(carry[1].active & (carry[0] < limit))
 
-        end = jax.lax.while_loop(goes_on, one_block, (jnp.zeros((), jnp.int32), run, losses, scores))
-        failed = end[1].failed_epoch > run.failed_epoch
+        begin = jnp.zeros((), jnp.int32), run, losses, scores
+        end = jax.lax.while_loop(goes_on, partial(one_block, limit), begin)
+        # Parameters that aren't finite stay so, which is therefore asked only once.
+        broken = (end[1].failed_epoch > run.failed_epoch) | ~_all_finite(end[1].state.params)
+        failed = broken & (end[0] > 0)
         return failed, jnp.where(failed, end[0] - 1, limit), end
 
     # A block that fails can't be undone: the call is run again up to it. That is rare, whereas keeping a copy
@@ -95,7 +113,7 @@ def advance(
     most = blocks.blocks(first, limits.stop)
     blank = jnp.zeros((blocks.epochs,), dtype)
     start = jnp.zeros((), jnp.int32), run, blank, None if validation is None else blank
-    carry = jax.lax.while_loop(lambda carry: carry[0], attempt, (jnp.ones((), bool), most, start))
+    carry = jax.lax.while_loop(lambda carry: any_member(carry[0]), attempt, (jnp.ones((), bool), most, start))
     _, limit, (_, end, losses, scores) = carry
     failed, (epoch, batch) = limit < most, end.cursor
     end = end._replace(
@@ -109,13 +127,21 @@ def advance(
 
 
 def _step_through(
-    trainer: Trainer, batches: Batches, state: TrainState, sums: tuple[Array, Array]
+    trainer: Trainer,
+    batches: Batches,
+    state: TrainState,
+    sums: tuple[Array, Array],
+    goes_on: Array | bool,
 ) -> tuple[TrainState, tuple[Array, Array]]:
-    """Take a step on each batch, and add to the sums of weighted losses and of weights."""
+    """Take a step on each batch, and add to the sums of weighted losses and of weights.
+
+    A member that doesn't go on keeps its state.
+    """
 
     def step(batch: Batch, carry: tuple) -> tuple:
-        state, (losses, weights) = carry
-        state, loss = trainer.step(state, batch)
+        old, (losses, weights) = carry
+        state, loss = trainer.step(old, batch)
+        state = where(goes_on, state, old)
         weight = weight_of(batch).astype(losses.dtype)
         return state, (losses + weight * loss.astype(losses.dtype), weights + weight)
 

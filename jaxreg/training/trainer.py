@@ -262,7 +262,7 @@ def _weighted_mean(losses: Array, weight: Array | None) -> tuple[Array, Array | 
     return jnp.where(weight > 0, weight * losses, 0).sum() / jnp.where(total > 0, total, 1), total
 
 
-def where(condition: Array, new: PyTree, old: PyTree) -> PyTree:
+def where(condition: Array | bool, new: PyTree, old: PyTree) -> PyTree:
     """The new tree if the condition holds, else the old one."""
     return jax.tree.map(partial(jnp.where, condition), new, old)
 
