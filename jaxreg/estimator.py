@@ -1,4 +1,4 @@
-"""A scikit-learn regressor: an ensemble with calibrated error bars, for tables of numbers of any kind."""
+"""A scikit-learn regressor: an ensemble with calibrated error bars, for tables of any kind."""
 
 import warnings
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import polars as pl
 from jaxtyping import Float
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.metrics import r2_score
@@ -22,11 +23,17 @@ from sklearn.utils.validation import (
 from jaxreg import hosts
 from jaxreg.calibration.scaling import NoiseScaling
 from jaxreg.checks import check_same_shape, check_varies
-from jaxreg.columns import Columns, as_table
-from jaxreg.data.far import warn_of_far
-from jaxreg.data.frames import TableLike, as_floats, check_numbers, column_dtypes, column_names, is_plain
-from jaxreg.data.rows import Source, fold_rows, key_words
-from jaxreg.data.scaler import Scaler, without_unit
+from jaxreg.columns import as_table
+from jaxreg.data.frames import (
+    TableLike,
+    as_array,
+    as_floats,
+    check_numbers,
+    column_dtypes,
+    column_names,
+)
+from jaxreg.data.rows import Source
+from jaxreg.data.scaler import without_unit
 from jaxreg.distributions.transformed import Affine
 from jaxreg.metrics.scorers import neg_crps as neg_crps
 from jaxreg.metrics.scorers import neg_nll as neg_nll
@@ -41,11 +48,8 @@ from jaxreg.recipe import (
     TRIAL_SHARE,
     Recipe,
     TimeLimit,
-    TrainingData,
     final_scores,
-    fit_scalers,
     make_recipe,
-    standardised,
     try_scales,
 )
 from jaxreg.settings import EnsembleSettings, check_settings, documented
@@ -53,13 +57,8 @@ from jaxreg.training import TrainState
 from jaxreg.training.feeds import size_class
 from jaxreg.training.fitting import without_failed
 from jaxreg.training.hooks import check_hooks
-from jaxreg.training.inputs import HELD_OUT_ROWS, held_out_sample, more_rows
-
-FEWEST_ROWS = 4
-FOLD_ROWS = 2
-
-# Of rows in files so many serve to find the frequency scale.
-TRIAL_MOST = 2**14
+from jaxreg.training.inputs import more_rows
+from jaxreg.training_data import FEWEST_ROWS, TrainingData, of_files, of_table
 
 
 @contextmanager
@@ -91,8 +90,7 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         members_: parameters of the members that were kept, with a leading axis of members.
         history_: the `History` of all members.
         calibration_: the `NoiseScaling`; None without held-out rows.
-        columns_: how the features' columns are taken, where they aren't all numbers without gaps, else None;
-            `print(model.columns_)` shows them.
+        columns_: the `Columns`, how each is taken, which `print(model.columns_)` shows; None of files.
         frequency_scale_: the one that was used.
         fitted_: the `Fitted` that predicts, and that `model_file.save` writes.
         n_iter_: epochs that the longest member trained for.
@@ -139,7 +137,6 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         """
         check_settings(self)
         check_hooks(self.hooks)
-        self.columns_ = None
         limit = TimeLimit(self.time_limit)
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         key = jax.random.key(seed)
@@ -165,68 +162,20 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         self, key: jax.Array, X: TableLike, y: TableLike | None, sample_weight: TableLike | None
     ) -> TrainingData:
         """What members learn from, of a table in memory."""
-        target_names, dtypes = _target_names(y), (column_dtypes(X), column_dtypes(y))
-        x, y, weight = self._check_rows(X, y, sample_weight)
-        self._warn_of_far(x, y, target_names)
-        names = getattr(self, "feature_names_in_", None)
-        names = None if names is None else tuple(map(str, names))
-        scalers, folds, held_out = fit_scalers(x, y, weight), self._folds(len(x)), {}
-        if self.columns_ is not None:  # has scaled them already
-            scalers = Scaler(np.zeros(x.shape[1]), np.ones(x.shape[1])), scalers[1]
-        data, used = standardised(scalers, x, y, weight), len(x)
-        if folds is not None:
-            rows, held_out_rows = fold_rows(key, len(x), int(self.members), folds)
-            held_out, used = {"rows": rows, "validation_rows": held_out_rows}, rows.shape[1]
-        columns = names, target_names, *dtypes
-        if self.columns_ is not None:
-            scalers = self.columns_, scalers[1]
-            types = dict(zip([kind.name for kind in self.columns_.kinds], dtypes[0], strict=True))
-            columns = self.columns_.names, target_names, tuple(map(types.get, self.columns_.names)), dtypes[1]
-        return TrainingData(data, data, len(x), used, used, held_out, scalers, columns)
+        names, types = (column_names(X), _target_names(y)), (column_dtypes(X), column_dtypes(y))
+        rows = self._check_rows(X, y, sample_weight)
+        training_data = of_table(key, self, *rows, names, types)
+        self.columns_ = training_data.scalers[0]
+        return training_data
 
     def _from_source(self, key: jax.Array, files: Any, y: Any, sample_weight: Any) -> TrainingData:
         """What members learn from, of rows that are read as they are needed."""
         if y is not None or sample_weight is not None:
             raise ValueError("rows in files have their target with them, and no weights: pass them alone")
-        if not hasattr(files, "standardised"):
-            raise ValueError(
-                f"a {type(files).__name__} doesn't say what its columns are: use tables.from_files, or "
-                "fit_ensemble, which takes any source"
-            )
-        if files.rows < FEWEST_ROWS:
-            raise ValueError(f"the files have {counted(files.rows, 'row')}, {FEWEST_ROWS} are needed")
-        if self.batch_size is None:
-            raise ValueError("rows in files need a batch_size: a number or 'auto'")
-        processes, mesh = jax.process_count(), None
-        by_share = processes > 1 and files.own_share
-        if by_share and len(files.row_groups) < processes:
-            raise ValueError(
-                f"{len(files.row_groups)} row groups are too few for {processes} processes with files of "
-                "their own: write smaller row groups, use fewer processes, or leave own_files out, so that "
-                "each reads all"
-            )
-        if processes > 1:
-            files = replace(files, process=(jax.process_index(), processes))
-            mesh = hosts.make_mesh(self.members)
+        training_data, self.columns_ = of_files(key, self, files), None
         self.feature_names_in_ = np.array(files.features, object)
         self.n_features_in_ = len(files.features)
-        files = files if files.units else files.standardised()
-        folds, held_out = self._folds(min(files.rows, HELD_OUT_ROWS)), {}
-        if folds is None:
-            block = next(files.stream(key_words(key), batch_size=1, batches=1))
-            sample = block.x[0], block.y[0]
-            sample_used = 1
-        else:
-            validation, own_rows = held_out_sample(key, files, self.members, folds)
-            held_out = {"folds": folds, "validation": validation, "validation_rows": own_rows}
-            some = np.random.default_rng(key_words(key)).permutation(len(validation[0]))[:TRIAL_MOST]
-            sample = tuple(part[some] for part in validation)
-            sample_used = len(some) - len(some) // max(min(folds, len(some) // FOLD_ROWS), 1)
-        columns = files.features, (files.target,), files.types[:-1], files.types[-1:]
-        used = files.rows // processes if by_share else files.rows
-        return TrainingData(
-            files, sample, files.rows, used, sample_used, held_out, files.units, columns, mesh
-        )
+        return training_data
 
     def _keep(self, states: TrainState, recipe: Recipe, training_data: TrainingData, seed: int):
         """Scale the noise by the rows that members held out, and keep the model."""
@@ -279,12 +228,7 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
     def predict_dist(self, X: TableLike) -> Affine:
         """Predict each row's distribution, a `GaussianMixture` in the target's units."""
         check_is_fitted(self)
-        X = _unmasked(X)
-        if self.columns_ is not None:
-            validate_data(self, X, reset=False, skip_check_array=True)
-            return self.fitted_.predict(X)
-        check_numbers(X, "X")
-        return self.fitted_.predict(validate_data(self, X, reset=False, dtype=np.float64))
+        return self.fitted_.predict(self._seen(X, reset=False))
 
     def predict_interval(self, X: TableLike, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """Predict the central interval of each row, `(lower, upper)`."""
@@ -310,86 +254,62 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         """Mean negative log-likelihood in nats, lower is better; it depends on the target's unit."""
         return -neg_nll(self, X, y, sample_weight)
 
+    def _seen(self, X: TableLike, *, reset: bool) -> TableLike:
+        """Features that scikit-learn has seen: numbers as float64, else as they are."""
+        X = _unmasked(X)
+        if not _is_array_of_numbers(X):
+            validate_data(self, X, reset=reset, skip_check_array=True)
+            return X
+        least = FEWEST_ROWS if reset else 1
+        # What isn't finite is named by column where it can't be taken.
+        settings = {"dtype": np.float64, "ensure_all_finite": False, "ensure_min_samples": least}
+        return validate_data(self, X, reset=reset, **settings)
+
     @_numbers_fit()
     def _check_rows(
         self, X: TableLike, y: TableLike, sample_weight: TableLike | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Features, targets and weights as float64; weights are 0 where a target is missing."""
+    ) -> tuple[pl.DataFrame, np.ndarray, np.ndarray | None]:
+        """Features as a table, targets and weights as float64; weights are 0 where a target is missing."""
         if y is None:
             raise ValueError(
                 f"This {type(self).__name__} estimator requires y to be passed, but the target y is None."
             )
-        X, y = _unmasked(X), _unmasked(y)
-        several = np.asarray(y).ndim == 2
-        table = None if is_plain(X) else as_table(X)
-        check_numbers(y, "y", gaps=several)
-        if table is None:
-            x = validate_data(self, X, dtype=np.float64, ensure_min_samples=FEWEST_ROWS)
-        else:
-            validate_data(self, X, skip_check_array=True)
-            x = np.arange(table.height, dtype=float)[:, None]  # the rows' numbers
+        table, y = as_table(self._seen(X, reset=True)), _unmasked(y)
+        check_numbers(y, "y", gaps=True)
         y = y if column_names(y) is None else as_floats(y)
         y = check_array(
             y,
             ensure_2d=False,
             allow_nd=True,
             dtype=np.float64,
-            ensure_all_finite="allow-nan" if several else True,
+            ensure_all_finite="allow-nan",
             input_name="y",
         )
         if y.ndim not in (1, 2):
             raise ValueError(f"y must have shape (rows,) or (rows, outputs), got {y.shape}")
-        check_consistent_length(x, y)
-        weight = None
+        check_consistent_length(table, y)
+        kept, weight = np.ones(len(y), bool), None
         if sample_weight is not None:
-            weight = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
-            x, y, weight = x[weight > 0], y[weight > 0], weight[weight > 0]
-            if len(x) < FEWEST_ROWS:
-                raise ValueError(f"{len(x)} rows have a positive sample_weight, {FEWEST_ROWS} are needed")
-            weight = without_unit(weight)
-        if np.isnan(y).any():
-            known = np.isfinite(y)
-            weight = known * (1.0 if weight is None else weight[:, None])
-            some = known.any(axis=1)
-            x, y, weight = x[some], y[some], weight[some]
-            _check_known(known)
-            if len(x) < FEWEST_ROWS:
-                raise ValueError(f"{len(x)} rows have a target, {FEWEST_ROWS} are needed")
-        if len(x) < FEWEST_ROWS:
-            raise ValueError(f"{counted(len(x), 'row')} are too few, {FEWEST_ROWS} are needed")
-        if table is not None:
-            rows = table[x[:, 0].astype(int)]
-            self.columns_ = Columns.fit(rows)._replace(named=column_names(X) is not None)
-            x = self.columns_.transform(rows)
+            weight = _check_sample_weight(sample_weight, y, dtype=np.float64, ensure_non_negative=True)
+            kept = weight > 0
+            _check_enough(kept, "a positive sample_weight")
+            weight = without_unit(np.where(kept, weight, 0.0))
+        if (missing := np.isnan(y)).any():
+            _check_known(~missing)
+            known = ~missing.reshape(len(y), -1).all(axis=1)
+            if y.ndim == 2:
+                weight = ~missing * (1.0 if weight is None else weight[:, None])
+            kept &= known
+            _check_enough(kept, "a target")
+            if not known.all():
+                count = int((~known).sum())
+                warnings.warn(f"{count:,} of {len(y):,} rows have no target: left out", stacklevel=5)
+        _check_enough(kept, "all that is needed")
+        table, y, weight = table.filter(kept), y[kept], None if weight is None else weight[kept]
         for i, column in enumerate(y.reshape(len(y), -1).T):
             which = "y" if y.ndim == 1 else f"y, column {i},"
             check_varies(which, float(np.nanmin(column)), float(np.nanmax(column)))
-        return x, y, weight
-
-    def _warn_of_far(self, x: np.ndarray, y: np.ndarray, target_names: tuple[str, ...] | None) -> None:
-        """Warn of features and targets far outside the rest."""
-        if self.columns_ is not None:  # which draw such values in
-            x = x[:, :0]
-        names = [*getattr(self, "feature_names_in_", range(x.shape[1]))][: x.shape[1]]
-        targets = [f"the target {name!r}" for name in target_names or ()]
-        if target_names is None:
-            targets = ["the target"] if y.ndim == 1 else [f"target {i}" for i in range(y.shape[1])]
-        called = [f"column {name!r}" for name in names] + targets
-        warn_of_far([*x.T, *y.reshape(len(y), -1).T], called, stacklevel=4)
-
-    def _folds(self, n: int) -> int | None:
-        """In how many folds rows are parted, None for none."""
-        if self.validation_fraction == 0:
-            return None
-        folds = round(min(1 / self.validation_fraction, 1e9))
-        most = n // FOLD_ROWS
-        if most < folds:
-            warnings.warn(
-                f"{n} rows are too few for {folds} folds of at least {FOLD_ROWS}: {most} are used",
-                stacklevel=4,
-            )
-            folds = most
-        return folds
+        return table, y, weight
 
     def _choose_scale(self, key: jax.Array, training_data: TrainingData) -> float:
         """The scale of the frequencies that is asked for, or that small ensembles find."""
@@ -427,10 +347,27 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
 
 
 def _check_known(known: np.ndarray) -> None:
-    """Raise, and name the target, if one of several is missing in all rows."""
+    """Raise, and name the target, if one is missing in all rows."""
     empty = np.flatnonzero(~known.any(axis=0))
     if empty.size:
-        raise ValueError(f"y, column {empty[0]}, is missing in all rows: leave it out")
+        which = "y" if known.ndim == 1 else f"y, column {empty[0]},"
+        raise ValueError(f"{which} is missing in all rows: leave it out")
+
+
+def _check_enough(kept: np.ndarray, what: str) -> None:
+    """Raise if too few rows have what is needed."""
+    if (count := int(kept.sum())) < FEWEST_ROWS:
+        few = counted(count, "row")
+        why = f"{few} have {what}, {FEWEST_ROWS} are needed"
+        raise ValueError(f"{few} are too few, {FEWEST_ROWS} are needed" if kept.all() else why)
+
+
+def _is_array_of_numbers(values: Any) -> bool:
+    """Whether scikit-learn is to check it: an array, sparse ones among them, or nested lists of numbers."""
+    if column_names(values) is not None:
+        return False
+    dtype = values.dtype if hasattr(values, "dtype") else as_array(values).dtype
+    return np.dtype(dtype).kind in "biufc"
 
 
 def _unmasked(values: Any) -> Any:

@@ -8,15 +8,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from jaxreg import metrics
 from jaxreg.calibration.scaling import NoiseScaling
 from jaxreg.checks import over_outputs
 from jaxreg.columns import Columns
-from jaxreg.data.border import default_dtype
 from jaxreg.data.rows import Source
-from jaxreg.data.scaler import Scaler
 from jaxreg.distributions.mixture import GaussianMixture
 from jaxreg.networks.embeddings import PeriodicEmbedding
 from jaxreg.networks.models import ACTIVATIONS, MeanVarRegressor
@@ -27,6 +24,7 @@ from jaxreg.training.fitting import memory_errors
 from jaxreg.training.inputs import more_rows
 from jaxreg.training.losses import beta_nll, crps_gaussian, gaussian_nll, scaled_nll
 from jaxreg.training.optimizers import adamw
+from jaxreg.training_data import TrainingData
 
 LOSSES = {"beta_nll": beta_nll(0.5), "gaussian_nll": gaussian_nll, "crps": crps_gaussian}
 
@@ -79,26 +77,6 @@ def steps_per_epoch(rows: int, batch_size: int | None) -> int:
     return 1 if batch_size is None else math.ceil(rows / batch_size)
 
 
-def fit_scalers(x: np.ndarray, y: np.ndarray, weight: np.ndarray | None) -> tuple[Scaler, Scaler]:
-    """What standardises features and targets."""
-    of_row = None if weight is None else weight.reshape(len(x), -1).max(axis=1)
-    constant = np.ptp(x, axis=0) == 0
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "constant column")
-        x_scaler = Scaler.fit(x, weight=of_row)
-    # A feature of one value tells nothing, and must tell nothing where it takes another one later.
-    return x_scaler._replace(scale=np.where(constant, np.inf, x_scaler.scale)), Scaler.fit(y, weight=weight)
-
-
-def standardised(
-    scalers: tuple[Scaler, Scaler], x: np.ndarray, y: np.ndarray, weight: np.ndarray | None
-) -> tuple[np.ndarray, ...]:
-    """Rows as the networks take them; missing targets, which weigh nothing, are 0."""
-    dtype = default_dtype(np.dtype(np.float64))
-    arrays = scalers[0].transform(x), np.nan_to_num(scalers[1].transform(y)), weight
-    return tuple(array.astype(dtype) for array in arrays if array is not None)
-
-
 class TimeLimit(Hook):
     """Stops a run so many seconds from now on, None for never.
 
@@ -127,38 +105,6 @@ class TimeLimit(Hook):
                 "cut short",
                 stacklevel=3,
             )
-
-
-class TrainingData(NamedTuple):
-    """What the members of an ensemble learn from, standardised, in memory or in files.
-
-    Attributes:
-        data: `(x, y)` or `(x, y, weight)`, or a source.
-        sample: rows in memory that settings are tried out on: all of them, or some of a source's.
-        rows: how many there are in all.
-        used: how many of them each member trains on.
-        sample_used: how many of the sample a member trains on where settings are tried out.
-        held_out: which rows each member trains and is validated on, as `fit_ensemble` takes them; empty
-            where none are held out.
-        scalers: what standardised features and target.
-        columns: names of features and targets, None where they have none, and the types of both.
-        mesh: devices of all processes, over which members are distributed; None for those of this one.
-    """
-
-    data: tuple[np.ndarray, ...] | Source
-    sample: tuple[np.ndarray, ...]
-    rows: int
-    used: int
-    sample_used: int
-    held_out: dict[str, Any]
-    scalers: tuple[Scaler, Scaler]
-    columns: tuple[tuple[str, ...] | None, ...]
-    mesh: Mesh | None = None
-
-    @property
-    def trial(self) -> "TrainingData":
-        """The sample alone."""
-        return self._replace(data=self.sample, rows=len(self.sample[0]), used=self.sample_used, mesh=None)
 
 
 class Recipe(NamedTuple):

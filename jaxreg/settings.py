@@ -153,6 +153,12 @@ def widths(name: str, value: Any) -> None:
         check_whole(name, width, 1)
 
 
+def columns(name: str, value: Any) -> None:
+    """A check for a list of columns, by name or number, or one name."""
+    if value is None or not hasattr(value, "__iter__"):
+        raise ValueError(f"{name} must be a list of columns' names, for example ['city'], got {value!r}")
+
+
 @with_short_signature
 @dataclass(kw_only=True, repr=False, eq=False)
 class EnsembleSettings:
@@ -212,6 +218,15 @@ class EnsembleSettings:
         "None for no limit. Compiling and an epoch under way aren't cut short; with less than 30 s no scale "
         "of the frequencies is tried out.",
     ] = None
+    categories: Annotated[
+        Sequence[str | int],
+        columns,
+        "columns to take as categories, numbers among them; by name, or by number.",
+    ] = ()
+    numbers: Annotated[
+        Sequence[str | int], columns, "columns to take as numbers; text among them that is none is a gap."
+    ] = ()
+    drop: Annotated[Sequence[str | int], columns, "columns to leave out."] = ()
     random_state: Annotated[
         Any, anything, "seed of weights, folds and the order of rows: None, an integer or a RandomState."
     ] = None

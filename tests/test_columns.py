@@ -188,7 +188,7 @@ def test_many_levels_have_learned_vectors():
             16,
         ]
     sizes = [Category.fit("x", pl.Series([str(i) for i in range(n)] * 5)).size for n in (12, 13, 100, 10_000)]
-    assert sizes == [0, 3, 7, 32]
+    assert sizes == [0, 3, 7, 8]
 
 
 def test_times_are_days_and_circles():
@@ -355,7 +355,7 @@ def test_ten_thousand_levels_and_a_hundred_thousand_rows():
     table = pl.DataFrame({"code": pl.Series(codes).cast(pl.String) + "x", "n": codes})
     columns = Columns.fit(table)
     (levels, size), inputs = columns.vectors[0], columns.transform(table)
-    assert size == 32 and levels <= 10_002
+    assert size == 8 and levels <= 10_002
     assert inputs.shape == (100_000, 2) and inputs[:, 1].max() < levels
 
 

@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 
 # Settings of the estimator that aren't options of `jaxreg fit`, and types that typer reads itself.
-NO_OPTIONS = "hidden", "random_state", "hooks"
+NO_OPTIONS = "hidden", "categories", "numbers", "drop", "random_state", "hooks"
 TYPES = int, float, str, float | None
 HELP_WIDTH = 80  # narrower columns would cut names of options
 START_SECONDS = 40  # as `hosts.START_SECONDS`, which isn't loaded here

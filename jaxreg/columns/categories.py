@@ -15,7 +15,9 @@ from jaxreg.plain import counted
 # Levels of fewer rows share one. Up to so many levels have an input each, more have a learned vector.
 ROWS_OF_A_LEVEL = 5
 MOST_INPUTS = 12
-LARGEST_VECTOR = 32
+LARGEST_VECTOR = 8
+# A file may have longer ones.
+MOST_OF_A_VECTOR = 64
 
 
 def vector_size(levels: int) -> int:
@@ -83,7 +85,7 @@ class Category:
         """Levels that stand twice, or vectors of another size than theirs."""
         if len(set(self.levels)) < len(self.levels):
             yield "a level stands twice"
-        if self.size != vector_size(len(self.levels)):
+        if not 0 <= self.size <= MOST_OF_A_VECTOR or (self.size > 0) != (len(self.levels) > MOST_INPUTS):
             yield f"its {len(self.levels):,} levels have vectors of {self.size}"
         inputs = 0 if self.size else len(self.levels) + self.rare + self.gaps
         if len(self.shares) != inputs or not all(0 < share <= 1 for share in self.shares):
@@ -133,11 +135,11 @@ class Ordered:
     has_number: ClassVar[bool] = True
 
     @classmethod
-    def fit(cls, name: str, column: pl.Series) -> "Ordered":
-        """Learn both."""
+    def fit(cls, name: str, column: pl.Series, weight: np.ndarray | None = None) -> "Ordered":
+        """Learn both; levels are counted in rows, whatever their weight."""
         order = tuple(column.dtype.categories.to_list())
         numbers = _ranks(order, column)
-        return cls(order, replace(Number.fit(name, numbers), gaps=0.0), Category.fit(name, column))
+        return cls(order, replace(Number.fit(name, numbers, weight), gaps=0.0), Category.fit(name, column))
 
     @property
     def name(self) -> str:

@@ -14,6 +14,7 @@ from jaxreg.columns.numbers import Inputs
 from jaxreg.columns.times import Time
 from jaxreg.columns.values import as_table, time_formats
 from jaxreg.data.frames import MOST_FAULTS, TableLike, column_names
+from jaxreg.data.scaler import without_unit
 from jaxreg.networks.embeddings import ColumnEmbedding
 from jaxreg.plain import counted, did_you_mean, listed
 
@@ -48,15 +49,17 @@ class Columns(NamedTuple):
     def fit(
         cls,
         table: TableLike,
+        weight: TableLike | None = None,
         *,
-        categories: Sequence[str] = (),
-        numbers: Sequence[str] = (),
-        drop: Sequence[str] = (),
+        categories: Sequence[str | int] = (),
+        numbers: Sequence[str | int] = (),
+        drop: Sequence[str | int] = (),
     ) -> "Columns":
         """Learn what each column is.
 
         Args:
             table: rows to train on, `(rows, columns)`: frames of pandas or polars, arrays, nested lists.
+            weight: of each row, `(rows,)`, for the scales of numbers; levels are counted in rows.
             categories: columns to take as categories, numbers among them; by name, or by their number as
                 text where they have no names.
             numbers: columns to take as numbers; text that is none is a gap.
@@ -73,9 +76,12 @@ class Columns(NamedTuple):
         rows = as_table(table)
         if not rows.height:
             raise ValueError("the table has no rows")
+        weight = None if weight is None else without_unit(np.asarray(weight, np.float64))
         asked = _asked(rows.columns, {"category": categories, "number": numbers, "drop": drop})
         kinds = tuple(
-            Nothing(name, "as asked") if asked.get(name) == "drop" else kind_of(name, column, asked.get(name))
+            Nothing(name, "as asked")
+            if asked.get(name) == "drop"
+            else kind_of(name, column, weight, asked=asked.get(name))
             for name, column in zip(rows.columns, rows, strict=True)
         )
         if all(isinstance(kind, Nothing) for kind in kinds):
@@ -113,7 +119,7 @@ class Columns(NamedTuple):
             UserWarning: names columns with values that training rows had none of: other levels, gaps,
                 text where numbers were.
         """
-        found = self._inputs(as_table(self._known(table)))
+        found = self._inputs(self._known(table))
         guessed = [
             f"{name!r} ({counted(inputs.guessed, 'row')})"
             for name, inputs in zip(self.names, found, strict=True)
@@ -163,22 +169,24 @@ class Columns(NamedTuple):
     def _inputs(self, rows: pl.DataFrame) -> list[Inputs]:
         return [kind.inputs(rows[kind.name]) for kind in self.kinds if not isinstance(kind, Nothing)]
 
-    def _known(self, table: TableLike) -> TableLike:
-        """The columns that are taken, in any order among others; an array's as they stand."""
+    def _known(self, table: TableLike) -> pl.DataFrame:
+        """The columns that are taken, in any order among others; as they stand, where there were no names."""
         names = column_names(table)
-        if names is None:
-            array = table if isinstance(table, np.ndarray) else np.asarray(table, object)
-            if array.ndim != 2 or array.shape[1] != len(self.kinds):
+        if names is None or not self.named:
+            shape = np.shape(table if hasattr(table, "shape") else np.asarray(table, object))
+            if len(shape) != 2 or shape[1] != len(self.kinds):
                 expected = counted(len(self.kinds), "column")
-                raise ValueError(f"the table has shape {array.shape}, expected rows of {expected}")
-            return table
+                raise ValueError(f"the table has shape {shape}, expected rows of {expected}")
+            rows = as_table(table)
+            rows.columns = [kind.name for kind in self.kinds]
+            return rows
         missing = [name for name in self.names if name not in set(names)]
         if missing:
             raise ValueError(
                 f"the table lacks {listed(missing)}; it has {listed(names)}{did_you_mean(missing[0], names)}"
             )
         at = dict(zip(names, table.columns, strict=True))
-        return table[[at[name] for name in self.names]]
+        return as_table(table[[at[name] for name in self.names]])
 
 
 def _joined(found: Sequence[Inputs]) -> Float[np.ndarray, "rows inputs"]:
@@ -187,7 +195,7 @@ def _joined(found: Sequence[Inputs]) -> Float[np.ndarray, "rows inputs"]:
     return np.concatenate([part for group in groups for part in group], axis=1)
 
 
-def _asked(names: Sequence[str], asked: dict[str, Iterable[str]]) -> dict[str, str]:
+def _asked(names: Sequence[str], asked: dict[str, Iterable[str | int]]) -> dict[str, str]:
     """What the user says of columns, by name."""
     found: dict[str, str] = {}
     faults = []

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import polars as pl
 
 from jaxreg.columns.categories import ROWS_OF_A_LEVEL, Category, Ordered
@@ -53,7 +54,9 @@ Kind = Number | Category | Ordered | Time | Nothing
 KINDS = {kind.__name__.lower(): kind for kind in (Number, Category, Ordered, Time, Nothing)}
 
 
-def kind_of(name: str, column: pl.Series, asked: str | None = None) -> Kind:
+def kind_of(
+    name: str, column: pl.Series, weight: np.ndarray | None = None, *, asked: str | None = None
+) -> Kind:
     """What a column of training rows is; `asked`, "number" or "category", is the user's word."""
     known = known_of(column)
     values = known.n_unique() - (known.null_count() > 0)
@@ -62,20 +65,20 @@ def kind_of(name: str, column: pl.Series, asked: str | None = None) -> Kind:
     if values == 1 and not known.null_count():
         return Nothing(name, "constant")
     if asked == "number":
-        return Number.fit(name, column)
+        return Number.fit(name, column, weight)
     if asked == "category":
         return Category.fit(name, column)
     if column.dtype == pl.Float64:
-        return Number.fit(name, column)
+        return Number.fit(name, column, weight)
     if column.dtype == pl.Datetime:
-        return Time.fit(name, column)
+        return Time.fit(name, column, weight)
     if column.dtype == pl.Enum:
-        return Ordered.fit(name, column)
+        return Ordered.fit(name, column, weight)
     if is_numbers(column):
-        return Number.fit(name, column)
+        return Number.fit(name, column, weight)
     formats = time_formats(column)
     if len(formats) == 1:
-        return Time.fit(name, column, formats[0])
+        return Time.fit(name, column, weight, time_format=formats[0])
     category = Category.fit(name, column)
     rows = len(column) - known.null_count()
     if not category.levels and min(rows, known.null_count()) < ROWS_OF_A_LEVEL:

@@ -66,21 +66,26 @@ class Number:
     vector: ClassVar[None] = None
 
     @classmethod
-    def fit(cls, name: str, column: pl.Series) -> "Number":
-        """Learn the scale."""
-        text = column.dtype == pl.String
-        numbers = _numbers(column)
-        known = numbers.drop_nulls().to_numpy()
-        low, center, high = np.quantile(known, [0.25, 0.5, 0.75]) if len(known) else (0.0, 0.0, 0.0)
+    def fit(cls, name: str, column: pl.Series, weight: np.ndarray | None = None) -> "Number":
+        """Learn the scale, each row counting by its weight."""
+        text, numbers = column.dtype == pl.String, _numbers(column)
+        missing = numbers.is_null().to_numpy()
+        weight = np.ones(len(missing)) if weight is None else weight
+        gaps = float(np.average(missing, weights=weight))
+        known, own = numbers.drop_nulls().to_numpy(), weight[~missing]
+        if not len(known):
+            return cls(name, 0.0, 0.0, 0.0, 1.0, gaps, text)
+        quartiles = np.quantile(known, [0.25, 0.5, 0.75], weights=own, method="inverted_cdf")
+        low, center, high = map(float, quartiles)
         with np.errstate(over="ignore"):
             scale = (high - low) / QUARTILES_APART
         if not 0 < scale < math.inf:
-            largest = max(np.abs(known).max(initial=0.0), np.finfo(float).tiny)
-            scale = float(np.std(known / largest) * largest) if len(known) else 0.0
-        drawn = draw_in(known, center, scale) if len(known) else np.zeros(1)
+            largest = max(np.abs(known).max(), np.finfo(float).tiny)
+            scale = _std(known / largest, own) * largest
+        drawn = draw_in(known, center, scale)
         drawn = np.clip(drawn, -2 * FAR, 2 * FAR)  # one mistake among few rows is far even so
-        std, gaps = float(np.std(drawn)) or 1.0, numbers.null_count() / len(numbers)
-        return cls(name, float(center), float(scale), float(np.mean(drawn)), std, gaps, text)
+        mean, std = float(np.average(drawn, weights=own)), _std(drawn, own) or 1.0
+        return cls(name, center, float(scale), mean, std, gaps, text)
 
     def inputs(self, column: pl.Series) -> Inputs:
         """Scaled numbers; 0 and an indicator where one is missing."""
@@ -103,6 +108,11 @@ class Number:
         """A number."""
         kind = "number, written as text" if self.text else "number"
         return kind, "scaled" + (", and whether it is missing" if self.gaps else "")
+
+
+def _std(values: np.ndarray, weight: np.ndarray) -> float:
+    mean = np.average(values, weights=weight)
+    return float(np.sqrt(np.average((values - mean) ** 2, weights=weight)))
 
 
 def known_of(column: pl.Series) -> pl.Series:

@@ -37,14 +37,21 @@ class Time:
     vector: ClassVar[None] = None
 
     @classmethod
-    def fit(cls, name: str, column: pl.Series, time_format: str | None = None) -> "Time":
+    def fit(
+        cls,
+        name: str,
+        column: pl.Series,
+        weight: np.ndarray | None = None,
+        *,
+        time_format: str | None = None,
+    ) -> "Time":
         """Learn which parts vary."""
         times = _times(column, time_format)
         known = times.drop_nulls()
         first = known.min()
         parts = [known.dt.ordinal_day(), known.dt.weekday(), known.dt.time()]
         year, week, day = (part.n_unique() > 1 for part in parts)
-        days = Number.fit(name, _days(times, first))
+        days = Number.fit(name, _days(times, first), weight)
         return cls(first, days, year, week, day, time_format)
 
     @property

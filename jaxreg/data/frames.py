@@ -98,7 +98,7 @@ def check_numbers(values: TableLike, what: str, *, gaps: bool = False) -> None:
     """
     names = column_names(values)
     if names is None:
-        array = np.asanyarray(values) if hasattr(values, "dtype") else _as_array(values)
+        array = np.asanyarray(values) if hasattr(values, "dtype") else as_array(values)
         if array.ndim not in (1, 2) or array.dtype.kind == "f" and np.isfinite(array).all():
             return
         columns = [("", values if array.ndim == 1 else array)] if array.ndim == 1 else []
@@ -133,7 +133,7 @@ def is_plain(values: TableLike) -> bool:
     return True
 
 
-def _as_array(values: TableLike) -> np.ndarray:
+def as_array(values: TableLike) -> np.ndarray:
     """Nested lists as an array, of objects where they don't make another."""
     try:
         return np.asarray(values)

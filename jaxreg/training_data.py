@@ -1,0 +1,148 @@
+"""What an ensemble learns from: a table in memory, or rows in files."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import polars as pl
+from jax.sharding import Mesh
+
+from jaxreg import hosts
+from jaxreg.columns import Columns
+from jaxreg.data.border import default_dtype
+from jaxreg.data.far import warn_of_far
+from jaxreg.data.rows import Source, fold_rows, key_words
+from jaxreg.data.scaler import Scaler
+from jaxreg.plain import counted, listed
+from jaxreg.training.inputs import HELD_OUT_ROWS, held_out_sample
+
+FEWEST_ROWS = 4
+FOLD_ROWS = 2
+# Of rows in files so many serve to find the frequency scale.
+TRIAL_MOST = 2**14
+# Settings that say what columns are.
+OF_COLUMNS = "categories", "numbers", "drop"
+
+
+class TrainingData(NamedTuple):
+    """What the members of an ensemble learn from, standardised, in memory or in files.
+
+    Attributes:
+        data: `(x, y)` or `(x, y, weight)`, or a source.
+        sample: rows in memory that settings are tried out on: all of them, or some of a source's.
+        rows: how many there are in all.
+        used: how many of them each member trains on.
+        sample_used: how many of the sample a member trains on where settings are tried out.
+        held_out: which rows each member trains and is validated on, as `fit_ensemble` takes them; empty
+            where none are held out.
+        scalers: what standardised features and target; `Columns` did the features of a table in memory.
+        columns: names of features and targets, None where they have none, and the types of both.
+        mesh: devices of all processes, over which members are distributed; None for those of this one.
+    """
+
+    data: tuple[np.ndarray, ...] | Source
+    sample: tuple[np.ndarray, ...]
+    rows: int
+    used: int
+    sample_used: int
+    held_out: dict[str, Any]
+    scalers: tuple[Columns | Scaler, Scaler]
+    columns: tuple[tuple[str, ...] | None, ...]
+    mesh: Mesh | None = None
+
+    @property
+    def trial(self) -> "TrainingData":
+        """The sample alone."""
+        return self._replace(data=self.sample, rows=len(self.sample[0]), used=self.sample_used, mesh=None)
+
+
+def of_table(
+    key: jax.Array,
+    settings: Any,
+    table: pl.DataFrame,
+    y: np.ndarray,
+    weight: np.ndarray | None,
+    names: tuple[Sequence[str] | None, Sequence[str] | None],
+    types: tuple[Sequence[str], Sequence[str]],
+) -> TrainingData:
+    """A table and its checked targets; `names` and `types` of the columns and the targets."""
+    called = [f"the target {name!r}" for name in names[1] or ()]
+    if names[1] is None:
+        called = ["the target"] if y.ndim == 1 else [f"target {i}" for i in range(y.shape[1])]
+    warn_of_far(y.reshape(len(y), -1).T, called, stacklevel=4)
+    of_row = None if weight is None else weight.reshape(len(y), -1).max(axis=1)
+    asked = {name: getattr(settings, name) for name in OF_COLUMNS}
+    columns = Columns.fit(table, of_row, **asked)._replace(named=names[0] is not None)
+    scaler, dtype = Scaler.fit(y, weight=weight), default_dtype(np.dtype(np.float64))
+    # Missing targets, which weigh nothing, are 0.
+    arrays = columns.transform(table), np.nan_to_num(scaler.transform(y)), weight
+    data = tuple(array.astype(dtype) for array in arrays if array is not None)
+    folds, held_out, used = folds_of(settings, len(y)), {}, len(y)
+    if folds is not None:
+        rows, held_out_rows = fold_rows(key, len(y), int(settings.members), folds)
+        held_out, used = {"rows": rows, "validation_rows": held_out_rows}, rows.shape[1]
+    type_of = dict(zip(table.columns, types[0], strict=True))
+    about = (
+        columns.names if columns.named else None,
+        names[1],
+        tuple(map(type_of.get, columns.names)),
+        types[1],
+    )
+    return TrainingData(data, data, len(y), used, used, held_out, (columns, scaler), about)
+
+
+def of_files(key: jax.Array, settings: Any, files: Any) -> TrainingData:
+    """Rows that are read as they are needed."""
+    if asked := [name for name in OF_COLUMNS if len(getattr(settings, name))]:
+        raise ValueError(f"rows in files are numbers alone: leave out {listed(asked)}")
+    if not hasattr(files, "standardised"):
+        raise ValueError(
+            f"a {type(files).__name__} doesn't say what its columns are: use tables.from_files, or "
+            "fit_ensemble, which takes any source"
+        )
+    if files.rows < FEWEST_ROWS:
+        raise ValueError(f"the files have {counted(files.rows, 'row')}, {FEWEST_ROWS} are needed")
+    if settings.batch_size is None:
+        raise ValueError("rows in files need a batch_size: a number or 'auto'")
+    processes, mesh = jax.process_count(), None
+    by_share = processes > 1 and files.own_share
+    if by_share and len(files.row_groups) < processes:
+        raise ValueError(
+            f"{len(files.row_groups)} row groups are too few for {processes} processes with files of "
+            "their own: write smaller row groups, use fewer processes, or leave own_files out, so that "
+            "each reads all"
+        )
+    if processes > 1:
+        files = replace(files, process=(jax.process_index(), processes))
+        mesh = hosts.make_mesh(settings.members)
+    files = files if files.units else files.standardised()
+    folds, held_out = folds_of(settings, min(files.rows, HELD_OUT_ROWS)), {}
+    if folds is None:
+        block = next(files.stream(key_words(key), batch_size=1, batches=1))
+        sample = block.x[0], block.y[0]
+        sample_used = 1
+    else:
+        validation, own_rows = held_out_sample(key, files, settings.members, folds)
+        held_out = {"folds": folds, "validation": validation, "validation_rows": own_rows}
+        some = np.random.default_rng(key_words(key)).permutation(len(validation[0]))[:TRIAL_MOST]
+        sample = tuple(part[some] for part in validation)
+        sample_used = len(some) - len(some) // max(min(folds, len(some) // FOLD_ROWS), 1)
+    about = files.features, (files.target,), files.types[:-1], files.types[-1:]
+    used = files.rows // processes if by_share else files.rows
+    return TrainingData(files, sample, files.rows, used, sample_used, held_out, files.units, about, mesh)
+
+
+def folds_of(settings: Any, rows: int) -> int | None:
+    """In how many folds rows are parted, None for none."""
+    if settings.validation_fraction == 0:
+        return None
+    folds, most = round(min(1 / settings.validation_fraction, 1e9)), rows // FOLD_ROWS
+    if most < folds:
+        warnings.warn(
+            f"{rows} rows are too few for {folds} folds of at least {FOLD_ROWS}: {most} are used",
+            stacklevel=5,
+        )
+    return min(folds, most)
