@@ -1,9 +1,10 @@
 """A scikit-learn regressor: an ensemble with calibrated error bars, for tables of any kind."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -33,13 +34,15 @@ from jaxreg.data.frames import (
     column_names,
 )
 from jaxreg.data.rows import Source
-from jaxreg.data.scaler import without_unit
+from jaxreg.data.scaler import Scaler, without_unit
 from jaxreg.distributions.transformed import Affine
 from jaxreg.metrics.scorers import neg_crps as neg_crps
 from jaxreg.metrics.scorers import neg_nll as neg_nll
+from jaxreg.model import model_file
 from jaxreg.model.fitted import Fitted
 from jaxreg.networks.prediction import predict_ensemble
 from jaxreg.plain import counted
+from jaxreg.progress import shown
 from jaxreg.recipe import (
     PRIOR_ROWS,
     SCALE_OF_FEW,
@@ -56,9 +59,12 @@ from jaxreg.settings import EnsembleSettings, check_settings, documented
 from jaxreg.training import TrainState
 from jaxreg.training.feeds import size_class
 from jaxreg.training.fitting import without_failed
-from jaxreg.training.hooks import check_hooks
+from jaxreg.training.hooks import Hook, check_hooks
 from jaxreg.training.inputs import more_rows
-from jaxreg.training_data import FEWEST_ROWS, TrainingData, of_files, of_table
+from jaxreg.training_data import FEWEST_ROWS, OF_COLUMNS, TrainingData, of_files, of_table
+
+# Settings that a file says nothing of, or not always.
+UNTOLD = "hooks", "verbose", *OF_COLUMNS
 
 
 @contextmanager
@@ -92,7 +98,7 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         calibration_: the `NoiseScaling`; None without held-out rows.
         columns_: the `Columns`, how each is taken, which `print(model.columns_)` shows; None of files.
         frequency_scale_: the one that was used.
-        fitted_: the `Fitted` that predicts, and that `model_file.save` writes.
+        fitted_: the `Fitted` that predicts.
         n_iter_: epochs that the longest member trained for.
         n_features_in_, feature_names_in_: as everywhere in scikit-learn.
 
@@ -137,7 +143,7 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         """
         check_settings(self)
         check_hooks(self.hooks)
-        limit = TimeLimit(self.time_limit)
+        limit, hooks = TimeLimit(self.time_limit), [*self.hooks, *([shown()] if self.verbose else ())]
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         key = jax.random.key(seed)
         if isinstance(X, Source):
@@ -145,11 +151,11 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         else:
             training_data = self._from_table(key, X, y, sample_weight)
         recipe = make_recipe(self, training_data)
-        scale = self._choose_scale(key, training_data)
+        scale = self._choose_scale(key, training_data, hooks)
         if training_data.mesh is not None:  # processors of different kinds might choose otherwise
             scale = float(hosts.gather({"scale": np.array(scale)})[0]["scale"])
         self.frequency_scale_, scales = scale, np.full(self.members, scale)
-        states, self.history_ = recipe.fit(key, training_data, scales, [*self.hooks, *limit.hooks])
+        states, self.history_ = recipe.fit(key, training_data, scales, [*hooks, *limit.hooks])
         limit.warn_if_stopped(self.history_)
         return self._keep(states, recipe, training_data, int(seed))
 
@@ -194,7 +200,8 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
             self.calibration_ = NoiseScaling.fit_held_out(
                 seen, y, unseen[kept, :-1], sample_weight=weight, prior_rows=PRIOR_ROWS
             )
-        settings = self._described() | {
+        asked = self._described()
+        settings = asked | {
             "hidden": list(recipe.model.hidden),
             "rows": training_data.rows,
             "epochs": recipe.epochs,
@@ -202,6 +209,7 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
             "seed": seed,
             "frequency_scale": self.frequency_scale_,
             "trained_epochs": self.n_iter_,
+            "automatic": [name for name, value in asked.items() if value == "auto"],
         }
         feature_names, target_names, feature_dtypes, target_dtypes = training_data.columns
         self.fitted_ = Fitted(
@@ -218,6 +226,55 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
             scores=final_scores(self.history_),
         )
         return self
+
+    def save(self, path: str | Path) -> None:
+        """Write all that predictions need to a model file, whole or not at all; see `model_file.save`.
+
+        Raises:
+            ValueError: if the path can't be written to.
+            OSError: if the disk is full, for example.
+        """
+        check_is_fitted(self)
+        model_file.save(path, self.fitted_)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "DeepEnsembleRegressor":
+        """Read what `save` or `jaxreg fit` wrote, as an estimator that predicts the same.
+
+        What a file doesn't hold is None: `history_`; and its settings are without hooks.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: as `model_file.load` does, and if the file isn't of an ensemble of this kind.
+        """
+        fitted = model_file.load(path)
+        settings, names = fitted.settings or {}, [field.name for field in fields(EnsembleSettings)]
+        known = {name: settings[name] for name in names if name in settings}
+        if fitted.members is None or not {"members", "rows", "seed"} <= set(settings):
+            raise ValueError(f"{path} holds no {cls.__name__}: model_file.load reads it")
+        for name, value in known.items():
+            known[name] = tuple(value) if isinstance(value, list) else value
+        known |= dict.fromkeys(settings.get("automatic", ()), "auto")
+        seed = settings["seed"]
+        model = cls(
+            **known
+            | {"random_state": seed if type(known.get("random_state")) is str else known.get("random_state")}
+        )
+        check_settings(model)
+        columns = None if isinstance(fitted.x_scaler, Scaler) else fitted.x_scaler
+        model.fitted_, model.members_, model.columns_ = fitted, fitted.params, columns
+        model.calibration_, model.history_ = fitted.calibration, None
+        model.frequency_scale_ = settings.get("frequency_scale")
+        model.n_iter_ = settings.get("trained_epochs")
+        model.n_features_in_ = len(fitted.x_scaler.loc if columns is None else columns.kinds)
+        names = (
+            fitted.feature_names
+            if columns is None or not columns.named
+            else [kind.name for kind in columns.kinds]
+        )
+        if names is not None:
+            model.feature_names_in_ = np.array(names, object)
+        return model
 
     def predict(self, X: TableLike, return_std: bool = False) -> Any:
         """Predict the mean of each row, `(n,)` or `(n, d)`; with `return_std`, `(mean, std)`."""
@@ -311,7 +368,7 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
             check_varies(which, float(np.nanmin(column)), float(np.nanmax(column)))
         return table, y, weight
 
-    def _choose_scale(self, key: jax.Array, training_data: TrainingData) -> float:
+    def _choose_scale(self, key: jax.Array, training_data: TrainingData, hooks: Sequence[Hook]) -> float:
         """The scale of the frequencies that is asked for, or that small ensembles find."""
         if self.frequency_scale != "auto":
             return float(self.frequency_scale)
@@ -326,15 +383,19 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
             return SCALE_OF_FEW
         limit = TimeLimit(None if self.time_limit is None else TRIAL_SHARE * self.time_limit)
         key = jax.random.fold_in(key, int(self.members))
-        hooks = [hook.for_trial() for hook in self.hooks]
+        hooks = [hook.for_trial() for hook in hooks]
         hooks = [*limit.hooks, *(hook for hook in hooks if hook is not None)]
         return try_scales(key, self, training_data.trial, hooks)
 
     def _described(self) -> dict:
         """The settings as a model file can hold them."""
-        settings = {name: value for name, value in self.get_params().items() if name != "hooks"}
+        settings = {name: value for name, value in self.get_params().items() if name not in UNTOLD}
         for name, value in settings.items():
             settings[name] = value.item() if isinstance(value, np.generic) else value
+        for name in OF_COLUMNS:
+            given = getattr(self, name)
+            names = [given] if isinstance(given, str) else [str(each) for each in given]
+            settings |= {name: names} if names else {}
         if not isinstance(settings["random_state"], int | None):
             settings["random_state"] = type(self.random_state).__name__
         return settings

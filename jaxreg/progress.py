@@ -118,6 +118,13 @@ class Lines(Hook):
         return Lines(self.console, self.of_trial, seconds=self.seconds)
 
 
+def shown(console: Console | None = None, *names: str) -> Bar | Lines:
+    """A bar on a terminal that can draw one, else lines; `names` are its descriptions."""
+    console = console or Console(stderr=True, highlight=False)
+    can_draw = console.is_terminal and not console.is_dumb_terminal
+    return Bar(console, *names) if can_draw else Lines(console, *names)
+
+
 def _reached(run: Run, history: History, per_epoch: int) -> tuple[float, float]:
     """Epochs that are done, and the latest score; of several members the median."""
     epoch, batch = run.position

@@ -227,6 +227,7 @@ class EnsembleSettings:
         Sequence[str | int], columns, "columns to take as numbers; text among them that is none is a gap."
     ] = ()
     drop: Annotated[Sequence[str | int], columns, "columns to leave out."] = ()
+    verbose: Annotated[int, whole(0), "1 shows how far the training is: a bar on a terminal, else lines."] = 0
     random_state: Annotated[
         Any, anything, "seed of weights, folds and the order of rows: None, an integer or a RandomState."
     ] = None

@@ -73,6 +73,7 @@ def refused(run, tmp_path, monkeypatch):
         for word in words:
             assert str(word) in err, err
         assert contents(tmp_path) == before
+        return err
 
     return call
 
@@ -257,6 +258,7 @@ def test_few_rows_are_all_trained_on(run, tmp_path):
 
 
 @pytest.mark.filterwarnings("default:constant column")
+@pytest.mark.filterwarnings("default:columns")
 def test_a_constant_feature_is_warned_of(run, houses, tmp_path):
     table().with_columns(floors=pl.lit(2)).write_csv(houses)
     code, _, err = run(*train(houses, tmp_path / "m"))
@@ -276,7 +278,8 @@ def test_settings_are_those_of_the_estimator(run, houses, tmp_path):
     }  # fmt: skip
     assert expected.items() <= settings.items()
     code, out, _ = run("fit", "--help")
-    names = set(inspect.signature(DeepEnsembleRegressor).parameters) - {"hidden", "random_state", "hooks"}
+    named = {"categories", "numbers", "random_state", "hooks"}  # otherwise, or not at all
+    names = set(inspect.signature(DeepEnsembleRegressor).parameters) - named - {"hidden"}
     assert code == 0 and all("--" + name.replace("_", "-")[:20] in out for name in names)
 
 
@@ -305,7 +308,7 @@ BROKEN_FILES = {
     "one row": (b"area,price\n1,2\n", ["1 row is too few"]),
     "text target": (b"area,price\n1,dear\n3,cheap\n", ["'price'", "'dear'"]),
     "no values": (b"area,price\n,2\nNA,5\n,3\nNA,4\n,6\n", ["'area'"]),
-    "missing target": (b"area,price\n1,2\n1,5\n2,\n", ["missing", "'price'", "1 of 3 rows"]),
+    "missing target": (b"area,price\n1,2\n1,5\n2,\n", ["3", "'price'"]),
     "infinite": (b"area,price\n1,2\n-inf,5\n2,3\n", ["infinit", "'area'", "1 "]),
     "constant target": (b"area,price\n1,2\n3,2\n", ["'price'", "one value, 2, in all 2 rows"]),
     "no features": (b"price\n1\n3\n", ["no column", "'price'"]),
@@ -832,6 +835,59 @@ def test_the_index_of_a_frame_is_no_feature(run, tmp_path, what):
 
 
 @pytest.mark.filterwarnings("default:columns")
+def test_what_is_said_of_columns(run, refused, tmp_path):
+    rows = table(80).with_columns(
+        zip=pl.int_range(80) % 3, id=pl.int_range(80), **{"a,b": pl.int_range(80) % 7}
+    )
+    rows = rows.with_columns(code=pl.Series(["x" if i % 4 else f"{i}" for i in range(80)]))
+    rows.write_csv(tmp_path / "rows.csv")
+    said = "--drop", "id,rooms", "--drop", "a,b", "--category", "zip", "--number", "code"
+    code, _, err = run(*train(tmp_path / "rows.csv", tmp_path / "m", *said))
+    fitted = model_file.load(tmp_path / "m")
+    assert code == 0 and fitted.feature_names == ("area", "zip", "code"), err
+    assert [kind[1].split(",")[0] for kind in fitted.x_scaler.told()] == ["number", "category", "number"]
+    assert fitted.settings["categories"] == ["zip"] and fitted.settings["numbers"] == ["code"]
+    for given, words in (
+        (["--drop", "id,room"], "--drop: .*rows.csv has no column 'room'.*did you mean 'rooms'"),
+        (["--category", "price"], "there is no column 'price'"),
+        (["--category", "zip", "--number", "zip"], "'zip' is asked to be two things"),
+        (["--drop", "id,price"], "leaves out the target"),
+    ):
+        assert re.search(words, refused(train(tmp_path / "rows.csv", tmp_path / "n", *given)))
+
+
+@pytest.mark.filterwarnings("default:columns")
+def test_files_without_names_of_columns(run, refused, tmp_path):
+    rows = table(60).with_columns(city=pl.Series(["Rome", "Oslo", "Bonn"] * 20), date=pl.lit("x"))
+    rows.write_csv(tmp_path / "rows.csv", include_header=False)
+    rows.write_csv(tmp_path / "named.csv")
+    found = []
+    for name, target, given in (("rows.csv", "2", ["--no-header"]), ("named.csv", "price", [])):
+        arguments = ["fit", tmp_path / name, "--target", target, "--out", tmp_path / "m", *SMALL, *given]
+        code, _, err = run(*arguments, "--drop", "4" if given else "date")
+        assert code == 0, err
+        code, out, err = run("predict", tmp_path / "m", tmp_path / name, *given)
+        assert code == 0 and not err
+        found.append(out)
+        code, out, err = run("evaluate", tmp_path / "m", tmp_path / name, *given)
+        assert code == 0 and f"60 rows of {name}" in out, err
+    assert found[0] == found[1] and found[0].count("\n") == 61
+    (tmp_path / "long.csv").write_text("1,2,3\n4,5,6\n7,8,9,10\n")
+    said = refused(["fit", tmp_path / "long.csv", "--no-header", "--target", "2", "--out", tmp_path / "n"])
+    assert "long.csv (below a line of names) has more values in line 4" in said
+    table().write_parquet(tmp_path / "rows.parquet")
+    refused(train(tmp_path / "rows.parquet", tmp_path / "n", "--no-header"), "--no-header is for text files")
+
+
+@pytest.mark.filterwarnings("default:1 of 60 rows")
+def test_rows_without_a_target_are_left_out(run, houses, tmp_path):
+    rows = table().with_columns(price=pl.when(pl.int_range(60) != 7).then("price"))
+    rows.write_csv(houses)
+    code, out, err = run(*train(houses, tmp_path / "m"))
+    assert code == 0 and re.search("training rows +│ 53", out)
+    assert err == "warning: 1 of 60 rows have no 'price': left out\n"
+
+
 def test_columns_of_any_kind_are_trained_on(run, refused, tmp_path):
     rng = np.random.default_rng(0)
     rows = table(80).with_columns(
@@ -881,9 +937,8 @@ def test_words_for_true_and_false_are_numbers(run, tmp_path):
         given = ["--read", read, "--frequency-scale", 1, "--batch-size", 16, "--test-fraction", 0]
         code, _, err = run(*train(tmp_path / "rows.csv", tmp_path / "m", *given))
         assert code == 0 and err == "", err
-        found.append(model_file.load(tmp_path / "m").x_scaler.loc)
-    np.testing.assert_allclose(*found, rtol=1e-12)
-    assert found[0][2] == pytest.approx(2 / 3)
+        found.append(model_file.load(tmp_path / "m").x_scaler)
+    assert found[0].told()[2][:2] == ("old", "number") and found[1].loc[2] == pytest.approx(2 / 3)
 
 
 def test_what_a_terminal_would_obey_is_escaped(run, refused, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 import scipy.sparse
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
@@ -654,6 +655,44 @@ def test_the_user_says_what_columns_are():
         clone(model).set_params(categories=["zap", "a"], drop=["a"]).fit(frame, y)
     with pytest.raises(ValueError, match="categories must be a list of columns' names.*got 3; drop must"):
         clone(model).set_params(categories=3, drop=None).fit(frame, y)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_an_estimator_is_kept_in_a_file(tmp_path, named):
+    x, y = rows(60)
+    frame = pd.DataFrame({"a": x[:, 0], "city": ["Rome", "Oslo", "Bonn"] * 20})
+    table = frame if named else frame.to_numpy()
+    model = DeepEnsembleRegressor(members=2, hidden=(8,), epochs=3, random_state=0, categories="city")
+    model.set_params(categories=["city" if named else 1]).fit(table, y)
+    model.save(tmp_path / "m")
+    again = DeepEnsembleRegressor.load(tmp_path / "m")
+    np.testing.assert_array_equal(again.predict(table), model.predict(table))
+    expected = model.get_params() | {"categories": ("city" if named else "1",)}
+    assert again.get_params() == expected and again.columns_ == model.columns_
+    assert again.n_features_in_ == 2 and hasattr(again, "feature_names_in_") == named
+    assert again.n_iter_ == model.n_iter_ and again.history_ is None
+    assert again.calibration_.factor == model.calibration_.factor
+    refit = clone(again).fit(table, y)
+    np.testing.assert_array_equal(refit.predict(table), model.predict(table))
+    with pytest.raises(ValueError, match="feature names|2 features"):
+        again.predict(pd.DataFrame(x, columns=["a", "b"]) if named else np.ones((2, 3)))
+
+
+def test_files_of_other_models_are_no_estimators(tmp_path):
+    model_file.save(tmp_path / "m", small().fitted_._replace(settings=None))
+    with pytest.raises(ValueError, match="m holds no DeepEnsembleRegressor: model_file.load"):
+        DeepEnsembleRegressor.load(tmp_path / "m")
+    with pytest.raises(NotFittedError):
+        DeepEnsembleRegressor().save(tmp_path / "n")
+    assert not (tmp_path / "n").exists()
+
+
+def test_progress_is_shown_where_it_is_asked_for(capsys):
+    x, y = rows(60)
+    DeepEnsembleRegressor(**SMALL | {"epochs": 3, "verbose": 1}).fit(x, y)
+    assert "training: at most 3 epochs" in capsys.readouterr().err
+    DeepEnsembleRegressor(**SMALL | {"epochs": 3}).fit(x, y)
+    assert capsys.readouterr().err == ""
 
 
 def test_dates_are_no_numbers():

@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 
 # Settings of the estimator that aren't options of `jaxreg fit`, and types that typer reads itself.
-NO_OPTIONS = "hidden", "categories", "numbers", "drop", "random_state", "hooks"
+NO_OPTIONS = "hidden", "categories", "numbers", "drop", "verbose", "random_state", "hooks"
 TYPES = int, float, str, float | None
 HELP_WIDTH = 80  # narrower columns would cut names of options
 START_SECONDS = 40  # as `hosts.START_SECONDS`, which isn't loaded here
@@ -32,6 +32,9 @@ START_SECONDS = 40  # as `hosts.START_SECONDS`, which isn't loaded here
 ROWS_HELP = (
     "CSV or Parquet file, a folder of them, a pattern such as 'folder/*.parquet', or - for standard input"
 )
+NoHeader = Annotated[
+    bool, typer.Option("--no-header", help="The file begins with a row: columns are called 0, 1, 2 ...")
+]
 NoCache = Annotated[
     bool,
     typer.Option("--no-cache", envvar="JAXREG_NO_CACHE", help="Don't keep compiled programs between runs."),
@@ -145,8 +148,19 @@ def fit_command(
     out_file: Annotated[Path, typer.Option("--out", help="Model file to write.")],
     drop: Annotated[
         list[str] | None,
-        typer.Option(help="Column to leave out; may be given several times.", callback=as_utf8),
+        typer.Option(help="Columns to leave out: a, or a,b,c; may be given several times.", callback=as_utf8),
     ] = None,
+    category: Annotated[
+        list[str] | None,
+        typer.Option(help="Columns to take as categories, numbers among them; likewise.", callback=as_utf8),
+    ] = None,
+    number: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Columns to take as numbers, other text in them as missing; likewise.", callback=as_utf8
+        ),
+    ] = None,
+    no_header: NoHeader = False,
     test_fraction: Annotated[
         float, typer.Option(help="Share of the rows kept from training, to score the model on.")
     ] = 0.1,
@@ -184,7 +198,7 @@ def fit_command(
     no_cache: NoCache = False,
     **settings: Any,
 ) -> None:
-    """Train an ensemble on the numeric columns of a file, or of many, and keep it in a model file."""
+    """Train an ensemble on the columns of a file, or of many, and keep it in a model file."""
     distributed = distributed or any(given is not None for given in (coordinator, processes, process))
     if split_rows is not None:
         raise ValueError(
@@ -196,8 +210,6 @@ def fit_command(
             f"--target is given {len(target)} times, the command predicts one column: several targets are "
             "for Python, DeepEnsembleRegressor().fit(x, y) with y of shape (n, d)"
         )
-    if target[0] in (drop or []):
-        raise ValueError(f"--drop {target[0]} leaves out the target: name another column")
     numbers = {name: _number(value) for name, value in settings.items()}
     check_settings(EnsembleSettings(**numbers))
     if own_files and not distributed:
@@ -217,7 +229,11 @@ def fit_command(
     _use_cache(no_cache)
     cluster = fit.Cluster(coordinator, processes, process, wait, own_files) if distributed else None
     kept = fit.Kept(checkpoint, checkpoint_every, resume)
-    asked = fit.Asked(file, target[0], tuple(drop or ()), read, test_fraction, seed, out_file, report_file)
+    said = {"--drop": drop, "--category": category, "--number": number}
+    columns = {option: tuple(given or ()) for option, given in said.items()}
+    asked = fit.Asked(
+        file, target[0], columns, not no_header, read, test_fraction, seed, out_file, report_file
+    )
     fit.run(asked, kept, cluster, numbers, fit.Talk(quiet, as_json))
 
 
@@ -233,6 +249,7 @@ def predict_command(
         list[str] | None,
         typer.Option(help="Column of the file to copy into the predictions; may be given several times."),
     ] = None,
+    no_header: NoHeader = False,
     read: Read = "auto",
     no_cache: NoCache = False,
 ) -> None:
@@ -241,7 +258,7 @@ def predict_command(
     from jaxreg.cli import predict
 
     _use_cache(no_cache)
-    predict.run(model, file, out_file, level=level, keep=keep or [], how=read)
+    predict.run(model, file, out_file, level=level, keep=keep or [], how=read, named=not no_header)
 
 
 @app.command("evaluate")
@@ -257,6 +274,7 @@ def evaluate_command(
     report_file: Annotated[
         Path | None, typer.Option("--report", help="Page with scores and pictures to write, .html or .pdf.")
     ] = None,
+    no_header: NoHeader = False,
     as_json: Json = False,
     no_cache: NoCache = False,
 ) -> None:
@@ -265,7 +283,7 @@ def evaluate_command(
     from jaxreg.cli import evaluate
 
     _use_cache(no_cache)
-    evaluate.run(model, file, level=level, report_file=report_file, as_json=as_json)
+    evaluate.run(model, file, level=level, report_file=report_file, as_json=as_json, named=not no_header)
 
 
 @app.command("info")

@@ -9,7 +9,7 @@ from jaxreg.checks import check_probability
 from jaxreg.cli.console import say, show
 from jaxreg.cli.json_output import print_json, scores_of
 from jaxreg.cli.outputs import check_output, only_numbers, trivial
-from jaxreg.cli.standard_input import as_file, called
+from jaxreg.cli.standard_input import as_file, called, with_line_of_names
 from jaxreg.data import Scaler, check_features
 from jaxreg.metrics import evaluate
 from jaxreg.model import model_file
@@ -17,13 +17,23 @@ from jaxreg.plain import counted
 from jaxreg.tables import check_columns, numeric, read, typed
 
 
-def run(model: Path, file: Path, *, level: float, report_file: Path | None, as_json: bool) -> None:
+def run(
+    model: Path,
+    file: Path,
+    *,
+    level: float,
+    report_file: Path | None,
+    as_json: bool,
+    named: bool = True,
+) -> None:
     """Print scores, and write a report if one is asked for."""
     check_probability("--level", level)
     given, file = called(Path(file.name)), as_file(file)
     if report_file is not None:
         report.check_suffix(report_file)
         check_output(report_file, model, file)
+    if not named:
+        file = with_line_of_names([file])
     fitted = model_file.load(model)
     if fitted.feature_names is None or fitted.target_names is None:
         raise ValueError(

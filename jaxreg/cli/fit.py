@@ -17,11 +17,12 @@ from jaxreg.cli.inputs import (
     check_same_job,
     is_streamed,
     rows_in_memory,
+    split_names,
     streamed_rows,
 )
 from jaxreg.cli.json_output import print_json, scores_of
 from jaxreg.cli.outputs import check_output, only_numbers, trivial
-from jaxreg.cli.standard_input import as_file, called
+from jaxreg.cli.standard_input import as_file, called, with_line_of_names
 from jaxreg.estimator import DeepEnsembleRegressor
 from jaxreg.machine import unused_gpu
 from jaxreg.metrics import evaluate
@@ -29,22 +30,25 @@ from jaxreg.model import model_file
 from jaxreg.model.checkpoints import Checkpoint, Interrupted, StopOnSignal
 from jaxreg.model.fitted import Fitted
 from jaxreg.plain import counted
-from jaxreg.progress import Bar, Lines
-from jaxreg.tables import find, from_files
+from jaxreg.progress import shown
+from jaxreg.tables import find, from_files, names_of
 from jaxreg.training import Hook
 from jaxreg.training.members import computed_on
 
 SCORES_KEPT = "rmse", "nll", "crps", "coverage"
+# Options that say what columns are, as the estimator has them.
+SETTINGS = {"--category": "categories", "--number": "numbers"}
 # Epochs between two checkpoints.
 EVERY, EVERY_STREAMED = 20, 0.1
 
 
 class Asked(NamedTuple):
-    """What is trained on, and where the results go."""
+    """What is trained on, and where the results go; `columns` is what each option says of them."""
 
     file: Path
     target: str
-    drop: tuple[str, ...]
+    columns: dict[str, tuple[str, ...]]
+    named: bool
     how: str
     test_fraction: float
     seed: int
@@ -86,7 +90,8 @@ def run(asked: Asked, kept: Kept, cluster: Cluster | None, settings: dict[str, A
     first = jax.process_index() == 0 if cluster is not None else True  # the first process writes and talks
     out.quiet = talk.quiet or talk.as_json or not first
     stages = Stages(2 + (settings.get("frequency_scale") == "auto"), silent=talk.quiet or not first)
-    rows = read_rows(asked, kept, cluster, settings, stages)
+    rows, said = read_rows(asked, kept, cluster, settings, stages)
+    settings = settings | said
     if len(rows.test[0]) < FEWEST_TEST_ROWS and asked.report_file is not None:
         raise ValueError(
             f"--report needs at least {FEWEST_TEST_ROWS} rows to score the model on: "
@@ -124,8 +129,8 @@ def run(asked: Asked, kept: Kept, cluster: Cluster | None, settings: dict[str, A
 
 def read_rows(
     asked: Asked, kept: Kept, cluster: Cluster | None, settings: dict[str, Any], stages: "Stages"
-) -> Rows:
-    """The rows to train on and to score on, once the files are found to be right."""
+) -> tuple[Rows, dict[str, list[str]]]:
+    """The rows to train on and to score on, once the files are found to be right; and what columns are."""
     with hosts.checked_by_all():
         file = as_file(asked.file)
         paths = find(file)
@@ -133,26 +138,36 @@ def read_rows(
             for path, others in ((asked.out_file, paths), (asked.report_file, [*paths, asked.out_file])):
                 for given in others if path is not None else ():
                     check_output(path, given, kept.folder)
+        if not asked.named:
+            file = with_line_of_names(paths)
+            paths = find(file)
+        names = names_of(paths[0])
+        said = {what: split_names(what, given, names, paths[0]) for what, given in asked.columns.items()}
+        drop = said.pop("--drop")
+        if asked.target in drop:
+            raise ValueError(f"--drop {asked.target} leaves out the target: name another column")
     if asked.report_file is not None:
         report.check_suffix(asked.report_file)
+    said = {SETTINGS[what]: given for what, given in said.items() if given}
     stages.reading(asked.file)
     if cluster is None and not is_streamed(paths, asked.how):
-        return rows_in_memory(paths, asked.target, list(asked.drop), asked.test_fraction, asked.seed)
+        return rows_in_memory(paths, asked.target, drop, asked.test_fraction, asked.seed), said
     with hosts.checked_by_all():
-        files = from_files(file, target=asked.target, drop=asked.drop)
+        files = from_files(file, target=asked.target, drop=drop)
     if cluster is not None:
         given = {"seed": asked.seed, "test_fraction": asked.test_fraction, "resume": kept.resume}
         given |= {"own_files": cluster.own_files, "checkpoint": kept.folder is not None}
         check_same_job(files, given | {"checkpoint_every": kept.every, "settings": settings})
         files = replace(files, own_share=cluster.own_files)
-    return streamed_rows(files, asked.test_fraction, asked.seed)
+    return streamed_rows(files, asked.test_fraction, asked.seed), said
 
 
 def checkpoint_of(kept: Kept, settings: dict[str, Any], streamed: bool) -> list[Checkpoint]:
     """The hook that keeps the run, where that is asked for."""
     if kept.folder is None:
         return []
-    about = {f"--{name.replace('_', '-')}": value for name, value in settings.items()}
+    options = {setting: option for option, setting in SETTINGS.items()}
+    about = {options.get(name, f"--{name.replace('_', '-')}"): value for name, value in settings.items()}
     every = kept.every or (EVERY_STREAMED if streamed else EVERY)
     hook = Checkpoint(kept.folder, every, resume=kept.resume, about=about)
     with hosts.checked_by_all():
@@ -195,7 +210,7 @@ class Stages:
         if self.silent:
             return []
         names = f"{self.count} of {self.count}: training", f"2 of {self.count}: trying out scales"
-        return [Bar(err, *names) if has_bar() else Lines(err, *names)]
+        return [shown(err, *names)]
 
 
 def has_bar() -> bool:

@@ -1,6 +1,7 @@
 """The rows that a command trains on, from files that are read at once or as they are needed."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -15,10 +16,9 @@ from jaxreg.checks import check_varies
 from jaxreg.cli.console import err
 from jaxreg.columns import as_table
 from jaxreg.data.border import check_features, check_trainable
-from jaxreg.data.frames import is_plain
 from jaxreg.machine import memory
 from jaxreg.model.checkpoints import LIBRARIES
-from jaxreg.plain import counted
+from jaxreg.plain import counted, did_you_mean, listed
 from jaxreg.tables import Files, check_columns, columns, joined, numeric, read, size, typed, without_index
 
 FEWEST_TEST_ROWS = 2
@@ -59,7 +59,22 @@ def is_streamed(paths: list[Path], how: str) -> bool:
     return streamed
 
 
-def rows_in_memory(paths: list[Path], target: str, drop: list[str], test_fraction: float, seed: int) -> Rows:
+def split_names(option: str, given: Sequence[str], names: Sequence[str], path: Path) -> list[str]:
+    """Names of columns, each an option's text as it is or part of a list `a,b,c`."""
+    known, found = set(names), []
+    for text in given:
+        parts = [text] if text in known else text.split(",")
+        for name in parts:
+            if name not in known:
+                similar = did_you_mean(name, names)
+                raise ValueError(f"{option}: {path} has no column {name!r}: it has {listed(names)}{similar}")
+        found += parts
+    return found
+
+
+def rows_in_memory(
+    paths: list[Path], target: str, drop: Sequence[str], test_fraction: float, seed: int
+) -> Rows:
     """All rows of some files, a share of them to score the model on."""
     parts, features, dtypes = [], None, None
     for path in paths:
@@ -77,15 +92,18 @@ def rows_in_memory(paths: list[Path], target: str, drop: list[str], test_fractio
     if not parts:
         raise ValueError(no_rows(paths))
     table = joined(parts)
+    as_table(table[features])  # names what no columns can be
+    known = table[target].cast(pl.Float64).fill_nan(None).is_not_null()
+    table = table.filter(known)
     x, y = table[features], check_features(table[[target]], "the target", dtype=np.float64)[:, 0]
-    plain = is_plain(x)
-    if plain:
-        x, y = trainable(table, features, target)
-        x = pl.DataFrame(x, schema=features)
-    else:
-        as_table(x)  # names what no columns can be
-        if len(y) > 1:
-            check_varies(repr(target), float(y.min()), float(y.max()), len(y))
+    if len(y) > 1:
+        check_varies(repr(target), float(y.min()), float(y.max()), len(y))
+    if len(y) < FEWEST_TRAINING_ROWS:
+        whole = "" if known.all() else f", of {len(known):,}, with a known {target!r}"
+        be = "is" if len(y) == 1 else "are"
+        raise ValueError(f"{counted(len(y), 'row')}{whole} {be} too few, {FEWEST_TRAINING_ROWS} are needed")
+    if count := len(known) - len(y):
+        warnings.warn(f"{count:,} of {len(known):,} rows have no {target!r}: left out", stacklevel=2)
 
     order = np.random.default_rng(seed).permutation(len(x))
     test, train = np.split(order, [round(test_fraction * len(x))])
@@ -96,10 +114,6 @@ def rows_in_memory(paths: list[Path], target: str, drop: list[str], test_fractio
         )
     if len(test) < FEWEST_TEST_ROWS:
         test, train = order[:0], order
-    constant = [column.name for column in x[train] if column.n_unique() == 1]
-    if constant and plain:  # otherwise the estimator says so
-        listed = ", ".join(map(repr, constant))
-        warnings.warn(f"constant column {listed}: it tells nothing about the target", stacklevel=2)
     return Rows((x[train], pl.Series(target, y[train])), (x[test], y[test]), len(x), dtypes)
 
 
@@ -133,14 +147,11 @@ def check_same_job(files: Files, given: dict[str, Any]) -> None:
 
 def one_feature(path: Path, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
     """The rows of a one-dimensional problem."""
-    return trainable(columns(path, [x, y] if x != y else [x]), [x], y)
-
-
-def trainable(table: pl.DataFrame, features: list[str], target: str) -> tuple[np.ndarray, np.ndarray]:
-    """Checked features and target of a table of numbers, or an error that names the column."""
-    x = check_features(table[features], dtype=np.float64)
-    y = check_features(table[[target]], "the target", dtype=np.float64)[:, 0]
-    if len(y) > 1:
-        check_varies(repr(target), float(y.min()), float(y.max()), len(y))
-    check_trainable((x, y))
-    return x, y
+    table = columns(path, [x, y] if x != y else [x])
+    features, target = (
+        check_features(table[[name]], what, dtype=np.float64) for name, what in ((x, "x"), (y, "the target"))
+    )
+    if len(target) > 1:
+        check_varies(repr(y), float(target.min()), float(target.max()), len(target))
+    check_trainable((features, target[:, 0]))
+    return features, target[:, 0]

@@ -10,7 +10,7 @@ import polars as pl
 from jaxreg.checks import check_probability
 from jaxreg.cli.inputs import is_streamed, no_rows
 from jaxreg.cli.outputs import PREDICTED, check_output, prediction_table
-from jaxreg.cli.standard_input import as_file
+from jaxreg.cli.standard_input import as_file, with_line_of_names
 from jaxreg.data.scaler import Scaler
 from jaxreg.model import model_file
 from jaxreg.model.fitted import Fitted
@@ -29,7 +29,16 @@ from jaxreg.tables import (
 )
 
 
-def run(model: Path, file: Path, out_file: Path | None, *, level: float, keep: list[str], how: str) -> None:
+def run(
+    model: Path,
+    file: Path,
+    out_file: Path | None,
+    *,
+    level: float,
+    keep: list[str],
+    how: str,
+    named: bool = True,
+) -> None:
     """Write a line for each row."""
     keep = list(dict.fromkeys(keep))
     if taken := [name for name in keep if name in PREDICTED]:
@@ -41,6 +50,9 @@ def run(model: Path, file: Path, out_file: Path | None, *, level: float, keep: l
         for path in paths:
             check_output(out_file, model, path)
         check_suffix(out_file)
+    if not named:
+        file = with_line_of_names(paths)
+        paths = find(file)
     fitted = model_file.load(model)
     if outputs := np.shape(fitted.y_scaler.loc):
         raise ValueError(

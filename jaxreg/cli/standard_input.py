@@ -1,4 +1,4 @@
-"""Standard input and pipes as files."""
+"""Standard input, pipes, and files without names of columns as files with them."""
 
 import io
 import shutil
@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 from jaxreg.cli.console import CALLED
 from jaxreg.files import scratch_folder
+from jaxreg.tables import check_suffix, with_names
 
 
 def as_file(path: Path) -> Path:
@@ -23,6 +24,22 @@ def as_file(path: Path) -> Path:
         return path
     with path.open("rb") as stream:
         return _copied(stream, called(path))
+
+
+def with_line_of_names(paths: list[Path]) -> Path:
+    """Copies of CSV files whose columns have no names, with names 0, 1, 2 ...: one file, or a folder.
+
+    Raises:
+        ValueError: for a Parquet file, which has names.
+    """
+    folder = scratch_folder()
+    for i, path in enumerate(paths):
+        if check_suffix(path) == ".parquet":
+            raise ValueError(f"--no-header is for text files, and {path} has names of columns: leave it out")
+        copy = folder / f"{i:06d}{path.suffix.lower()}"
+        with_names(path, copy)
+        CALLED[str(copy)] = f"{CALLED.get(str(path), str(path))} (below a line of names)"
+    return copy if len(paths) == 1 else folder
 
 
 def called(path: Path) -> str:

@@ -81,8 +81,8 @@ class Columns(NamedTuple):
         kinds = tuple(
             Nothing(name, "as asked")
             if asked.get(name) == "drop"
-            else kind_of(name, column, weight, asked=asked.get(name))
-            for name, column in zip(rows.columns, rows, strict=True)
+            else kind_of(name, _column(rows, name), weight, asked=asked.get(name))
+            for name in rows.columns
         )
         if all(isinstance(kind, Nothing) for kind in kinds):
             told = ", ".join(f"{kind.name!r} ({kind.why})" for kind in kinds[:MOST_FAULTS])
@@ -167,7 +167,7 @@ class Columns(NamedTuple):
         return "\n".join(f"{a:{widths[0]}}  {b:{widths[1]}}  {c}" for a, b, c in lines)
 
     def _inputs(self, rows: pl.DataFrame) -> list[Inputs]:
-        return [kind.inputs(rows[kind.name]) for kind in self.kinds if not isinstance(kind, Nothing)]
+        return [kind.inputs(_column(rows, kind.name)) for kind in self.kinds if not isinstance(kind, Nothing)]
 
     def _known(self, table: TableLike) -> pl.DataFrame:
         """The columns that are taken, in any order among others; as they stand, where there were no names."""
@@ -187,6 +187,11 @@ class Columns(NamedTuple):
             )
         at = dict(zip(names, table.columns, strict=True))
         return as_table(table[[at[name] for name in self.names]])
+
+
+def _column(rows: pl.DataFrame, name: str) -> pl.Series:
+    """A column without its name, which polars may take for a pattern."""
+    return rows.get_column(name).alias("")
 
 
 def _joined(found: Sequence[Inputs]) -> Float[np.ndarray, "rows inputs"]:
@@ -218,7 +223,7 @@ def _warn_of_guesses(kinds: Sequence[Kind], rows: pl.DataFrame) -> None:
         is_guess = getattr(kind, "text", False) or (isinstance(kind, Time) and kind.time_format is not None)
         if is_guess or (isinstance(kind, Nothing) and kind.why != "as asked"):
             told.append(f"{kind.name!r}: {', '.join(kind.told())}")
-        elif len(formats := time_formats(rows[kind.name])) > 1:
+        elif len(formats := time_formats(_column(rows, kind.name))) > 1:
             why = f"because its times may be {' or '.join(formats)}"
             told.append(f"{kind.name!r}: {kind.told()[0]}, {why}")
     if told:

@@ -54,7 +54,13 @@ def as_table(values: TableLike) -> pl.DataFrame:
     else:
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"{listed(twice)}: more than one column has that name")
-        columns = {name: values[column] for name, column in zip(names, values.columns, strict=True)}
+        # By name polars would take some names for patterns.
+        parts = (
+            values.get_columns()
+            if isinstance(values, pl.DataFrame)
+            else (values[own] for own in values.columns)
+        )
+        columns = dict(zip(names, parts, strict=True))
     found, faults = {}, []
     for name, column in columns.items():
         try:
@@ -77,7 +83,7 @@ def _series(column: Any) -> pl.Series:
     """A column as one of the types; an error says what it holds otherwise."""
     if not isinstance(column, pl.Series):
         column = _from_others(column)
-    kind = column.dtype
+    kind, column = column.dtype, column.alias("")  # a name that polars may take for a pattern
     if kind.is_numeric() or kind == pl.Boolean:
         numbers = column.cast(pl.Float64).fill_nan(None)
         if count := int(numbers.is_infinite().sum()):

@@ -6,9 +6,11 @@ from jaxreg.tables.csv import as_numbers as as_numbers
 from jaxreg.tables.csv import blocks as blocks
 from jaxreg.tables.csv import check_suffix as check_suffix
 from jaxreg.tables.csv import header as header
+from jaxreg.tables.csv import with_names as with_names
 from jaxreg.tables.find import GROUP_ROWS as GROUP_ROWS
 from jaxreg.tables.find import find as find
 from jaxreg.tables.find import from_files as from_files
+from jaxreg.tables.find import names_of as names_of
 from jaxreg.tables.find import size as size
 from jaxreg.tables.find import without_index as without_index
 from jaxreg.tables.prefetch import prefetch as prefetch

@@ -5,6 +5,7 @@ import csv
 import io
 import itertools
 import re
+import shutil
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -261,6 +262,15 @@ def _check_text(path: Path, content: bytes, line: int | None = None) -> None:
 
 def first_line(path: Path, content: bytes) -> tuple[str, list[str]]:
     """The separator and the names of the columns of a CSV file."""
+    separator, names = likely_separator(path, content)
+    repeated = next((name for name, count in Counter(names).items() if name and count > 1), None)
+    if repeated is not None:
+        raise ValueError(f"{path} has more than one column named {repeated!r}: rename or remove one")
+    return separator, names
+
+
+def likely_separator(path: Path, content: bytes) -> tuple[str, list[str]]:
+    """What parts the values of a CSV file, and those of its first line."""
     first = {each: _first_rows(content, each) for each in _separators(path)}
 
     def likely(separator: str) -> tuple[bool, bool, int]:
@@ -274,10 +284,18 @@ def first_line(path: Path, content: bytes) -> tuple[str, list[str]]:
         raise ValueError(f"{path} begins with no line of column names, or a quote in it isn't closed")
     if len(names) > MOST_COLUMNS:
         raise ValueError(f"{path} has {len(names):,} columns, at most {MOST_COLUMNS:,} can be read")
-    repeated = next((name for name, count in Counter(names).items() if name and count > 1), None)
-    if repeated is not None:
-        raise ValueError(f"{path} has more than one column named {repeated!r}: rename or remove one")
     return separator, names
+
+
+def with_names(path: Path, copy: Path) -> None:
+    """Copy a CSV file that begins with a row of values, with its columns named 0, 1, 2 ... above."""
+    with path.open("rb") as file, copy.open("wb") as named:
+        start = file.read(BLOCK_BYTES)
+        _check_text(path, start[: start.rfind(b"\n") + 1] or start)
+        start = start.removeprefix(BYTE_ORDER_MARK)
+        separator, values = likely_separator(path, start)
+        named.write(separator.join(map(str, range(len(values)))).encode() + b"\n" + start)
+        shutil.copyfileobj(file, named)
 
 
 def _separators(path: Path) -> str:

@@ -157,6 +157,12 @@ def without_index(path: Path, asked: Sequence[str | None] = ()) -> list[str]:
     return found
 
 
+def names_of(path: Path) -> list[str]:
+    """The names of a file's columns; only its beginning is read."""
+    kind = _parquet_columns if check_suffix(path) == ".parquet" else _text_columns
+    return list(kind(path))
+
+
 def _type_name(kinds: set[pa.DataType]) -> str:
     """The common type of one column in several files."""
     known = [np.dtype(kind.to_pandas_dtype()) for kind in kinds if not pa.types.is_decimal(kind)]
