@@ -96,7 +96,8 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         members_: parameters of the members that were kept, with a leading axis of members.
         history_: the `History` of all members.
         calibration_: the `NoiseScaling`; None without held-out rows.
-        columns_: the `Columns`, how each is taken, which `print(model.columns_)` shows; None of files.
+        columns_: the `Columns`, how each is taken, which `print(model.columns_)` shows; None of files that
+            were standardised before.
         frequency_scale_: the one that was used.
         fitted_: the `Fitted` that predicts.
         n_iter_: epochs that the longest member trained for.
@@ -178,7 +179,9 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         """What members learn from, of rows that are read as they are needed."""
         if y is not None or sample_weight is not None:
             raise ValueError("rows in files have their target with them, and no weights: pass them alone")
-        training_data, self.columns_ = of_files(key, self, files), None
+        training_data = of_files(key, self, files)
+        taken = training_data.scalers[0]
+        self.columns_ = None if isinstance(taken, Scaler) else taken
         self.feature_names_in_ = np.array(files.features, object)
         self.n_features_in_ = len(files.features)
         return training_data

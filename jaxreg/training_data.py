@@ -96,9 +96,8 @@ def of_table(
 
 def of_files(key: jax.Array, settings: Any, files: Any) -> TrainingData:
     """Rows that are read as they are needed."""
-    if asked := [name for name in OF_COLUMNS if len(getattr(settings, name))]:
-        raise ValueError(f"rows in files are numbers alone: leave out {listed(asked)}")
-    if not hasattr(files, "standardised"):
+    asked = {name: getattr(settings, name) for name in OF_COLUMNS}
+    if not hasattr(files, "learned"):
         raise ValueError(
             f"a {type(files).__name__} doesn't say what its columns are: use tables.from_files, or "
             "fit_ensemble, which takes any source"
@@ -118,7 +117,10 @@ def of_files(key: jax.Array, settings: Any, files: Any) -> TrainingData:
     if processes > 1:
         files = replace(files, process=(jax.process_index(), processes))
         mesh = hosts.make_mesh(settings.members)
-    files = files if files.units else files.standardised()
+    if files.units is None:
+        files = files.learned(**asked)
+    elif said := [name for name, given in asked.items() if len(given)]:
+        raise ValueError(f"the files know already how columns are taken: leave out {listed(said)}")
     folds, held_out = folds_of(settings, min(files.rows, HELD_OUT_ROWS)), {}
     if folds is None:
         block = next(files.stream(key_words(key), batch_size=1, batches=1))
@@ -130,7 +132,9 @@ def of_files(key: jax.Array, settings: Any, files: Any) -> TrainingData:
         some = np.random.default_rng(key_words(key)).permutation(len(validation[0]))[:TRIAL_MOST]
         sample = tuple(part[some] for part in validation)
         sample_used = len(some) - len(some) // max(min(folds, len(some) // FOLD_ROWS), 1)
-    about = files.features, (files.target,), files.types[:-1], files.types[-1:]
+    taken, type_of = files.features, dict(zip(files.features, files.types[:-1], strict=True))
+    taken = files.units[0].names if isinstance(files.units[0], Columns) else taken
+    about = taken, (files.target,), tuple(map(type_of.get, taken)), files.types[-1:]
     used = files.rows // processes if by_share else files.rows
     return TrainingData(files, sample, files.rows, used, sample_used, held_out, files.units, about, mesh)
 

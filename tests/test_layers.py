@@ -19,13 +19,15 @@ ORDER = """
     networks.embeddings networks.models networks.prediction networks
     training.losses training.optimizers training.trainer training.hooks training.feeds training.run
     training.inputs training.members training.chunks training.fitting training
-    columns.values columns.numbers columns.categories columns.times columns.kinds columns.columns columns
+    columns.values columns.counts columns.numbers columns.categories columns.times columns.kinds
+    columns.columns columns
     metrics.checked metrics.scores metrics.evaluation metrics.scorers metrics
     calibration.scaling calibration.recalibration calibration.conformal calibration
     model model.fitted
     isotonic files model.archive model.header model.store cache plots report progress hosts
     training_data recipe
-    tables.csv tables.read tables.writer tables.prefetch tables.stream tables.find tables
+    tables.csv tables.read tables.writer tables.prefetch tables.row_groups tables.learn
+    tables.stream tables.find tables
     model.checkpoints model.model_file model.export model.torch_weights estimator skpro_regressor
     cli.console cli.ending cli.aborts cli.standard_input cli.outputs cli.inputs cli.json_output
     cli.demo cli.fit cli.predict cli.evaluate cli.info cli.app cli

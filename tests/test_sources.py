@@ -1,6 +1,8 @@
+import datetime
 import decimal
 import re
 import shutil
+import sys
 import threading
 from dataclasses import replace
 
@@ -11,11 +13,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import scipy.stats
 
-from jaxreg import MeanVarRegressor, fit, fit_ensemble, make_trainer, sgd, sources, tables
+from jaxreg import Columns, MeanVarRegressor, fit, fit_ensemble, make_trainer, sgd, sources, tables
+from jaxreg.columns import counts
 from jaxreg.data.rows import key_words
 from jaxreg.files import remove_scratch
 from jaxreg.model.checkpoints import Checkpoint
+from jaxreg.tables import learn
 
 N = 5000
 
@@ -361,3 +366,115 @@ def test_what_lies_far_outside_is_warned_of_in_files_too(tmp_path, value, share)
         UserWarning, match=rf"^column 'b' holds {re.escape(f'{value:g}')} in \d+ of .* looked at"
     ):
         files.scalers()
+
+
+def kinds_of_columns(n=400):
+    """A column of each kind, with gaps, and a target with gaps."""
+    rng = np.random.default_rng(0)
+
+    def some(values, share=0.9):
+        return [value if rng.uniform() < share else None for value in values]
+
+    day = datetime.datetime(2021, 3, 4, 5)
+    return pl.DataFrame(
+        {
+            "number": some(np.exp(3 * rng.normal(size=n)).tolist()),
+            "whole": rng.integers(0, 9, n),
+            "truth": rng.uniform(size=n) < 0.3,
+            "city": some(rng.choice(["Rome", "Oslo", 'Bonn, "old"', "Ulm"], n, p=[0.5, 0.3, 0.19, 0.01])),
+            "street": [f"street {k}" for k in rng.integers(0, 40, n)],
+            "code": [f"{k}" if rng.uniform() < 0.98 else "?" for k in rng.integers(0, 99, n)],
+            "sold": some([day + datetime.timedelta(hours=float(h)) for h in rng.uniform(0, 9e3, n).round()]),
+            "same": ["x"] * n,
+            "name": [f"name {i}" for i in range(n)],
+            "late": [None] * (n - 100) + ["a", "b"] * 50,
+            "mixed": ["1"] * (n - 50) + ["a"] * 50,
+            "y": some(rng.normal(size=n).tolist(), 0.95),
+        },
+        strict=False,
+    )
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "levels"])
+@pytest.mark.filterwarnings("default:columns|.*have no 'y'")
+def test_columns_are_learned_of_files_as_of_a_table(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(sys.modules["jaxreg.tables.find"], "GROUP_ROWS", 64)
+    table = kinds_of_columns()
+    if kind == "levels":
+        order = pl.Enum(["Ulm", "Rome", "Oslo", 'Bonn, "old"'])
+        table = table.with_columns(pl.col("city").cast(order), pl.col("street").cast(pl.Categorical))
+    for i, part in enumerate((table[:150], table[150:151], table[151:])):
+        suffix = "csv" if kind == "csv" else "parquet"
+        given = {} if kind == "csv" else {"row_group_size": 64}
+        getattr(part, f"write_{suffix}")(tmp_path / f"{i}.{suffix}", **given)
+    asked = {"categories": ["whole"], "drop": ["mixed"]}
+    with pytest.warns(UserWarning, match="of 400 rows have no 'y': left out"):
+        files = sources.from_files(tmp_path, target="y", any_kind=True).learned(**asked)
+    whole = [tables.typed(tables.read(path), table.columns, path) for path in sorted(tmp_path.iterdir())]
+    known = tables.joined(whole).filter(pl.col("y").is_not_null())
+    expected = Columns.fit(known.drop("y"), **asked)
+    assert files.units[0] == expected
+    np.testing.assert_allclose(files.units[1].loc, known["y"].mean(), atol=1e-15)
+    np.testing.assert_allclose(files.units[1].scale, known["y"].std(ddof=0), rtol=1e-13)
+    blocks = list(replace(files, buffer=100).stream([1], batch_size=32, batches=3))
+    numbers = np.concatenate([block.numbers.ravel() for block in blocks])
+    present = numbers >= 0
+    assert sorted(numbers[present]) == np.flatnonzero(table["y"].is_not_null()).tolist()
+    x = np.concatenate([block.x.reshape(-1, expected.width) for block in blocks])[present]
+    rows = table[numbers[present]]
+    np.testing.assert_allclose(
+        x, expected.inputs(tables.joined(whole)[numbers[present]].drop("y")), rtol=1e-6, atol=1e-6
+    )
+    y = np.concatenate([block.y.ravel() for block in blocks])[present]
+    np.testing.assert_allclose(y, files.units[1].transform(rows["y"].to_numpy()), rtol=1e-6, atol=1e-6)
+    raw = sources.from_files(tmp_path, target="y", any_kind=True).sample([5], 100)
+    numbers, x, _ = files.take([5], 100)
+    np.testing.assert_allclose(x, expected.inputs(raw), rtol=1e-6, atol=1e-6)
+    assert 50 < len(raw) < 150 and raw.columns == table.columns
+
+
+@pytest.mark.filterwarnings("default:columns|.*more than 50 levels")
+def test_what_is_learned_of_a_sample_and_of_counts(tmp_path, monkeypatch):
+    """Levels, gaps and moments are those of all rows, quantiles those of a sample."""
+    rng = np.random.default_rng(0)
+    levels = np.minimum(rng.geometric(0.04, 20_000), 400)
+    table = pl.DataFrame(
+        {"a": rng.normal(size=20_000), "c": [f"c{k}" for k in levels], "y": rng.normal(size=20_000)}
+    )
+    table = table.with_columns(a=pl.when(pl.int_range(20_000) > 1).then("a"))  # two gaps
+    table.write_parquet(tmp_path / "0.parquet", row_group_size=3000)
+    monkeypatch.setattr(learn, "SAMPLE_ROWS", 2000)
+    files = sources.from_files(tmp_path, target="y", any_kind=True)
+    found, whole = files.learned().units[0].kinds, Columns.fit(table.drop("y")).kinds
+    assert found[1] == whole[1] and found[0].gaps == whole[0].gaps == 1e-4
+    below = scipy.stats.norm.cdf([found[0].center, found[0].center + found[0].scale])
+    assert np.abs(below - scipy.stats.norm.cdf([0, 1])).max() < 5 * 0.5 / 2000**0.5
+    monkeypatch.setattr(counts, "MOST_LEVELS", 50)
+    with pytest.warns(UserWarning, match="'c': more than 50 levels, of which the rarest are taken as one"):
+        bounded = files.learned().units[0].kinds[1]
+    assert bounded.rare and set(bounded.levels) < set(whole[1].levels) and len(bounded.levels) <= 50
+    assert bounded.levels[:20] == whole[1].levels[:20]
+
+
+def test_files_of_any_kind_that_cannot_be(tmp_path):
+    table = kinds_of_columns().with_columns(y=pl.lit(1.0))
+    table.write_csv(tmp_path / "a.csv")
+    with pytest.raises(ValueError, match="column 'city' of .*text such as 'Rome'.*; column 'street'"):
+        sources.from_files(tmp_path / "a.csv", target="y")
+    with pytest.raises(ValueError, match="'y' has one value, 1, in all 400 rows"):
+        sources.from_files(tmp_path / "a.csv", target="y", any_kind=True).learned()
+    with pytest.raises(ValueError, match="column 'city' of .*text such as"):
+        sources.from_files(tmp_path / "a.csv", target="city", any_kind=True)
+    lists = pl.DataFrame({"a": [[1.0]] * 9, "b": [b"x"] * 9, "y": np.arange(9.0)})
+    lists.write_parquet(tmp_path / "b.parquet")
+    with pytest.raises(
+        ValueError, match="'a' .* is .*list.*, numbers, text or times are needed.*; column 'b'"
+    ):
+        sources.from_files(tmp_path / "b.parquet", target="y", any_kind=True)
+    far = pl.DataFrame({"a": [1.0, np.inf, 2.0], "y": [1.0, 2.0, 3.0]})
+    far.write_parquet(tmp_path / "c.parquet")
+    with pytest.raises(ValueError, match="c.parquet, row group 0, column 'a' holds infinity in 1 row"):
+        sources.from_files(tmp_path / "c.parquet", target="y", any_kind=True).learned()
+    far.rename({"a": "y", "y": "a"}).write_parquet(tmp_path / "d.parquet")
+    with pytest.raises(ValueError, match="infinite values in .*d.parquet, row group 0, column 'y': 1"):
+        sources.from_files(tmp_path / "d.parquet", target="y", any_kind=True).learned()

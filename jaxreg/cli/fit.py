@@ -153,13 +153,13 @@ def read_rows(
     if cluster is None and not is_streamed(paths, asked.how):
         return rows_in_memory(paths, asked.target, drop, asked.test_fraction, asked.seed), said
     with hosts.checked_by_all():
-        files = from_files(file, target=asked.target, drop=drop)
+        files = from_files(file, target=asked.target, drop=drop, any_kind=True)
     if cluster is not None:
         given = {"seed": asked.seed, "test_fraction": asked.test_fraction, "resume": kept.resume}
         given |= {"own_files": cluster.own_files, "checkpoint": kept.folder is not None}
         check_same_job(files, given | {"checkpoint_every": kept.every, "settings": settings})
         files = replace(files, own_share=cluster.own_files)
-    return streamed_rows(files, asked.test_fraction, asked.seed), said
+    return streamed_rows(files, said, asked.test_fraction, asked.seed), {}
 
 
 def checkpoint_of(kept: Kept, settings: dict[str, Any], streamed: bool) -> list[Checkpoint]:

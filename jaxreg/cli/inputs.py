@@ -14,7 +14,7 @@ import polars as pl
 from jaxreg import hosts
 from jaxreg.checks import check_varies
 from jaxreg.cli.console import err
-from jaxreg.columns import as_table
+from jaxreg.columns import as_table, picked
 from jaxreg.data.border import check_features, check_trainable
 from jaxreg.machine import memory
 from jaxreg.model.checkpoints import LIBRARIES
@@ -122,16 +122,17 @@ def no_rows(paths: list[Path]) -> str:
     return f"{paths[0]} and {counted(len(paths) - 1, 'more file')} have no rows"
 
 
-def streamed_rows(files: Files, test_fraction: float, seed: int) -> Rows:
-    """The rows of some files, all but a few of them where they are."""
+def streamed_rows(files: Files, said: dict[str, Sequence[str]], test_fraction: float, seed: int) -> Rows:
+    """The rows of some files, all but a few of them where they are; `said` is what columns are."""
     files = replace(files, process=(jax.process_index(), jax.process_count()))
-    units = files.scalers()  # first, because it counts what is wrong in all files
+    units = files.learned(**said).units  # first, because it finds what is wrong in all files
     most = min(round(test_fraction * files.rows), MOST_TEST_ROWS)
-    test = np.zeros((0, len(files.features))), np.zeros(0)
+    test = pl.DataFrame(schema=dict.fromkeys(files.features, pl.Float64)), np.zeros(0)
     if most >= FEWEST_TEST_ROWS:
-        _, *test = files.take([seed, TEST_TAG], most)
+        rows = files.sample([seed, TEST_TAG], most)
+        test = picked(rows, files.features), rows.get_column(files.target).to_numpy()
         files = files.without([seed, TEST_TAG], most)
-    return Rows((replace(files, units=units),), tuple(test), files.rows, files.types)
+    return Rows((replace(files, units=units),), test, files.rows, files.types)
 
 
 def check_same_job(files: Files, given: dict[str, Any]) -> None:

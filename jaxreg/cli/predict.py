@@ -16,6 +16,7 @@ from jaxreg.model import model_file
 from jaxreg.model.fitted import Fitted
 from jaxreg.tables import (
     GROUP_ROWS,
+    RowGroup,
     Writer,
     check_columns,
     check_suffix,
@@ -60,7 +61,7 @@ def run(
             "jaxreg.model_file.load in Python"
         )
     with Writer(out_file) as writer:
-        if isinstance(fitted.x_scaler, Scaler) and is_streamed(paths, how):
+        if is_streamed(paths, how):
             parts = rows_in_turn(paths, file, fitted, keep)
         else:
             parts = whole_tables(paths, fitted, keep)
@@ -104,11 +105,17 @@ def whole_tables(
 
 def rows_in_turn(
     paths: list[Path], file: Path, fitted: Fitted, keep: list[str]
-) -> Iterator[tuple[np.ndarray, pl.DataFrame]]:
+) -> Iterator[tuple[np.ndarray | pl.DataFrame, pl.DataFrame]]:
     """Some rows at a time of what a model needs, and of the columns to keep, in the order of the files."""
     drop = keep if fitted.feature_names is None else ()
-    files = from_files(file, target=None, features=fitted.feature_names, drop=drop, keep=keep)
-    for row_group, (x, _) in zip(files.row_groups, prefetch(map(files.read, files.row_groups)), strict=True):
+    numbers = isinstance(fitted.x_scaler, Scaler)
+    given = {"features": fitted.feature_names, "drop": drop, "keep": keep, "any_kind": not numbers}
+    files = from_files(file, target=None, **given)
+
+    def rows_of(row_group: RowGroup) -> np.ndarray | pl.DataFrame:
+        return files.read(row_group)[0] if numbers else files.table(row_group)
+
+    for row_group, rows in zip(files.row_groups, prefetch(map(rows_of, files.row_groups)), strict=True):
         kept = files.kept(row_group) if keep else pl.DataFrame()
-        for i in range(0, len(x), GROUP_ROWS):
-            yield x[i : i + GROUP_ROWS], kept.slice(i, GROUP_ROWS)
+        for i in range(0, len(rows), GROUP_ROWS):
+            yield rows[i : i + GROUP_ROWS], kept.slice(i, GROUP_ROWS)

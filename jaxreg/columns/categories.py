@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 
+from jaxreg.columns.counts import Counts, levels_of
 from jaxreg.columns.numbers import Inputs, Number, flagged, nothing_for
 from jaxreg.columns.values import without_gaps
 from jaxreg.plain import counted
@@ -50,14 +51,25 @@ class Category:
     @classmethod
     def fit(cls, name: str, column: pl.Series) -> "Category":
         """Learn which levels there are."""
+        return cls.of(name, cls.count(column))
+
+    @staticmethod
+    def count(column: pl.Series) -> Counts:
+        """How often each level is there."""
         text = _text(column)
-        counts = text.drop_nulls().value_counts().sort(["count", text.name], descending=[True, False])
-        kept = counts.filter(counts["count"] >= ROWS_OF_A_LEVEL)[text.name].to_list()
-        rare, gaps, size = len(kept) < len(counts), text.null_count() > 0, vector_size(len(kept))
-        numbers = counts["count"].to_list()
-        rows = [*numbers[: len(kept)], *[sum(numbers[len(kept) :])] * rare, *[text.null_count()] * gaps]
-        shares = () if size else tuple(count / len(text) for count in rows)
-        return cls(name, tuple(kept), rare, gaps, size, shares)
+        return Counts(len(text), text.null_count(), levels_of(text))
+
+    @classmethod
+    def of(cls, name: str, counts: Counts) -> "Category":
+        """The same from what was counted."""
+        levels = counts.levels.sort(["count", "level"], descending=[True, False])
+        kept = levels.filter(levels["count"] >= ROWS_OF_A_LEVEL)["level"].to_list()
+        rare, size = len(kept) < len(levels) or counts.forgotten, vector_size(len(kept))
+        numbers = levels["count"].to_list()[: len(kept)]
+        others = counts.rows - counts.missing - sum(numbers)
+        rows = [*numbers, *[others] * rare, *[counts.missing] * (counts.missing > 0)]
+        shares = () if size else tuple(count / counts.rows for count in rows)
+        return cls(name, tuple(kept), rare, counts.missing > 0, size, shares)
 
     @property
     def vector(self) -> tuple[int, int] | None:
@@ -81,6 +93,10 @@ class Category:
         present = at[:, None] == np.array(shown, int)
         return Inputs(none, flagged(present, self.shares), none, unknown)
 
+    def recounted(self, counts: Counts) -> "Category":
+        """The same from other rows' levels."""
+        return Category.of(self.name, counts)
+
     def faults(self) -> Iterator[str]:
         """Levels that stand twice, or vectors of another size than theirs."""
         if len(set(self.levels)) < len(self.levels):
@@ -103,17 +119,12 @@ class Category:
 def _text(column: pl.Series) -> pl.Series:
     """Values as text, a whole number without its decimals."""
     if column.dtype == pl.Float64:
-        whole = column == column.round(0)
-        wide = column.abs() >= 2**53
-        numbers = column.set(wide.fill_null(True), None).cast(pl.Int64, strict=False).cast(pl.String)
-        return pl.Series(
-            "level",
-            [
-                number if is_whole and number is not None else text
-                for number, is_whole, text in zip(numbers, whole, column.cast(pl.String), strict=True)
-            ],
-            dtype=pl.String,
-        )
+        known = column.drop_nulls().unique()
+        whole = (known == known.round(0)) & (known.abs() < 2**53)
+        numbers = [
+            str(int(value)) if is_whole else str(value) for value, is_whole in zip(known, whole, strict=True)
+        ]
+        return column.replace_strict(known, pl.Series(numbers, dtype=pl.String), default=None).alias("level")
     text = column.cast(pl.String) if column.dtype != pl.String else column
     return without_gaps(text).alias("level")
 
@@ -155,6 +166,10 @@ class Ordered:
         """Both, next to each other."""
         category = self.category.inputs(column)
         return category._replace(numbers=self.number.inputs(_ranks(self.order, column)).numbers)
+
+    def recounted(self, counts: Counts) -> "Ordered":
+        """The same from other rows' levels."""
+        return replace(self, category=self.category.recounted(counts))
 
     def faults(self) -> Iterator[str]:
         """Those of both, and levels that stand twice."""

@@ -1,18 +1,19 @@
 """A table's columns as a network takes them, learned on the training rows."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import numpy as np
 import polars as pl
 from jaxtyping import Float
 
+from jaxreg.columns.counts import Counts
 from jaxreg.columns.kinds import Kind, Nothing, kind_of
 from jaxreg.columns.numbers import Inputs
 from jaxreg.columns.times import Time
-from jaxreg.columns.values import as_table, time_formats
+from jaxreg.columns.values import as_table, picked, time_formats
 from jaxreg.data.frames import MOST_FAULTS, TableLike, column_names
 from jaxreg.data.scaler import without_unit
 from jaxreg.networks.embeddings import ColumnEmbedding
@@ -90,6 +91,25 @@ class Columns(NamedTuple):
         _warn_of_guesses(kinds, rows)
         return cls(kinds, column_names(table) is not None)
 
+    @classmethod
+    def of_sample(cls, sample: pl.DataFrame, counts: Mapping[str, Counts], **asked: Any) -> "Columns":
+        """The same, learned of a sample of rows, but for the levels and gaps, which were counted in all.
+
+        Args:
+            sample: rows as `as_table` gives them.
+            counts: of all rows, for each column.
+            **asked: as `fit` has it.
+        """
+        learned = cls.fit(sample, **asked)
+        if forgot := [name for name, own in counts.items() if own.forgotten and name in learned.names]:
+            most = max(len(counts[name].levels) for name in forgot)
+            warnings.warn(
+                f"{listed(forgot)}: more than {most:,} levels, of which the rarest are taken as one",
+                stacklevel=3,
+            )
+        kinds = (kind.recounted(counts[kind.name]) for kind in learned.kinds)
+        return learned._replace(kinds=tuple(kinds))
+
     @property
     def names(self) -> tuple[str, ...]:
         """Of all columns that are taken."""
@@ -133,6 +153,10 @@ class Columns(NamedTuple):
                 stacklevel=2,
             )
         return _joined(found)
+
+    def inputs(self, table: TableLike) -> Float[np.ndarray, "rows inputs"]:
+        """The same without a warning."""
+        return _joined(self._inputs(self._known(table)))
 
     @property
     def width(self) -> int:
@@ -185,6 +209,8 @@ class Columns(NamedTuple):
             raise ValueError(
                 f"the table lacks {listed(missing)}; it has {listed(names)}{did_you_mean(missing[0], names)}"
             )
+        if isinstance(table, pl.DataFrame):
+            return as_table(picked(table, self.names))
         at = dict(zip(names, table.columns, strict=True))
         return as_table(table[[at[name] for name in self.names]])
 

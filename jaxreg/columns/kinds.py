@@ -2,8 +2,8 @@
 
 Each kind has `fit`, which learns from the training rows; `inputs`, what other rows give the network;
 `has_number`, whether a scaled number is among it; `vector`, how many levels have learned vectors and of which
-size, None without; `told`, what the column is and as what it is taken, in words; and `faults`, what is wrong
-with one that a file holds.
+size, None without; `recounted`, the same where levels and gaps of more rows were counted; `told`, what the
+column is and as what it is taken, in words; and `faults`, what is wrong with one that a file holds.
 """
 
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from jaxreg.columns.categories import ROWS_OF_A_LEVEL, Category, Ordered
+from jaxreg.columns.counts import Counts
 from jaxreg.columns.numbers import Inputs, Number, known_of, nothing_for
 from jaxreg.columns.times import Time
 from jaxreg.columns.values import is_numbers, time_formats
@@ -41,6 +42,10 @@ class Nothing:
         """None."""
         return Inputs(*[nothing_for(len(column))] * 3)
 
+    def recounted(self, counts: Counts) -> "Nothing":
+        """The same."""
+        return self
+
     def faults(self) -> Iterator[str]:
         """None."""
         yield from ()
@@ -52,6 +57,13 @@ class Nothing:
 
 Kind = Number | Category | Ordered | Time | Nothing
 KINDS = {kind.__name__.lower(): kind for kind in (Number, Category, Ordered, Time, Nothing)}
+
+
+def count(column: pl.Series, asked_levels: bool) -> Counts:
+    """What of a column's values `recounted` needs; levels where it is text, or they are asked for."""
+    if asked_levels or column.dtype not in (pl.Float64, pl.Datetime):
+        return Category.count(column)
+    return Counts(len(column), column.null_count(), None)
 
 
 def kind_of(

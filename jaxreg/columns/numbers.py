@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float
 
+from jaxreg.columns.counts import Counts
 from jaxreg.columns.values import numbers_in, without_gaps
 
 # From here on scaled numbers grow as their logarithm, so that a mistake costs its own row and no other.
@@ -97,6 +98,10 @@ class Number:
         unread = numbers.null_count() - known_of(column).null_count()
         unknown = 0 if self.gaps else column.null_count()
         return Inputs(scaled[:, None], flags, nothing_for(len(missing)), unread + unknown)
+
+    def recounted(self, counts: Counts) -> "Number":
+        """The same with other rows' gaps; of text those of the sample are kept, which may be more."""
+        return self if self.text else replace(self, gaps=counts.missing / counts.rows)
 
     def faults(self) -> Iterator[str]:
         """Figures that no numbers have."""

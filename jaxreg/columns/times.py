@@ -2,12 +2,13 @@
 
 import datetime
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 import polars as pl
 
+from jaxreg.columns.counts import Counts
 from jaxreg.columns.numbers import Inputs, Number, nothing_for
 from jaxreg.columns.values import TIME_FORMATS, time_formats, times_in
 
@@ -81,6 +82,10 @@ class Time:
         return found._replace(
             flags=np.concatenate([found.flags, flags], axis=1), guessed=max(found.guessed, unread)
         )
+
+    def recounted(self, counts: Counts) -> "Time":
+        """The same with other rows' gaps."""
+        return self if self.time_format else replace(self, days=self.days.recounted(counts))
 
     def faults(self) -> Iterator[str]:
         """Those of the days, and a format that isn't known."""

@@ -1,7 +1,7 @@
 """Tables of any library as a polars table of few types: numbers, text, ordered levels, times."""
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from functools import partial
 from numbers import Real
@@ -71,6 +71,11 @@ def as_table(values: TableLike) -> pl.DataFrame:
     if faults:
         raise ValueError("; ".join(faults))
     return pl.DataFrame(found)
+
+
+def picked(table: pl.DataFrame, names: Iterable[str]) -> pl.DataFrame:
+    """Some columns, never more: elsewhere polars takes some names for patterns."""
+    return pl.DataFrame({name: table.get_column(name) for name in names})
 
 
 def _dtype_of(values: Any) -> type | None:

@@ -21,7 +21,7 @@ from jaxreg.tables.read import joined as joined
 from jaxreg.tables.read import numeric as numeric
 from jaxreg.tables.read import read as read
 from jaxreg.tables.read import typed as typed
+from jaxreg.tables.row_groups import RowGroup as RowGroup
 from jaxreg.tables.stream import Files as Files
-from jaxreg.tables.stream import RowGroup as RowGroup
 from jaxreg.tables.writer import Writer as Writer
 from jaxreg.tables.writer import write as write

@@ -86,10 +86,24 @@ def header(path: Path) -> list[str]:
     return first_line(path, start.removeprefix(BYTE_ORDER_MARK))[1]
 
 
-def blocks(path: Path, names: Sequence[str], kept: Sequence[str] = ()) -> Iterator[pl.DataFrame]:
+class TextFound(ValueError):
+    """Columns hold text where numbers are needed.
+
+    Attributes:
+        names: of the columns.
+    """
+
+    def __init__(self, faults: Sequence[str], names: Sequence[str]):
+        super().__init__(_all_of(faults))
+        self.names = tuple(names)
+
+
+def blocks(
+    path: Path, names: Sequence[str], kept: Sequence[str] = (), text: Collection[str] = ()
+) -> Iterator[pl.DataFrame]:
     """Some columns of a CSV file of any size, some rows at a time, as float64; missing values are null.
 
-    The columns in `kept` come as text, their names prefixed with `KEPT`.
+    Those in `text` come as they are written, and those in `kept` too, their names prefixed with `KEPT`.
 
     Raises:
         ValueError: names the line that has too many values or a quote out of place, or the line and column of
@@ -114,7 +128,9 @@ def blocks(path: Path, names: Sequence[str], kept: Sequence[str] = ()) -> Iterat
             )
             raise ValueError(f"{path} {fault}") from None
         texts = [found[name].alias(KEPT + name) for name in kept]
-        yield pl.DataFrame([*_floats(path, found, names, separator, rows), *texts])
+        numbers = [name for name in names if name not in text]
+        floats = {one.name: one for one in _floats(path, found, numbers, separator, rows)}
+        yield pl.DataFrame([*(floats.get(name, found.get_column(name)) for name in names), *texts])
         line, rows = line + lines, rows + len(found)
 
 
@@ -122,7 +138,7 @@ def _floats(
     path: Path, table: pl.DataFrame, names: Sequence[str], separator: str, rows: int
 ) -> list[pl.Series]:
     """Columns of text as numbers, or an error that names those that aren't; `rows` rows come before these."""
-    columns, faults = [], []
+    columns, faults, odd_names = [], [], []
     for name in names:
         numbers, texts = as_numbers(table[name]), table[name].alias("")
         columns.append(numbers)
@@ -132,7 +148,9 @@ def _floats(
                 at = odd.arg_max()
                 where = f" in line {_line_of_row(path, separator, rows + at)}"
                 faults.append(_text_fault(name, path, texts[at], where))
-    raise_faults(faults)
+                odd_names.append(name)
+    if faults:
+        raise TextFound(faults, odd_names)
     return columns
 
 
@@ -159,8 +177,12 @@ def _text_fault(name: str, path: Path, value: object, where: str) -> str:
 def raise_faults(faults: Sequence[str]) -> None:
     """Raise one error for all faults of columns."""
     if faults:
-        more = f"; and {len(faults) - MOST_NAMED:,} more columns" if len(faults) > MOST_NAMED else ""
-        raise ValueError("; ".join(faults[:MOST_NAMED]) + more)
+        raise ValueError(_all_of(faults))
+
+
+def _all_of(faults: Sequence[str]) -> str:
+    more = f"; and {len(faults) - MOST_NAMED:,} more columns" if len(faults) > MOST_NAMED else ""
+    return "; ".join(faults[:MOST_NAMED]) + more
 
 
 def _line_of_row(path: Path, separator: str, row: int) -> int:

@@ -3,7 +3,7 @@
 import glob
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 
 from jaxreg.files import scratch_folder
 from jaxreg.plain import did_you_mean, listed
-from jaxreg.tables.csv import KEPT, SUFFIXES, blocks, check_suffix, header
+from jaxreg.tables.csv import KEPT, SUFFIXES, TextFound, blocks, check_suffix, header
 from jaxreg.tables.read import index_columns
-from jaxreg.tables.stream import BYTES_PER_VALUE, MOST_NAMED, Files, RowGroup
+from jaxreg.tables.row_groups import RowGroup
+from jaxreg.tables.stream import BYTES_PER_VALUE, MOST_NAMED, Files
 
 # Rows of each row group that is written.
 GROUP_ROWS = 2**17
@@ -79,6 +80,7 @@ def from_files(
     features: Sequence[str] | None = None,
     drop: Sequence[str] = (),
     keep: Sequence[str] = (),
+    any_kind: bool = False,
     scratch: str | Path | None = None,
 ) -> Files:
     """Files as one table that is read in parts, in place of a table in memory.
@@ -88,10 +90,11 @@ def from_files(
     Args:
         pattern: of paths, `folder/*.parquet`; or a folder, or a file.
         target: column to predict; None if there is none: only `row_groups` and `read` work then.
-        features: columns to predict from; by default all others, which must be numeric, except the index of a
-            pandas frame.
+        features: columns to predict from; by default all others except the index of a pandas frame.
         drop: columns to leave out.
         keep: columns to copy into predictions, of any type.
+        any_kind: whether features may be text, levels and times, and have gaps: `learned`, and with it the
+            estimator, takes them. Otherwise they must be numbers.
         scratch: folder for copies of CSV files as Parquet, which take about the same space; by default a
             temporary one that is deleted when the process ends.
 
@@ -131,19 +134,28 @@ def from_files(
         faults = [
             f"column {name!r} is absent in {path} and is {schema[name]} in {first}"
             if name not in own
-            else f"column {name!r} of {path} is {own[name]}, numbers are needed: leave it out or encode it"
+            else f"column {name!r} of {path} is {own[name]}, "
+            + ("numbers, text or times" if any_kind and name != target else "numbers")
+            + " are needed: leave it out or encode it"
             for name in (*names, *keep)
-            if name not in own or (name not in keep and not _is_number(own[name]))
+            if name not in own
+            or not (
+                name in keep or _is_number(own[name]) or (any_kind and name != target and _is_kind(own[name]))
+            )
         ]
         if faults:
             more = f"; and {len(faults) - MOST_NAMED:,} more" if len(faults) > MOST_NAMED else ""
             raise ValueError("; ".join(faults[:MOST_NAMED]) + more)
-    stored = _as_parquet(paths, names, keep, scratch) if kind is _text_columns else paths
-    types = tuple(_type_name({own[name] for own in columns.values()}) for name in names)
+    kinds = {name: {own[name] for own in columns.values()} for name in names}
+    text = frozenset(name for name, own in kinds.items() if any(map(_is_text, own)))
+    stored = paths
+    if kind is _text_columns:
+        stored, text = _as_parquet(paths, names, keep, features if any_kind else (), scratch)
+    types = tuple("string" if name in text else _type_name(own) for name, own in kinds.items())
     row_groups = _find_row_groups(stored, paths)
     if not row_groups:
         raise ValueError(f"{pattern} has no rows")
-    return Files(tuple(features), target, tuple(row_groups), types, keep=tuple(keep))
+    return Files(tuple(features), target, tuple(row_groups), types, keep=tuple(keep), text=text)
 
 
 def without_index(path: Path, asked: Sequence[str | None] = ()) -> list[str]:
@@ -165,6 +177,8 @@ def names_of(path: Path) -> list[str]:
 
 def _type_name(kinds: set[pa.DataType]) -> str:
     """The common type of one column in several files."""
+    if not all(map(_is_number, kinds)):
+        return str(next(iter(kinds)))
     known = [np.dtype(kind.to_pandas_dtype()) for kind in kinds if not pa.types.is_decimal(kind)]
     return np.result_type(*known).name if len(known) == len(kinds) else "decimal"
 
@@ -197,17 +211,34 @@ def _find_row_groups(paths: Sequence[Path], files: Sequence[Path]) -> list[RowGr
 
 
 def _as_parquet(
-    paths: Sequence[Path], names: Sequence[str], keep: Sequence[str], scratch: str | Path | None
+    paths: Sequence[Path],
+    names: Sequence[str],
+    keep: Sequence[str],
+    any_kind: Sequence[str],
+    scratch: str | Path | None,
+) -> tuple[list[Path], frozenset[str]]:
+    """Text files rewritten as Parquet, and which of their columns are text, where they may be."""
+    folder, text = scratch_folder(scratch), frozenset()
+    while True:
+        try:
+            return _rewritten(paths, names, keep, text, folder), text
+        except TextFound as found:  # mostly in the first rows: it is begun anew
+            if not set(found.names) <= set(any_kind):
+                raise
+            text |= set(found.names)
+
+
+def _rewritten(
+    paths: Sequence[Path], names: Sequence[str], keep: Sequence[str], text: Collection[str], folder: Path
 ) -> list[Path]:
     """Text files rewritten as Parquet; each row group is what was read at once."""
-    folder = scratch_folder(scratch)
-    fields = [(name, pa.float64()) for name in names] + [(KEPT + name, pa.string()) for name in keep]
-    schema, written = pa.schema(fields), []
+    fields = [(name, pa.string() if name in text else pa.float64()) for name in names]
+    schema, written = pa.schema([*fields, *((KEPT + name, pa.string()) for name in keep)]), []
     for i, path in enumerate(paths):
         written.append(Path(folder) / f"{i:06d}-{path.stem}.parquet")
         try:
             with pq.ParquetWriter(written[-1], schema, compression="zstd") as writer:
-                for block in blocks(path, names, keep):
+                for block in blocks(path, names, keep, text):
                     writer.write_table(block.to_arrow().cast(schema), row_group_size=GROUP_ROWS)
         except OSError as error:
             raise OSError(
@@ -219,3 +250,15 @@ def _as_parquet(
 def _is_number(kind: pa.DataType) -> bool:
     kinds = pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal
     return any(is_one(kind) for is_one in kinds)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kinds = pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view
+    return any(is_one(kind) for is_one in kinds)
+
+
+def _is_kind(kind: pa.DataType) -> bool:
+    """Whether `Columns` can take it."""
+    kinds = pa.types.is_temporal, pa.types.is_null, _is_text
+    is_levels = pa.types.is_dictionary(kind) and _is_text(kind.value_type)
+    return is_levels or any(is_one(kind) for is_one in kinds)
