@@ -2,9 +2,13 @@
 
 import gc
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import matplotlib
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sybil import Sybil
@@ -39,4 +43,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
-pytest_collect_file = Sybil(parsers=[PythonCodeBlockParser()], patterns=["*.md"]).pytest()
+@pytest.fixture(scope="class")
+def houses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A folder with what the pages read: a made-up table of houses that were sold, and one of others."""
+    rng, n = np.random.default_rng(0), 300
+    area, year = rng.lognormal(7.2, 0.3, n), rng.integers(1900, 2010, n)
+    town = rng.choice(["NAmes", "Edwards", "Sawyer", None], n, p=[0.4, 0.3, 0.25, 0.05])
+    price = area * np.where(town == "NAmes", 120, 90) + 300 * (year - 1950) + rng.normal(0, 8000, n)
+    table = pd.DataFrame({"PID": range(n), "area": area, "Lot Frontage": rng.normal(70, 9, n), "town": town})
+    table["Lot Frontage"] = table["Lot Frontage"].where(rng.uniform(size=n) < 0.8)
+    table = table.assign(year=year, sold=pd.date_range("2006-01-01", periods=n), price=price.round())
+    before, folder = Path.cwd(), tmp_path_factory.mktemp("page")
+    table[:250].to_csv(folder / "ames.csv", index=False)
+    table[250:].drop(columns="price").to_csv(folder / "new.csv", index=False)
+    os.chdir(folder)
+    yield
+    os.chdir(before)
+
+
+pages = Sybil(parsers=[PythonCodeBlockParser()], patterns=["*.md"], fixtures=["houses"])
+pytest_collect_file = pages.pytest()

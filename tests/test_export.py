@@ -8,10 +8,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 
-from jaxreg import Fitted, MeanOnlyRegressor, MeanVarRegressor, PeriodicEmbedding, Scaler
+from jaxreg import Columns, Fitted, MeanOnlyRegressor, MeanVarRegressor, PeriodicEmbedding, Scaler
 from jaxreg.calibration.scaling import NoiseScaling, VarianceScaling
+from jaxreg.columns.times import Time
 from jaxreg.model import export
 
 SERVE = Path(__file__).parents[1] / "examples" / "serve.py"
@@ -109,6 +112,63 @@ def serve(request):
         return subprocess.run(command, capture_output=True, text=True, env=os.environ)
 
     return run
+
+
+def learned_columns():
+    """Columns of all kinds with a network, and rows with values that no training row had."""
+    days = pd.date_range("1999-12-30 06:00", periods=70, freq="37h10min").to_series(index=range(70))
+    frame = pd.DataFrame(
+        {
+            "area": np.where(np.arange(70) % 7, np.exp(RNG.normal(size=70)), np.nan),
+            "size": pd.Categorical(np.resize(["S", "M", "L", "M"], 70), ["S", "M", "L"], ordered=True),
+            "same": 1,
+            "street": [f"street {i % 14}" for i in range(70)],
+            "sold": days.where(days > days[3]),
+            "city": np.resize(["Rome", "Oslo", None], 70),
+            "truth": np.arange(70) % 4 == 0,
+        }
+    )
+    columns = Columns.fit(frame)
+    network = MeanVarRegressor(hidden=(8,), embedding=columns.embedding(PeriodicEmbedding(4)))
+    inputs = columns.transform(frame).astype(np.float32)
+    params = jax.vmap(network.init, (0, None))(jax.random.split(jax.random.key(0), 2), inputs)
+    y = Scaler(np.asarray(10.0), np.asarray(3.0))
+    fitted = Fitted(network, params, columns, y, columns.names, ("y",), members=2)
+    odd = frame[:4].assign(city=["Bonn", "Rome", None, ""], street="elsewhere", area=[1e12, np.nan, 2, -9999])
+    return fitted, pd.concat([frame, odd.assign(sold=pd.to_datetime("2096-02-29 23:59"))], ignore_index=True)
+
+
+@pytest.mark.filterwarnings("default:columns")
+def test_learned_columns_are_exported_and_served(serve, tmp_path):
+    fitted, frame = learned_columns()
+    export.save(tmp_path / "m", fitted)
+    described = export.read_header(tmp_path / "m")
+    assert [column["name"] for column in described["inputs"]] == [*frame.columns.drop("same")]
+    assert described["inputs"][1]["order"] == ["S", "M", "L"] and described["targets"] == ["y"]
+    assert described["inputs"][4]["levels"] == ["Rome", "Oslo"] and "levels" not in described["inputs"][0]
+    frame[[*reversed(frame.columns)]].to_csv(tmp_path / "rows.csv", index=False)
+    done = serve(tmp_path / "m", tmp_path / "rows.csv")
+    assert done.returncode == 0, done.stderr
+    got = np.array([line.split(",") for line in done.stdout.splitlines()[1:]], float)
+    own = fitted.predict(frame)
+    expected = np.stack([own.mean, own.std, *own.interval(0.95)], 1)
+    assert np.max(np.abs(got - expected) / own.std[:, None]) < 2e-6
+    codes = np.stack(
+        [np.full(3, np.nan), [0.0, np.inf, 7], [1.0, 99, -1], [0.0] * 3, [0.0] * 3, [1.0] * 3], 1
+    )
+    with jax.enable_x64(True):
+        mean = np.asarray(export.load(tmp_path / "m")(codes, 0.9)[0])
+    assert np.isfinite(mean).tolist() == [True, False, True]
+
+
+@pytest.mark.filterwarnings("default:columns")
+def test_days_of_any_year_are_where_the_calendar_has_them():
+    days = pl.datetime_range(pl.datetime(1795, 1, 1), pl.datetime(2105, 1, 1), "31h", eager=True)
+    time = Time.fit("day", days)
+    found = time.encoded(time.codes(days)).flags
+    turns = ((days.dt.ordinal_day() - 1) + days.dt.hour() / 24) / 365.2425, (days.dt.weekday() - 1) / 7
+    expected = [part(2 * np.pi * turn.to_numpy()) for turn in turns for part in (np.sin, np.cos)]
+    np.testing.assert_allclose(found[:, :4], np.stack(expected, 1), atol=1e-9)
 
 
 def test_the_example_serves_with_jax_alone(serve, tmp_path):

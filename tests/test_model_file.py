@@ -24,7 +24,7 @@ from jaxreg import (
     settings,
 )
 from jaxreg.calibration.scaling import NoiseScaling, VarianceScaling
-from jaxreg.model import archive, export, model_file
+from jaxreg.model import archive, model_file
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(20, 2)) * [1.0, 1e3]
@@ -448,8 +448,6 @@ def test_learned_columns_are_kept(tmp_path):
     other = fitted._replace(model=MeanVarRegressor(hidden=(4,)))
     with pytest.raises(ValueError, match="or the embedding of its Columns"):
         model_file.save(tmp_path / "n", other)
-    with pytest.raises(ValueError, match="an export takes numbers alone"):
-        export.save(tmp_path / "n", fitted)
 
 
 @pytest.mark.filterwarnings("ignore:columns taken otherwise")

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
+from jaxtyping import Float
 
 from jaxreg.columns.counts import Counts, levels_of
 from jaxreg.columns.numbers import Inputs, Number, flagged, nothing_for
@@ -76,22 +77,27 @@ class Category:
         """The levels, the rare ones as one, and gaps."""
         return (len(self.levels) + 2, self.size) if self.size else None
 
-    def inputs(self, column: pl.Series) -> Inputs:
-        """1 at the level's input, or the level's number."""
+    def codes(self, column: pl.Series) -> Float[np.ndarray, " rows"]:
+        """The levels' numbers; those of other levels and of gaps come after them."""
         text = _text(column)
         numbers = dict(zip(self.levels, range(len(self.levels)), strict=True))
+        at = text.replace_strict(numbers, default=len(numbers), return_dtype=pl.Float64)
+        return at.set(text.is_null(), len(numbers) + 1).to_numpy()
+
+    def encoded(self, codes: Any, xp: Any = np) -> Inputs:
+        """1 at the level's input, or the level's number."""
         rare, gap = len(self.levels), len(self.levels) + 1
-        known = text.is_not_null()
-        at = text.replace_strict(numbers, default=rare, return_dtype=pl.Int64)
-        at = at.set(~known, gap).to_numpy()
-        unseen = int((at == rare).sum()) if not self.rare else 0
-        unknown = unseen + (0 if self.gaps else text.null_count())
-        none = nothing_for(len(at))
+        none = nothing_for(codes)
         if self.size:
-            return Inputs(none, none, at[:, None].astype(float), unknown)
+            return Inputs(none, none, xp.where(xp.isnan(codes), gap, codes)[:, None])
         shown = [*range(rare), *[rare] * self.rare, *[gap] * self.gaps]
-        present = at[:, None] == np.array(shown, int)
-        return Inputs(none, flagged(present, self.shares), none, unknown)
+        present = xp.where(xp.isnan(codes), gap, codes)[:, None] == np.array(shown, float)[None]
+        return Inputs(none, flagged(present, self.shares, xp), none)
+
+    def guessed(self, column: pl.Series, codes: np.ndarray) -> int:
+        """Levels and gaps that no training row had."""
+        unseen, gaps = (int((codes == len(self.levels) + i).sum()) for i in range(2))
+        return unseen * (not self.rare) + gaps * (not self.gaps)
 
     def recounted(self, counts: Counts) -> "Category":
         """The same from other rows' levels."""
@@ -162,10 +168,24 @@ class Ordered:
         """That of the category."""
         return self.category.vector
 
-    def inputs(self, column: pl.Series) -> Inputs:
+    def codes(self, column: pl.Series) -> Float[np.ndarray, " rows"]:
+        """The levels' places in their order; those of other levels and of gaps come after them."""
+        text = column.cast(pl.String)
+        at = _ranks(self.order, column).fill_null(len(self.order))
+        return at.set(text.is_null(), len(self.order) + 1).to_numpy()
+
+    def encoded(self, codes: Any, xp: Any = np) -> Inputs:
         """Both, next to each other."""
-        category = self.category.inputs(column)
-        return category._replace(numbers=self.number.inputs(_ranks(self.order, column)).numbers)
+        places = {level: i for i, level in enumerate(self.category.levels)}
+        rare, count = len(places), len(self.order)
+        level_of = np.array([*(places.get(level, rare) for level in self.order), rare, rare + 1], float)
+        at = xp.where(xp.isnan(codes), count + 1, codes)
+        category = self.category.encoded(xp.asarray(level_of)[xp.clip(at, 0, count + 1).astype(int)], xp)
+        return category._replace(numbers=self.number.encoded(xp.where(at < count, at, np.nan), xp).numbers)
+
+    def guessed(self, column: pl.Series, codes: np.ndarray) -> int:
+        """As those of the category."""
+        return self.category.guessed(column, self.category.codes(column))
 
     def recounted(self, counts: Counts) -> "Ordered":
         """The same from other rows' levels."""

@@ -11,7 +11,6 @@ from jaxtyping import Float
 
 from jaxreg.columns.counts import Counts
 from jaxreg.columns.kinds import Kind, Nothing, kind_of
-from jaxreg.columns.numbers import Inputs
 from jaxreg.columns.times import Time
 from jaxreg.columns.values import as_table, picked, time_formats
 from jaxreg.data.frames import MOST_FAULTS, TableLike, column_names
@@ -113,7 +112,12 @@ class Columns(NamedTuple):
     @property
     def names(self) -> tuple[str, ...]:
         """Of all columns that are taken."""
-        return tuple(kind.name for kind in self.kinds if not isinstance(kind, Nothing))
+        return tuple(kind.name for kind in self.taken)
+
+    @property
+    def taken(self) -> tuple[Any, ...]:
+        """The kinds of the columns that aren't left out."""
+        return tuple(kind for kind in self.kinds if not isinstance(kind, Nothing))
 
     @property
     def numbers(self) -> int:
@@ -139,11 +143,12 @@ class Columns(NamedTuple):
             UserWarning: names columns with values that training rows had none of: other levels, gaps,
                 text where numbers were.
         """
-        found = self._inputs(self._known(table))
+        rows = self._known(table)
+        codes = self._codes(rows)
         guessed = [
-            f"{name!r} ({counted(inputs.guessed, 'row')})"
-            for name, inputs in zip(self.names, found, strict=True)
-            if inputs.guessed
+            f"{kind.name!r} ({counted(count, 'row')})"
+            for kind, own in zip(self.taken, codes, strict=True)
+            if (count := kind.guessed(_column(rows, kind.name), own))
         ]
         if guessed:
             more = f" and {len(guessed) - MOST_FAULTS:,} more" if len(guessed) > MOST_FAULTS else ""
@@ -152,16 +157,21 @@ class Columns(NamedTuple):
                 f"{', '.join(guessed[:MOST_FAULTS])}{more}",
                 stacklevel=2,
             )
-        return _joined(found)
+        return self.encoded(codes)
 
     def inputs(self, table: TableLike) -> Float[np.ndarray, "rows inputs"]:
         """The same without a warning."""
-        return _joined(self._inputs(self._known(table)))
+        return self.encoded(self._codes(self._known(table)))
+
+    def encoded(self, codes: Sequence[Any], xp: Any = np) -> Any:
+        """What a network takes, of each taken column's `codes`, arrays `(rows,)` of NumPy or JAX."""
+        found = [kind.encoded(own, xp) for kind, own in zip(self.taken, codes, strict=True)]
+        return xp.concatenate([part for group in zip(*found, strict=True) for part in group], axis=1)
 
     @property
     def width(self) -> int:
         """How many inputs a network is given."""
-        return _joined(self._inputs(pl.DataFrame(schema=dict.fromkeys(self.names, pl.String)))).shape[1]
+        return self.encoded([np.zeros(0)] * len(self.taken)).shape[1]
 
     def embedding(self, numbers: nn.Module | None = None) -> ColumnEmbedding:
         """What stands before a network's first layer, as `MeanVarRegressor(embedding=...)` takes it.
@@ -190,8 +200,8 @@ class Columns(NamedTuple):
         widths = [max(len(line[i]) for line in lines) for i in range(2)]
         return "\n".join(f"{a:{widths[0]}}  {b:{widths[1]}}  {c}" for a, b, c in lines)
 
-    def _inputs(self, rows: pl.DataFrame) -> list[Inputs]:
-        return [kind.inputs(_column(rows, kind.name)) for kind in self.kinds if not isinstance(kind, Nothing)]
+    def _codes(self, rows: pl.DataFrame) -> list[np.ndarray]:
+        return [kind.codes(_column(rows, kind.name)) for kind in self.taken]
 
     def _known(self, table: TableLike) -> pl.DataFrame:
         """The columns that are taken, in any order among others; as they stand, where there were no names."""
@@ -218,12 +228,6 @@ class Columns(NamedTuple):
 def _column(rows: pl.DataFrame, name: str) -> pl.Series:
     """A column without its name, which polars may take for a pattern."""
     return rows.get_column(name).alias("")
-
-
-def _joined(found: Sequence[Inputs]) -> Float[np.ndarray, "rows inputs"]:
-    """All numbers, then all flags, then all levels."""
-    groups = zip(*(inputs[:3] for inputs in found), strict=True)
-    return np.concatenate([part for group in groups for part in group], axis=1)
 
 
 def _asked(names: Sequence[str], asked: dict[str, Iterable[str | int]]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """How single columns become what a network takes: numbers, categories, ordered categories, times, nothing.
 
-Each kind has `fit`, which learns from the training rows; `inputs`, what other rows give the network;
+Each kind has `fit`, which learns from the training rows; `codes`, other rows as one number each; `encoded`,
+what these numbers give the network, in NumPy or JAX; `guessed`, how many were taken otherwise than they are;
 `has_number`, whether a scaled number is among it; `vector`, how many levels have learned vectors and of which
 size, None without; `recounted`, the same where levels and gaps of more rows were counted; `told`, what the
 column is and as what it is taken, in words; and `faults`, what is wrong with one that a file holds.
@@ -15,7 +16,7 @@ import polars as pl
 
 from jaxreg.columns.categories import ROWS_OF_A_LEVEL, Category, Ordered
 from jaxreg.columns.counts import Counts
-from jaxreg.columns.numbers import Inputs, Number, known_of, nothing_for
+from jaxreg.columns.numbers import Number, known_of
 from jaxreg.columns.times import Time
 from jaxreg.columns.values import is_numbers, time_formats
 
@@ -37,10 +38,6 @@ class Nothing:
 
     has_number: ClassVar[bool] = False
     vector: ClassVar[None] = None
-
-    def inputs(self, column: pl.Series) -> Inputs:
-        """None."""
-        return Inputs(*[nothing_for(len(column))] * 3)
 
     def recounted(self, counts: Counts) -> "Nothing":
         """The same."""

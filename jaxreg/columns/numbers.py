@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -26,18 +26,16 @@ class Inputs(NamedTuple):
         numbers: scaled numbers, which an embedding may follow, `(rows, any)`.
         flags: standardised 0s and 1s, and points on circles, `(rows, any)`.
         levels: the number of a level each, for a learned vector, `(rows, 0)` or `(rows, 1)`.
-        guessed: how many values were taken otherwise than they were written.
     """
 
     numbers: Float[np.ndarray, "rows _"]
     flags: Float[np.ndarray, "rows _"]
     levels: Float[np.ndarray, "rows _"]
-    guessed: int = 0
 
 
-def nothing_for(rows: int) -> Float[np.ndarray, "rows 0"]:
+def nothing_for(codes: Any) -> Any:
     """No inputs."""
-    return np.zeros((rows, 0))
+    return codes[:, None][:, :0]
 
 
 @dataclass(frozen=True)
@@ -88,16 +86,23 @@ class Number:
         mean, std = float(np.average(drawn, weights=own)), _std(drawn, own) or 1.0
         return cls(name, center, float(scale), mean, std, gaps, text)
 
-    def inputs(self, column: pl.Series) -> Inputs:
+    def codes(self, column: pl.Series) -> Float[np.ndarray, " rows"]:
+        """The numbers, NaN where one is missing."""
+        return _numbers(column).fill_null(np.nan).to_numpy()
+
+    def encoded(self, codes: Any, xp: Any = np) -> Inputs:
         """Scaled numbers; 0 and an indicator where one is missing."""
-        numbers = _numbers(column)
-        missing = numbers.is_null().to_numpy()
-        drawn = draw_in(numbers.fill_null(self.center).to_numpy(), self.center, self.scale)
-        scaled = np.where(missing, 0.0, (drawn - self.mean) / self.std)
-        flags = flagged(missing[:, None], (self.gaps,)) if self.gaps else nothing_for(len(missing))
-        unread = numbers.null_count() - known_of(column).null_count()
-        unknown = 0 if self.gaps else column.null_count()
-        return Inputs(scaled[:, None], flags, nothing_for(len(missing)), unread + unknown)
+        missing = xp.isnan(codes)
+        drawn = draw_in(xp.where(missing, self.center, codes), self.center, self.scale, xp)
+        scaled = xp.where(missing, 0.0, (drawn - self.mean) / self.std)
+        none = nothing_for(codes)
+        flags = flagged(missing[:, None], (self.gaps,), xp) if self.gaps else none
+        return Inputs(scaled[:, None], flags, none)
+
+    def guessed(self, column: pl.Series, codes: np.ndarray) -> int:
+        """Values that are no numbers, and gaps where training rows had none."""
+        known = known_of(column).null_count()
+        return int(np.isnan(codes).sum()) - known + (0 if self.gaps else column.null_count())
 
     def recounted(self, counts: Counts) -> "Number":
         """The same with other rows' gaps; of text those of the sample are kept, which may be more."""
@@ -132,14 +137,20 @@ def _numbers(column: pl.Series) -> pl.Series:
     return numbers_in(column) if is_text else column.cast(pl.Float64)
 
 
-def flagged(present: np.ndarray, shares: Sequence[float]) -> Float[np.ndarray, "rows flags"]:
+def flagged(present: Any, shares: Sequence[float], xp: Any = np) -> Any:
     """0s and 1s, standardised by the shares of training rows that have a 1."""
     share = np.array(shares)[None]
-    return (present - share) / np.sqrt(np.where(share < 1, share * (1 - share), 1.0))
+    return (xp.asarray(present, float) - share) / np.sqrt(np.where(share < 1, share * (1 - share), 1.0))
 
 
-def draw_in(values: Float[np.ndarray, " n"], center: float, scale: float) -> Float[np.ndarray, " n"]:
+def draw_in(values: Any, center: float, scale: float, xp: Any = np) -> Any:
     """Values in units of their scale, and beyond four of them as their logarithm; 0 where the scale is.
+
+    Args:
+        values: `(n,)`, of NumPy or JAX.
+        center: their median.
+        scale: their unit.
+        xp: `numpy` or `jax.numpy`.
 
     >>> import numpy as np
     >>> from jaxreg.columns.numbers import draw_in
@@ -147,9 +158,9 @@ def draw_in(values: Float[np.ndarray, " n"], center: float, scale: float) -> Flo
     array([ 1. ,  2. , 30.9])
     """
     if scale == 0:
-        return np.zeros(len(values))
+        return xp.zeros_like(values)
     with np.errstate(over="ignore", invalid="ignore"):
         apart = values / 2 - center / 2  # halves, whose difference doesn't overflow
-        scaled = np.clip(2 * (apart / scale), -LARGEST, LARGEST)
-    size = np.abs(scaled)
-    return np.where(size > FAR, np.sign(scaled) * (FAR + np.log1p(np.maximum(size - FAR, 0))), scaled)
+        scaled = xp.clip(2 * (apart / scale), -LARGEST, LARGEST)
+    size = xp.abs(scaled)
+    return xp.where(size > FAR, xp.sign(scaled) * (FAR + xp.log1p(xp.maximum(size - FAR, 0))), scaled)

@@ -3,17 +3,20 @@
 import datetime
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
+from jaxtyping import Float
 
 from jaxreg.columns.counts import Counts
-from jaxreg.columns.numbers import Inputs, Number, nothing_for
+from jaxreg.columns.numbers import Inputs, Number
 from jaxreg.columns.values import TIME_FORMATS, time_formats, times_in
 
 DAY = datetime.timedelta(days=1)
 YEAR_OF_DAYS, WEEK_OF_DAYS = 365.2425, 7.0
+# The first day that is counted from, a Thursday, and the days from March 1 of the year 0 to it.
+EPOCH, THURSDAY, MARCH_OF_0 = datetime.datetime(1970, 1, 1), 3, 719_468
 
 
 @dataclass(frozen=True)
@@ -60,28 +63,29 @@ class Time:
         """Of the column."""
         return self.days.name
 
-    def inputs(self, column: pl.Series) -> Inputs:
+    def codes(self, column: pl.Series) -> Float[np.ndarray, " rows"]:
+        """Days since 1970-01-01, NaN where the time is missing."""
+        return _days(_times(column, self.time_format), EPOCH).fill_null(np.nan).to_numpy()
+
+    def encoded(self, codes: Any, xp: Any = np) -> Inputs:
         """Days, and two inputs for each circle; those are 0 where the time is missing."""
-        times = _times(column, self.time_format)
-        days = _days(times, self.first)
-        found = self.days.inputs(days)
-        since = _days(times, datetime.datetime(1, 1, 1)).to_numpy()  # which was a Monday
-        year = (times.dt.ordinal_day() - 1).cast(pl.Float64).to_numpy() + since % 1
-        turns = [
-            angle
-            for angle, varies in (
-                (year / YEAR_OF_DAYS, self.year),
-                (since % WEEK_OF_DAYS // 1 / WEEK_OF_DAYS, self.week),
-                (since % 1, self.day),
-            )
-            if varies
-        ]
-        circles = [part(2 * np.pi * angle) for angle in turns for part in (np.sin, np.cos)]
-        flags = np.nan_to_num(np.stack(circles, axis=1)) if circles else nothing_for(len(column))
-        unread = times.null_count() - column.null_count() if column.dtype != pl.Datetime else 0
-        return found._replace(
-            flags=np.concatenate([found.flags, flags], axis=1), guessed=max(found.guessed, unread)
+        days = codes - (self.first - EPOCH) / DAY if self.first is not None else xp.full_like(codes, np.nan)
+        found = self.days.encoded(days, xp)
+        missing = xp.isnan(codes)
+        known = xp.where(missing, 0.0, codes)
+        turns = (
+            (_day_of_year(known, xp) / YEAR_OF_DAYS, self.year),
+            ((xp.floor(known) + THURSDAY) % WEEK_OF_DAYS / WEEK_OF_DAYS, self.week),
+            (known % 1, self.day),
         )
+        circles = [part(2 * np.pi * turn) for turn, varies in turns if varies for part in (xp.sin, xp.cos)]
+        flags = [xp.where(missing, 0.0, circle)[:, None] for circle in circles]
+        return found._replace(flags=xp.concatenate([found.flags, *flags], axis=1))
+
+    def guessed(self, column: pl.Series, codes: np.ndarray) -> int:
+        """Values that are no times, and gaps where training rows had none."""
+        missing = column.null_count()
+        return int(np.isnan(codes).sum()) - missing + (0 if self.days.gaps else missing)
 
     def recounted(self, counts: Counts) -> "Time":
         """The same with other rows' gaps."""
@@ -99,6 +103,19 @@ class Time:
         parts = {"time of the year": self.year, "day of the week": self.week, "time of the day": self.day}
         taken = ["days since the first", *(name for name, varies in parts.items() if varies)]
         return kind, ", ".join(taken) + (", and whether it is missing" if self.days.gaps else "")
+
+
+def _day_of_year(days: Any, xp: Any) -> Any:
+    """Days since the year began, of days since 1970-01-01 in the Gregorian calendar."""
+    # Years begin with March, so that a leap day is the last; 400 of them have 146,097 days.
+    since = xp.floor(days) + MARCH_OF_0
+    within = since % 146_097
+    year = xp.floor((within - within // 1460 + within // 36_524 - within // 146_096) / 365)
+    since_march = within - (365 * year + year // 4 - year // 100)
+    leap = (((year % 4) == 0) & ((year % 100) != 0)) | ((year % 400) == 0)
+    january = since_march - 306
+    whole = xp.where(january >= 0, january, since_march + 59 + leap)
+    return whole + days % 1
 
 
 def _times(column: pl.Series, time_format: str | None) -> pl.Series:

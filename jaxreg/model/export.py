@@ -1,8 +1,10 @@
 """A fitted model as one compiled function for every platform (`jax.export`), which needs no jaxreg to run."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +12,15 @@ import numpy as np
 from jax import export as jax_export
 from jaxtyping import Array, Float
 
+from jaxreg.columns.categories import Category, Ordered
+from jaxreg.columns.times import Time
 from jaxreg.data.scaler import Scaler
 from jaxreg.distributions.gaussian import Gaussian
 from jaxreg.distributions.mixture import GaussianMixture
 from jaxreg.files import check_writable, replacing
 from jaxreg.model.fitted import FARTHEST, Fitted
 
-FIRST_LINE = b"jaxreg export 1"
+FIRST_LINE = b"jaxreg export 2"
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 Function = Callable[[Array, Array], tuple[Array, Array, Array, Array]]
@@ -27,24 +31,28 @@ def save(path: str | Path, fitted: Fitted) -> None:
 
     The function takes any number of rows and runs on a CPU, CUDA or a TPU. All is float64 and in the user's
     units: x `(n, features)`, level a number between 0 and 1, and results `(n,)` or `(n, d)`. Inside, the
-    networks compute in the dtype of their parameters, as `Fitted.predict` does. Columns stand in the order
-    of the training data; nobody checks their names. A row with a missing or infinite value is NaN throughout.
+    networks compute in the dtype of their parameters, as `Fitted.predict` does. Columns stand in the order of
+    the file's header; nobody checks their names. A row with an infinite value is NaN throughout, and so is
+    one with a missing value, unless the model has `Columns`.
 
-    The file is a line that says what it is, a line with the SHA-256 of the rest, and what `jax.export` wrote.
-    JAX reads that for six months at least; what lasts is the model file.
+    The file is a line that says what it is, a line with the SHA-256 of the rest, a line of JSON, and what
+    `jax.export` wrote, which JAX reads for six months at least; what lasts is the model file. The JSON lists
+    the columns of x under "inputs", each with its name if it had one, and what its numbers are: of one with
+    "levels" the level's place in that list, and after the last one for other levels, and one more for a gap;
+    of one with "order" likewise; of one with "time" days since 1970-01-01, UTC; of all others a number, NaN
+    for a gap.
 
     Raises:
-        ValueError: if the path can't be written to, or the model takes columns that aren't numbers alone.
+        ValueError: if the path can't be written to.
     """
     path = Path(path)
     check_writable(path)
-    if not isinstance(fitted.x_scaler, Scaler):
-        raise ValueError("an export takes numbers alone, and this model learned columns: use the model file")
+    header = {"inputs": _inputs(fitted), "targets": fitted.target_names}
     with jax.enable_x64(True):
-        rows = *jax_export.symbolic_shape("n"), np.shape(fitted.x_scaler.loc)[0]
+        rows = *jax_export.symbolic_shape("n"), len(header["inputs"])
         shapes = (jax.ShapeDtypeStruct(shape, np.float64) for shape in (rows, ()))
         exported = jax_export.export(jax.jit(_function(fitted)), platforms=PLATFORMS)(*shapes)
-    content = bytes(exported.serialize())
+    content = json.dumps(header).encode() + b"\n" + bytes(exported.serialize())
     digest = hashlib.sha256(content).hexdigest().encode()
     with replacing(path) as temporary:
         temporary.write_bytes(b"\n".join([FIRST_LINE, digest, content]))
@@ -59,7 +67,16 @@ def load(path: str | Path) -> Function:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is something else, or isn't what was written.
     """
-    path = Path(path)
+    return jax_export.deserialize(bytearray(_read(Path(path))[1])).call
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """What an export says of its columns, under "inputs", and its "targets"; raises as `load` does."""
+    return json.loads(_read(Path(path))[0])
+
+
+def _read(path: Path) -> tuple[bytes, bytes]:
+    """The header and the function."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no export {path}")
     first, _, rest = path.read_bytes().partition(b"\n")
@@ -68,15 +85,36 @@ def load(path: str | Path) -> Function:
         raise ValueError(f"{path} is no export of this version of jaxreg")
     if hashlib.sha256(content).hexdigest().encode() != digest:  # damaged bytes may crash whoever reads them
         raise ValueError(f"{path} is damaged: its content isn't what was written (SHA-256)")
-    return jax_export.deserialize(bytearray(content)).call
+    header, _, function = content.partition(b"\n")
+    return header, function
+
+
+def _inputs(fitted: Fitted) -> list[dict[str, Any]]:
+    """What the function's columns are."""
+    if isinstance(fitted.x_scaler, Scaler):
+        names = fitted.feature_names
+        return [{}] * len(fitted.x_scaler.loc) if names is None else [{"name": name} for name in names]
+    described = {
+        Category: lambda kind: {"levels": kind.levels},
+        Ordered: lambda kind: {"order": kind.order},
+        Time: lambda kind: {"time": kind.time_format},
+    }
+    kinds, named = fitted.x_scaler.taken, fitted.x_scaler.named
+    return [
+        ({"name": kind.name} if named else {}) | described.get(type(kind), lambda _: {})(kind)
+        for kind in kinds
+    ]
 
 
 def _function(fitted: Fitted) -> Function:
     """`Fitted.predict` and the interval, as one traceable function."""
 
     def function(x: Float[Array, "n features"], level: Float[Array, ""]) -> tuple[Array, Array, Array, Array]:
-        loc, scale = (np.asarray(a, np.float64)[None] for a in fitted.x_scaler)
-        scaled = jnp.clip((x - loc) / scale, -FARTHEST, FARTHEST)
+        if isinstance(fitted.x_scaler, Scaler):
+            loc, scale = (np.asarray(a, np.float64)[None] for a in fitted.x_scaler)
+            scaled, known = jnp.clip((x - loc) / scale, -FARTHEST, FARTHEST), jnp.isfinite(x)
+        else:
+            scaled, known = fitted.x_scaler.encoded([*x.T], jnp), ~jnp.isinf(x)
         scaled = scaled.astype(jax.tree.leaves(fitted.params)[0].dtype)
         if fitted.members is None:
             dist = Gaussian(*fitted.model.apply(fitted.params, scaled))
@@ -89,7 +127,7 @@ def _function(fitted: Fitted) -> Function:
         loc, scale = (jnp.asarray(a, jnp.float64) for a in fitted.y_scaler)
         loc, scale = (jnp.broadcast_to(a, dist.mean.shape) for a in (loc, scale))
         found = loc + scale * dist.mean, scale * dist.std, loc + scale * lower, loc + scale * upper
-        known = jnp.isfinite(x).all(axis=1).reshape(-1, *(1,) * (loc.ndim - 1))
+        known = known.all(axis=1).reshape(-1, *(1,) * (loc.ndim - 1))
         return tuple(jnp.where(known, values, jnp.nan) for values in found)
 
     return function
