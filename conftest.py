@@ -52,7 +52,7 @@ def houses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     price = area * np.where(town == "NAmes", 120, 90) + 300 * (year - 1950) + rng.normal(0, 8000, n)
     table = pd.DataFrame({"PID": range(n), "area": area, "Lot Frontage": rng.normal(70, 9, n), "town": town})
     table["Lot Frontage"] = table["Lot Frontage"].where(rng.uniform(size=n) < 0.8)
-    table = table.assign(year=year, sold=pd.date_range("2006-01-01", periods=n), price=price.round())
+    table = table.assign(year=year, price=price.round())
     before, folder = Path.cwd(), tmp_path_factory.mktemp("page")
     table[:250].to_csv(folder / "ames.csv", index=False)
     table[250:].drop(columns="price").to_csv(folder / "new.csv", index=False)

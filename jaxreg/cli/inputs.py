@@ -93,7 +93,7 @@ def rows_in_memory(
         raise ValueError(no_rows(paths))
     table = joined(parts)
     as_table(table[features])  # names what no columns can be
-    known = table[target].cast(pl.Float64).fill_nan(None).is_not_null()
+    known = table.get_column(target).alias("").cast(pl.Float64).fill_nan(None).is_not_null()
     table = table.filter(known)
     x, y = table[features], check_features(table[[target]], "the target", dtype=np.float64)[:, 0]
     if len(y) > 1:
