@@ -69,6 +69,7 @@ MEASUREMENTS = {
         "tables.csv",
         f"{SETS}, rivals",
     ),
+    "columns": Measurement("How does the command take each column of tables?", "10 min", "columns.csv", SETS),
     "ablation": Measurement(
         "What is each ingredient of the estimator worth?", "30 min", "ablation.csv", SETS
     ),
@@ -96,7 +97,7 @@ HELP = f"""\
 Times are rough, on 2 cores. Results are written to bench/results, and not with --quick.
 {SETS} is a folder of data sets: NAME.txt with a line of names, then numbers, the target last; or folders with
 data.txt, index_features.txt, index_target.txt and n_splits.txt. Without it, losses takes made-up data alone.
-For tables it's a folder with tables.json, or such a file, as bench/tables.py describes.
+For tables and columns it's a folder with tables.json, or such a file, as bench/tables.py describes.
 bench/rivals.txt says how to install the rivals, rivals-tables.txt one more for tables; what isn't there is
 left out.
 Without root, faults leaves out disks that are full or read-only.
@@ -134,7 +135,9 @@ def main() -> None:
         help="tables: this method; may be given again",
     )
     args = parser.parse_args()
-    if not args.data and (args.what in ("uci", "ablation") or args.what == "tables" and not args.quick):
+    if not args.data and (
+        args.what in ("uci", "ablation", "columns") or args.what == "tables" and not args.quick
+    ):
         parser.error(f"{args.what} needs {SETS} FOLDER")
     readme = importlib.import_module("bench.readme")
     if args.what == "readme":

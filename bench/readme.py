@@ -288,6 +288,16 @@ def gpu(rows: list[dict]) -> list[str]:
     return [*lines, "", _measured_on(rows[0])]
 
 
+def columns(rows: list[dict]) -> list[str]:
+    """Each column of each table, and as what it was taken."""
+    lines = ["| table | column | is | taken as |", "|---" * 4 + "|"]
+    for (table,), own in _grouped(rows, "table").items():
+        for i, row in enumerate(own):
+            name = row["column"].replace("|", "\\|")
+            lines.append(f"| {table if i == 0 else ''} | {name} | {row['is']} | {row['taken_as']} |")
+    return [*lines, "", _measured_on(rows[0])]
+
+
 def _measured_on(row: dict) -> str:
     used = ", ".join(f"{name} {row[name]}" for name in ("jax", "flax", "optax", "torch") if name in row)
     return f"Measured on {row.get('device') or row['platform']} with {used}."
@@ -298,6 +308,7 @@ TABLES = {
     "notebook": ("notebook.csv", notebook),
     "speed": ("speed-cpu.csv", speed),
     "gpu": ("gpu.csv", gpu),
+    "columns": ("columns.csv", columns),
     "predict": ("predict-cpu.csv", predict),
     "coverage": ("coverage.csv", coverage),
     "losses": ("losses.csv", losses),

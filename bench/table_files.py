@@ -60,6 +60,19 @@ def read(paths: Sequence[Path]) -> list[Table]:
     return found
 
 
+def described(paths: Sequence[Path]) -> list[tuple[str, Path, dict[str, Any]]]:
+    """Name, file and description of each table, which isn't read."""
+    wrong: list[str] = []
+    found = []
+    for path in paths:
+        path = path / DESCRIPTION if path.is_dir() else path
+        entries = _entries(path, wrong).items()
+        found += [(name, path.parent / entry["file"], entry) for name, entry in entries]
+    if wrong:
+        raise ValueError("\n".join(wrong))
+    return found
+
+
 def _entries(path: Path, wrong: list[str]) -> dict[str, Any]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
@@ -75,7 +88,7 @@ def _entries(path: Path, wrong: list[str]) -> dict[str, Any]:
 
 
 def _table(name: str, entry: Any, folder: Path, wrong: list[str]) -> Table | None:
-    if not isinstance(entry, dict) or "file" not in entry or not _names(entry.get("target")):
+    if not isinstance(entry, dict) or "file" not in entry or not names(entry.get("target")):
         wrong.append('"file" and "target" are needed')
         return None
     if unknown := [key for key in entry if key not in KEYS]:
@@ -87,14 +100,14 @@ def _table(name: str, entry: Any, folder: Path, wrong: list[str]) -> Table | Non
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else error
         wrong.append(f"{path}: {reason}")
         return None
-    targets, left_out = _names(entry["target"]), _names(entry.get("leave_out", []))
+    targets, left_out = names(entry["target"]), names(entry.get("leave_out", []))
     order, folds = entry.get("time_order", False), entry.get("folds")
-    special = _names([key for key in (order, folds) if key is not None and not isinstance(key, bool)])
+    special = names([key for key in (order, folds) if key is not None and not isinstance(key, bool)])
     if missing := [column for column in targets + left_out + special if column not in frame.columns]:
         wrong.append(f"no column {', '.join(map(repr, missing))}; there are {', '.join(frame.columns)}")
         return None
     known = _known(frame, targets, wrong)
-    if not (features := [c for c in frame.columns if c not in {*targets, *left_out, *_names(folds)}]):
+    if not (features := [c for c in frame.columns if c not in {*targets, *left_out, *names(folds)}]):
         wrong.append("no column is left to predict from")
     if known.sum() < FEWEST:
         wrong.append(f"{known.sum()} rows with a known target; {FEWEST} are needed")
@@ -123,7 +136,8 @@ def _frame(path: Path, entry: dict) -> pd.DataFrame:
     return frame.set_axis([str(column) for column in frame.columns], axis=1)
 
 
-def _names(value: Any) -> list[str]:
+def names(value: Any) -> list[str]:
+    """One name or several, as a description has them, as a list."""
     values = value if isinstance(value, list) else [] if value is None else [value]
     return [str(name) for name in values]
 

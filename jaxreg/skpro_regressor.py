@@ -30,7 +30,7 @@ class DeepEnsembleProbaRegressor(BaseProbaRegressor):
     [('a', 0.9, 'lower'), ('a', 0.9, 'upper')]
     """
 
-    _tags = {"capability:multioutput": True, "capability:missing": False, "python_dependencies": "jax"}
+    _tags = {"capability:multioutput": True, "capability:missing": True, "python_dependencies": "jax"}
 
     @no_type_check  # skpro looks at the signature
     def __init__(self, estimator: DeepEnsembleRegressor | None = None):

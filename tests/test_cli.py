@@ -908,7 +908,13 @@ def test_columns_of_any_kind_are_trained_on(run, refused, tmp_path):
         assert "'empty': empty, left out" in err and "'zone': constant, left out" in err
         assert ("'sold': time, written as text (%Y-%m-%d)" in err) == (name == "rows.csv")
         code, out, _ = run("info", tmp_path / "m")
-        for words in ("category, 2 levels", "left out", "and whether it is missing", "time of the year"):
+        for words in (
+            "category, 2 levels",
+            "left out",
+            " sold ",
+            "and whether it is missing",
+            "time of the year",
+        ):
             assert words in " ".join(out.replace("│", " ").split())
         code, first, err = run("predict", tmp_path / "m", tmp_path / name, "--keep", "city")
         assert code == 0 and first.startswith("city,mean,std") and first.count("\n") == 81 and not err

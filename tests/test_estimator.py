@@ -11,8 +11,9 @@ import polars as pl
 import pytest
 import scipy.sparse
 from sklearn.base import clone
-from sklearn.compose import TransformedTargetRegressor
+from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.exceptions import NotFittedError
+from sklearn.inspection import partial_dependence, permutation_importance
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
@@ -636,6 +637,41 @@ def test_gaps_are_columns_of_their_own(kind):
     assert np.isfinite(model.predict(kind(x))).all()
     with pytest.raises(ValueError, match="3 features"):
         model.predict(np.ones((2, 3)))
+
+
+def of_any_kind(n=80):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "a": rng.normal(size=n),
+            "city": pd.Categorical(rng.choice(["Rome", "Oslo"], n)),
+            "town": rng.choice(["x", "y", None], n),
+            "sold": pd.date_range("2020", periods=n),
+        }
+    )
+    return frame, frame["a"] + 3.0 * (frame["city"] == "Rome") + 0.1 * rng.normal(size=n)
+
+
+def test_scikit_learns_tools_take_frames_of_any_kind():
+    frame, y = of_any_kind()
+    model = DeepEnsembleRegressor(**SMALL | {"epochs": 60, "learning_rate": 2e-2})
+    scaled = ColumnTransformer([("n", StandardScaler(), ["a"])], remainder="passthrough")
+    kinds = ["Number", "Category", "Category", "Time"]
+    for output in ("pandas", "default"):
+        pipeline = make_pipeline(scaled.set_output(transform=output), model).fit(frame, y)
+        assert [type(kind).__name__ for kind in pipeline[-1].columns_.kinds] == kinds
+        assert pipeline.score(frame, y) > 0.8
+    found = pipeline[:-1].set_output(transform="pandas").fit_transform(frame)
+    assert list(found.columns) == ["n__a", "remainder__city", "remainder__town", "remainder__sold"]
+    model.fit(frame, y)
+    importance = permutation_importance(model, frame, y, n_repeats=2, random_state=0).importances_mean
+    assert (
+        np.argsort(importance)[::-1][:2].tolist() == [1, 0] and importance[1] > 5 * abs(importance[2:]).max()
+    )
+    effect = partial_dependence(model, frame, ["city"], categorical_features=["city"], kind="average")
+    assert effect["grid_values"][0].tolist() == ["Oslo", "Rome"] and 2 < np.diff(effect["average"][0])[0] < 4
+    search = GridSearchCV(model, {"categories": [(), ("town",)], "drop": [("sold",)]}, cv=2).fit(frame, y)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
 @pytest.mark.parametrize("kind", [np.array, np.ma.masked_invalid, pd.Series, pl.Series])

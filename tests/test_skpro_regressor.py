@@ -40,3 +40,12 @@ def test_it_predicts_what_the_estimator_does(names):
     np.testing.assert_allclose(dist.var(), std**2, rtol=1e-4)
     at = dist.cdf(pd.DataFrame(upper, x.index, names))
     np.testing.assert_allclose(at, 0.9, atol=1e-4)
+
+
+def test_frames_of_any_kind():
+    x = pd.DataFrame({"city": ["Rome", "Oslo", None, "Rome"] * 15, "a": [np.nan, 1.0, 2.0] * 20})
+    y = pd.DataFrame({"price": 3.0 * (x["city"] == "Rome") + 0.01 * np.arange(60)})
+    model = DeepEnsembleProbaRegressor(DeepEnsembleRegressor(**SMALL)).fit(x, y)
+    assert [type(kind).__name__ for kind in model.estimator_.columns_.kinds] == ["Category", "Number"]
+    interval = model.predict_interval(x[:5], coverage=0.9)
+    assert interval.shape == (5, 2) and np.isfinite(interval).all(axis=None)

@@ -708,10 +708,11 @@ SWITCHES = {
     "jax_numpy_dtype_promotion": "strict",
     "jax_disable_jit": True,
 }
+SLOW_SWITCHES = "jax_debug_infs", "jax_disable_jit"
 
 
 @pytest.mark.parametrize(
-    "switch", [pytest.param(s, marks=pytest.mark.slow) if s == "jax_disable_jit" else s for s in SWITCHES]
+    "switch", [pytest.param(s, marks=pytest.mark.slow) if s in SLOW_SWITCHES else s for s in SWITCHES]
 )
 def test_switches_for_debugging_leave_healthy_training_alone(sinusoid, monkeypatch, switch):
     monkeypatch.setattr(feeds, "CHUNK_EPOCHS", 4)

@@ -103,7 +103,8 @@ def load(path: str | Path) -> Fitted:
 def _columns_out(columns: Columns) -> tuple[dict[str, Any], ...]:
     """What a header says of columns."""
     kinds = (
-        {"kind": type(kind).__name__.lower(), "told": kind.told()} | msgspec.to_builtins(kind)
+        {"kind": type(kind).__name__.lower(), "name": kind.name, "told": kind.told()}
+        | msgspec.to_builtins(kind)
         for kind in columns.kinds
     )
     return tuple(kind | ({} if columns.named else {"named": False}) for kind in kinds)
