@@ -124,15 +124,6 @@ def check_numbers(values: TableLike, what: str, *, gaps: bool = False) -> None:
         )
 
 
-def is_plain(values: TableLike) -> bool:
-    """Whether a table holds nothing but finite numbers, as far as that can be seen."""
-    try:
-        check_numbers(values, "X")
-    except ValueError:
-        return False
-    return True
-
-
 def as_array(values: TableLike) -> np.ndarray:
     """Nested lists as an array, of objects where they don't make another."""
     try:
