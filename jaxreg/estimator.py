@@ -116,7 +116,7 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
     def fit(self, X: TableLike | Source, y: TableLike | None = None, sample_weight: TableLike | None = None):
         """Train the ensemble.
 
-        Rows in files, which may be more than memory holds, are read twice, for means and variances and for a
+        Rows in files, which may be more than memory holds, are read twice, for `Files.learned` and for a
         sample of at most about 131,072 rows that members are validated on, of which 16,384 serve to find the
         frequency scale; then once in each epoch. In a run of many processes (`hosts.start`) members are
         distributed over them, and every process gets the same estimator.
@@ -124,10 +124,10 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         Args:
             X: features, `(n, features)`: arrays, or pandas or polars frames, of numbers, text, categories,
                 times, and gaps; `Columns` says how they are taken. Or rows in files, features and
-                target, from `tables.from_files`; with its `own_share` members of each process learn from
-                that process's share of the files alone.
+                target, from `tables.from_files(..., any_kind=True)`; with its `own_share` members of each
+                process learn from that process's share of the files alone.
             y: targets, `(n,)` or `(n, d)`; of several targets, single ones may be missing (NaN or
-                masked). None for rows in files.
+                masked), and rows without any are left out. None for rows in files.
             sample_weight: of each row, `(n,)`, not negative; a row of no weight is left out.
 
         Returns:
@@ -139,7 +139,7 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
 
         Warns:
             UserWarning: where there are too few rows for the folds; there are then fewer folds. Names
-                constant features of files, and columns taken otherwise than they may seem.
+                columns taken otherwise than they may seem, and counts rows without a target.
             RuntimeWarning: names members whose loss stopped being finite; they are left out.
         """
         check_settings(self)

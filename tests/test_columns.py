@@ -3,6 +3,7 @@
 import datetime
 import math
 import warnings
+import zoneinfo
 from decimal import Decimal
 
 import jax
@@ -366,3 +367,31 @@ def test_tables_without_names():
     assert not columns.named and [type(kind) for kind in columns.kinds] == [Number, Category, Number]
     assert columns.transform(rows[:2]).shape == (2, 5)
     assert QUARTILES_APART == pytest.approx(2 * 0.6744897501960817)
+
+
+def test_levels_of_any_name_are_levels():
+    odd = ["*", "", "\x1b[31m", "x" * 10_000, "^.*$", "a\nb", "\u202e", "Ünal"]
+    frame = pd.DataFrame({"^.*$": np.resize(odd, 80), "n": np.arange(80.0)})
+    columns = Columns.fit(frame)
+    assert set(columns.kinds[0].levels) == {level for level in odd if level} and columns.kinds[0].gaps
+    assert columns.transform(frame).shape == (80, 9)
+
+
+def test_times_of_two_zones_are_one_time_line():
+    kyiv, tokyo = (zoneinfo.ZoneInfo(name) for name in ("Europe/Kyiv", "Asia/Tokyo"))
+    utc = [
+        datetime.datetime(2024, 3, 1, tzinfo=datetime.UTC) + datetime.timedelta(hours=7 * i)
+        for i in range(40)
+    ]
+    mixed = [time.astimezone(kyiv if i % 2 else tokyo) for i, time in enumerate(utc)]
+    found, expected = (Columns.fit(pd.DataFrame({"t": pd.Series(t, dtype=object)})) for t in (mixed, utc))
+    assert found == expected and type(found.kinds[0]) is Time
+
+
+def test_what_only_new_rows_have_is_finite_and_said():
+    frame = pd.DataFrame({"city": ["Rome", "Oslo"] * 20, "gap": [None] * 40, "n": np.arange(40.0)})
+    with pytest.warns(UserWarning, match="'gap': empty, left out"):
+        columns = Columns.fit(frame)
+    new = pd.DataFrame({"city": ["Bonn", None], "gap": [1.0, 2.0], "n": ["7", "seven"]})
+    with pytest.warns(UserWarning, match=r"'city' \(2 rows\), 'n' \(1 row\)"):
+        assert np.isfinite(columns.transform(new)).all()
