@@ -162,5 +162,12 @@ def draw_in(values: Any, center: float, scale: float, xp: Any = np) -> Any:
     with np.errstate(over="ignore", invalid="ignore"):
         apart = values / 2 - center / 2  # halves, whose difference doesn't overflow
         scaled = xp.clip(2 * (apart / scale), -LARGEST, LARGEST)
-    size = xp.abs(scaled)
-    return xp.where(size > FAR, xp.sign(scaled) * (FAR + xp.log1p(xp.maximum(size - FAR, 0))), scaled)
+    far = xp.abs(scaled) > FAR
+    if xp is np:  # logarithms take longest, and few values are far
+        scaled[far] = _drawn(scaled[far], np)
+        return scaled
+    return xp.where(far, _drawn(scaled, xp), scaled)
+
+
+def _drawn(scaled: Any, xp: Any) -> Any:
+    return xp.sign(scaled) * (FAR + xp.log1p(xp.maximum(xp.abs(scaled) - FAR, 0)))
