@@ -1,5 +1,4 @@
 import inspect
-import itertools
 import json
 import os
 import re
@@ -901,7 +900,7 @@ def test_columns_of_any_kind_are_trained_on(run, refused, tmp_path):
     )
     rows.write_parquet(tmp_path / "rows.parquet")
     rows.write_csv(tmp_path / "rows.csv")
-    for name, read in itertools.product(("rows.parquet", "rows.csv"), ("whole", "stream")):
+    for name, read in (("rows.parquet", "stream"), ("rows.csv", "whole")):
         given = "--read", read, "--batch-size", 16
         code, out, err = run(*train(tmp_path / name, tmp_path / "m", *given))
         assert code == 0 and "price from 5 columns" in out, err

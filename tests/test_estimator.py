@@ -674,7 +674,7 @@ def test_scikit_learns_tools_take_frames_of_any_kind():
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
-@pytest.mark.parametrize("kind", [np.array, np.ma.masked_invalid, pd.Series, pl.Series])
+@pytest.mark.parametrize("kind", [np.ma.masked_invalid, pl.Series])
 def test_rows_without_a_target_are_left_out(kind):
     x, y = rows(60)
     model = DeepEnsembleRegressor(**SMALL | {"epochs": 3})
@@ -698,7 +698,7 @@ def test_the_user_says_what_columns_are():
         clone(model).set_params(categories=3, drop=None).fit(frame, y)
 
 
-@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("named", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_an_estimator_is_kept_in_a_file(tmp_path, named):
     x, y = rows(60)
     frame = pd.DataFrame({"a": x[:, 0], "city": ["Rome", "Oslo", "Bonn"] * 20})

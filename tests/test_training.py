@@ -708,7 +708,7 @@ SWITCHES = {
     "jax_numpy_dtype_promotion": "strict",
     "jax_disable_jit": True,
 }
-SLOW_SWITCHES = "jax_debug_infs", "jax_disable_jit"
+SLOW_SWITCHES = "jax_debug_infs", "jax_numpy_dtype_promotion", "jax_disable_jit"
 
 
 @pytest.mark.parametrize(
