@@ -171,7 +171,7 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         """What members learn from, of a table in memory."""
         names, types = (column_names(X), _target_names(y)), (column_dtypes(X), column_dtypes(y))
         rows = self._check_rows(X, y, sample_weight)
-        training_data = of_table(key, self, *rows, names, types)
+        training_data = of_table(key, self, rows, names=names, types=types)
         self.columns_ = training_data.scalers[0]
         return training_data
 

@@ -36,7 +36,7 @@ class Bar(Hook):
 
     def restore(self, run: Run) -> Run:
         """Start the bar."""
-        if not self.console.is_terminal or self.console.is_dumb_terminal:
+        if not can_draw(self.console):
             return run
         self.progress = Progress(
             TextColumn(self.description),
@@ -121,8 +121,12 @@ class Lines(Hook):
 def shown(console: Console | None = None, *names: str) -> Bar | Lines:
     """A bar on a terminal that can draw one, else lines; `names` are its descriptions."""
     console = console or Console(stderr=True, highlight=False)
-    can_draw = console.is_terminal and not console.is_dumb_terminal
-    return Bar(console, *names) if can_draw else Lines(console, *names)
+    return Bar(console, *names) if can_draw(console) else Lines(console, *names)
+
+
+def can_draw(console: Console) -> bool:
+    """Whether it is a terminal that can draw a bar."""
+    return console.is_terminal and not console.is_dumb_terminal
 
 
 def _reached(run: Run, history: History, per_epoch: int) -> tuple[float, float]:

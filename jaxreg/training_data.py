@@ -62,13 +62,13 @@ class TrainingData(NamedTuple):
 def of_table(
     key: jax.Array,
     settings: Any,
-    table: pl.DataFrame,
-    y: np.ndarray,
-    weight: np.ndarray | None,
+    rows: tuple[pl.DataFrame, np.ndarray, np.ndarray | None],
+    *,
     names: tuple[Sequence[str] | None, Sequence[str] | None],
     types: tuple[Sequence[str], Sequence[str]],
 ) -> TrainingData:
-    """A table and its checked targets; `names` and `types` of the columns and the targets."""
+    """A table, its checked targets and weights; `names` and `types` of the columns and the targets."""
+    table, y, weight = rows
     called = [f"the target {name!r}" for name in names[1] or ()]
     if names[1] is None:
         called = ["the target"] if y.ndim == 1 else [f"target {i}" for i in range(y.shape[1])]
@@ -82,8 +82,8 @@ def of_table(
     data = tuple(array.astype(dtype) for array in arrays if array is not None)
     folds, held_out, used = folds_of(settings, len(y)), {}, len(y)
     if folds is not None:
-        rows, held_out_rows = fold_rows(key, len(y), int(settings.members), folds)
-        held_out, used = {"rows": rows, "validation_rows": held_out_rows}, rows.shape[1]
+        own, held_out_rows = fold_rows(key, len(y), int(settings.members), folds)
+        held_out, used = {"rows": own, "validation_rows": held_out_rows}, own.shape[1]
     type_of = dict(zip(table.columns, types[0], strict=True))
     about = (
         columns.names if columns.named else None,

@@ -30,7 +30,7 @@ from jaxreg.model import model_file
 from jaxreg.model.checkpoints import Checkpoint, Interrupted, StopOnSignal
 from jaxreg.model.fitted import Fitted
 from jaxreg.plain import counted
-from jaxreg.progress import shown
+from jaxreg.progress import can_draw, shown
 from jaxreg.tables import find, from_files, names_of
 from jaxreg.training import Hook
 from jaxreg.training.members import computed_on
@@ -157,7 +157,7 @@ def read_rows(
     if cluster is not None:
         given = {"seed": asked.seed, "test_fraction": asked.test_fraction, "resume": kept.resume}
         given |= {"own_files": cluster.own_files, "checkpoint": kept.folder is not None}
-        check_same_job(files, given | {"checkpoint_every": kept.every, "settings": settings})
+        check_same_job(files, given | {"checkpoint_every": kept.every, "settings": settings | said})
         files = replace(files, own_share=cluster.own_files)
     return streamed_rows(files, said, asked.test_fraction, asked.seed), {}
 
@@ -202,7 +202,7 @@ class Stages:
 
     def reading(self, file: Path) -> None:
         """Say that the first stage begins, which is too short for a bar."""
-        if not self.silent and not has_bar():
+        if not self.silent and not can_draw(err):
             err.print(f"1 of {self.count}: reading {called(file)}", soft_wrap=True)
 
     def hooks(self) -> list[Hook]:
@@ -211,11 +211,6 @@ class Stages:
             return []
         names = f"{self.count} of {self.count}: training", f"2 of {self.count}: trying out scales"
         return [shown(err, *names)]
-
-
-def has_bar() -> bool:
-    """Whether standard error is a terminal that can draw one."""
-    return err.is_terminal and not err.is_dumb_terminal
 
 
 def tell(asked: Asked, rows: Rows, ensemble: DeepEnsembleRegressor, section: report.Section | None) -> None:

@@ -61,14 +61,11 @@ def is_streamed(paths: list[Path], how: str) -> bool:
 
 def split_names(option: str, given: Sequence[str], names: Sequence[str], path: Path) -> list[str]:
     """Names of columns, each an option's text as it is or part of a list `a,b,c`."""
-    known, found = set(names), []
-    for text in given:
-        parts = [text] if text in known else text.split(",")
-        for name in parts:
-            if name not in known:
-                similar = did_you_mean(name, names)
-                raise ValueError(f"{option}: {path} has no column {name!r}: it has {listed(names)}{similar}")
-        found += parts
+    known = set(names)
+    found = [name for text in given for name in ([text] if text in known else text.split(","))]
+    if unknown := [name for name in found if name not in known]:
+        similar = did_you_mean(unknown[0], names)
+        raise ValueError(f"{option}: {path} has no {listed(unknown)}: it has {listed(names)}{similar}")
     return found
 
 

@@ -201,7 +201,7 @@ def _advance(each: PyTree, real: Array, *shared: PyTree, how: _How) -> tuple[Run
         (per_member, run), real = each
         run = run._replace(active=run.active & real)
         key = _wrap_key(per_member.key, how.key_impl)
-        return advance(key, trainer, run, (blocks, per_member), (validation, limits), axis)
+        return advance(key, trainer, run, (blocks, per_member), (validation, limits), axis=axis)
 
     axis = SIDE_BY_SIDE if how.side_by_side > 1 else None
     return map_members(member, (each, real), shared, how.side_by_side, how.mesh)

@@ -48,6 +48,7 @@ def advance(
     run: Run,
     feed: tuple[Table | Block, PerMember],
     held_out: tuple[Batch | None, Limits],
+    *,
     axis: str | None = None,
 ) -> tuple[Run, Report]:
     """Go through a call's blocks from the run's cursor on, or until the run is over.
