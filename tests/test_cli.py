@@ -848,8 +848,8 @@ def test_what_is_said_of_columns(run, refused, tmp_path):
     assert [kind[1].split(",")[0] for kind in fitted.x_scaler.told()] == ["number", "category", "number"]
     assert fitted.settings["categories"] == ["zip"] and fitted.settings["numbers"] == ["code"]
     for given, words in (
-        (["--drop", "id,room"], "--drop: .*rows.csv has no column 'room'.*did you mean 'rooms'"),
-        (["--category", "price"], "there is no column 'price'"),
+        (["--drop", "id,room,zap"], "--drop: .*rows.csv has no columns 'room', 'zap'.*did you mean 'rooms'"),
+        (["--category", "price"], "--category price is the target, which is a number: name another column"),
         (["--category", "zip", "--number", "zip"], "'zip' is asked to be two things"),
         (["--drop", "id,price"], "leaves out the target"),
     ):

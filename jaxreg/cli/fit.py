@@ -143,9 +143,11 @@ def read_rows(
             paths = find(file)
         names = names_of(paths[0])
         said = {what: split_names(what, given, names, paths[0]) for what, given in asked.columns.items()}
+        for what, given in said.items():
+            if asked.target in given:
+                means = "leaves out the target" if what == "--drop" else "is the target, which is a number"
+                raise ValueError(f"{what} {asked.target} {means}: name another column")
         drop = said.pop("--drop")
-        if asked.target in drop:
-            raise ValueError(f"--drop {asked.target} leaves out the target: name another column")
     if asked.report_file is not None:
         report.check_suffix(asked.report_file)
     said = {SETTINGS[what]: given for what, given in said.items() if given}
