@@ -281,7 +281,7 @@ def test_what_is_no_mixture():
     for dist, message in [
         (GaussianMixture(means, log_vars[:, :3]), r"means \(2, 4\), log_vars \(2, 3\)"),
         (GaussianMixture(means, log_vars, jnp.ones(4)), r"weights has shape \(4,\), expected \(2,\)"),
-        (GaussianMixture(means[:0], log_vars[:0]), "at least 1 member"),
+        (GaussianMixture(means[:0], log_vars[:0]), "at least 1 component"),
     ]:
         for use in (lambda d: d.mean, lambda d: d.cdf(jnp.zeros(4)), lambda d: d.quantile(0.5)):
             with pytest.raises(ValueError, match=message):

@@ -13,8 +13,9 @@ import jaxreg
 # A file imports only files that stand before it.
 ORDER = """
     plain settings checks machine
-    distributions.base distributions.quantile distributions.gaussian distributions.mixture
-    distributions.transformed distributions
+    distributions.base distributions.quantile distributions.family distributions.gaussian
+    distributions.mixture distributions.any_mixture distributions.scale_families distributions.maps
+    distributions.families distributions.transformed distributions.clipped distributions
     data.frames data.far data.scaler data.border data.rows data.example data
     networks.embeddings networks.models networks.prediction networks
     training.losses training.optimizers training.trainer training.hooks training.feeds training.run

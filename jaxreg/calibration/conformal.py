@@ -3,7 +3,6 @@
 import math
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -223,8 +222,8 @@ class JackknifePlus(NamedTuple):
         seen = np.flatnonzero(~held_out.any(axis=0))
         if seen.size:
             raise ValueError(f"row {seen[0]} was held out by no member, nor were {seen.size - 1} others")
-        _check_left(held_out.T, mixture)
         sets, of_row = np.unique(held_out.T, axis=0, return_inverse=True)
+        _check_left(sets, mixture)
         of_row = of_row.ravel()
         scores = np.empty(y.shape)
         for i, members in enumerate(sets):
@@ -233,7 +232,7 @@ class JackknifePlus(NamedTuple):
 
     def __call__(self, prediction: Prediction) -> Conformal:
         """The ensemble's prediction with conformal intervals."""
-        members = len(as_mixture(prediction).means)
+        members = as_mixture(prediction).count_members()
         if members != self.held_out.shape[1]:
             raise ValueError(f"fitted to {self.held_out.shape[1]} members, the prediction has {members}")
         _check_left(self.held_out, as_mixture(prediction))
@@ -268,13 +267,13 @@ class JackknifePlus(NamedTuple):
 
 def _check_left(sets: np.ndarray, mixture: GaussianMixture) -> None:
     """Raise unless each set of members has a member of positive weight."""
-    if mixture.weights is not None and not (sets & (np.asarray(mixture.weights) > 0)).any(axis=1).all():
-        raise ValueError("some rows were held out only by members whose weight in the mixture is 0")
+    if mixture.weights is not None:
+        for members in sets:
+            if not np.asarray(mixture.by_members(members).weights).any(axis=0).all():
+                raise ValueError("some rows were held out only by members whose weight in the mixture is 0")
 
 
 def _by_members(prediction: Prediction, members: np.ndarray) -> GaussianMixture | Affine:
     """The prediction by some of the members alone."""
-    mixture = as_mixture(prediction)
-    weights = members * (1.0 if mixture.weights is None else np.asarray(mixture.weights))
-    alone = mixture._replace(weights=jnp.asarray(weights, mixture.mean.dtype))
+    alone = as_mixture(prediction).by_members(members)
     return prediction._replace(dist=alone) if isinstance(prediction, Affine) else alone

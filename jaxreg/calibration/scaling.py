@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,7 @@ from jaxtyping import Bool, Float
 from scipy.optimize import minimize_scalar
 
 from jaxreg.data.frames import TableLike
-from jaxreg.distributions.base import Prediction
-from jaxreg.distributions.gaussian import Gaussian
+from jaxreg.distributions.base import Distribution, Prediction
 from jaxreg.distributions.mixture import GaussianMixture
 from jaxreg.distributions.transformed import Affine
 from jaxreg.metrics.checked import check_prediction
@@ -67,19 +66,20 @@ class VarianceScaling(NamedTuple):
         Raises:
             ValueError: as `metrics.check_prediction`, for another score, or if every prediction is exact.
         """
-        return cls(_fit_factor(prediction, y, sample_weight, score=score, scaled=_stretched))
+        return cls(_fit_factor(prediction, y, sample_weight, score=score, scaled="scale_variance"))
 
     def __call__(self, prediction: Scalable) -> Scalable:
         """The prediction with its variance scaled: a Gaussian stays a Gaussian, a mixture a mixture."""
-        return _apply_factor(self.factor, prediction, _stretched)
+        return _apply_factor(self.factor, prediction, "scale_variance")
 
 
 class NoiseScaling(NamedTuple):
     """Multiplies the variance that each member of a mixture predicts, and leaves the members' means.
 
     The members' disagreement needs no factor: more members don't shrink it. The noise that each member
-    predicts does: it is too small after training if the member has overfitted. The variance of a Gaussian is
-    scaled as `VarianceScaling` does.
+    predicts does: it is too small after training if the member has overfitted. The noise of a member that
+    predicts several components is stretched about its mean, which keeps its shape. The variance of a Gaussian
+    is scaled as `VarianceScaling` does.
 
     Attributes:
         factor: of the members' variances; a number or `(d,)`.
@@ -104,7 +104,7 @@ class NoiseScaling(NamedTuple):
         sample_weight: TableLike | None = None,
     ) -> "NoiseScaling":
         """Find the factor that gives held-out rows the best score; as `VarianceScaling.fit`."""
-        return cls(_fit_factor(prediction, y, sample_weight, score=score, scaled=_noisier))
+        return cls(_fit_factor(prediction, y, sample_weight, score=score, scaled="scale_noise"))
 
     @classmethod
     def fit_held_out(
@@ -118,10 +118,13 @@ class NoiseScaling(NamedTuple):
     ) -> "NoiseScaling":
         """Find the factor from rows of the training data, each of which some members of an ensemble held out.
 
-        Each row is scored as if no member had seen it: the ensemble's mixture is moved so that its residual
-        is that of the members that held the row out. The residual of a few members is larger than that of
-        all; it is shrunk by as much as the members' disagreement says. Rows that all members saw are left
-        out.
+        Each row is scored as if no member had seen it. Where each member predicts a Gaussian, the ensemble's
+        mixture is moved so that its residual is that of the members that held the row out; the residual of a
+        few members is larger than that of all, and is shrunk by as much as the members' disagreement says;
+        the score is the NLL. Where members predict several components, each in a place of its own, nothing
+        can be moved: the mixture of those that held the row out is scored, by the CRPS, and the factor is
+        multiplied by the share of their squared error that isn't the members' disagreement, which the
+        ensemble adds itself. Rows that all members saw are left out.
 
         Args:
             prediction: the ensemble's, of all rows that it was trained on: a GaussianMixture over `(n,)` or
@@ -130,7 +133,7 @@ class NoiseScaling(NamedTuple):
             held_out: booleans `(members, n)`, whether a member held a row out.
             sample_weight: weight of each row or value.
             prior_rows: weight of the prior for a factor of 1, in rows; it keeps chance from determining the
-                factor of few rows.
+                factor of few rows. Under the CRPS it shrinks the logarithm of the factor likewise.
 
         Raises:
             ValueError: as `metrics.check_prediction`, or if no row was held out.
@@ -144,26 +147,33 @@ class NoiseScaling(NamedTuple):
             raise ValueError("held_out names no row: there is nothing to find the factor from")
         own = held_out.reshape(held_out.shape + (1,) * (y.ndim - 1))
         weight = np.broadcast_to(own.any(axis=0) * (1.0 if weight is None else weight), y.shape)
-        means, count = np.asarray(mixture.means, np.float64), np.maximum(own.sum(axis=0), 1)
+        means, count = mixture.member_means(), np.maximum(own.sum(axis=0), 1)
         residual = y - np.sum(own * means, axis=0) / count
-        members = len(means)
-        if members > 1:
-            excess = np.var(means, axis=0, ddof=1) * (1 / count - 1 / members)
-            average = partial(np.average, axis=0, weights=weight)
-            share = 1 - average(excess) / average(residual**2)
-            residual = residual * np.sqrt(np.clip(share, LEAST_SHARE, 1))
-        moved = means - means.mean(axis=0) + (y - residual)
-        moved = GaussianMixture(moved.astype(mixture.means.dtype), mixture.log_vars)
-        factor = partial(_best_factor, scaled=_noisier, prior_rows=prior_rows)
+        members, average = len(means), partial(np.average, axis=0, weights=weight)
+        disagreement = np.var(means, axis=0, ddof=1) if members > 1 else np.zeros(y.shape)
+        if isinstance(mixture, GaussianMixture) and len(mixture.means) > members:
+            alone = mixture.by_members(held_out | ~held_out.any(axis=0))
+            found = _for_each_output(
+                partial(_best_factor, scaled="scale_noise", score="crps"), alone, y, weight
+            )
+            noise = average(residual**2) - average(disagreement / count)
+            whole = np.maximum(noise + average(disagreement * (2 / count - 1)), np.finfo(float).tiny)
+            share = noise / whole
+            rows = (weight > 0).sum(axis=0)
+            return cls((found * np.clip(share, LEAST_SHARE, 1)) ** (rows / (rows + prior_rows)))
+        share = 1 - average(disagreement * (1 / count - 1 / members)) / average(residual**2)
+        residual = residual * np.sqrt(np.clip(share, LEAST_SHARE, 1))
+        moved = mixture.moved(y - residual - means.mean(axis=0))
+        factor = partial(_best_factor, scaled="scale_noise", prior_rows=prior_rows)
         return cls(_for_each_output(factor, moved, y, weight))
 
     def __call__(self, prediction: Scalable) -> Scalable:
         """The prediction with its members' variances scaled."""
-        return _apply_factor(self.factor, prediction, _noisier)
+        return _apply_factor(self.factor, prediction, "scale_noise")
 
 
 def _fit_factor(
-    prediction: Prediction, y: TableLike, sample_weight: TableLike | None, *, score: str, scaled: Callable
+    prediction: Prediction, y: TableLike, sample_weight: TableLike | None, *, score: str, scaled: str
 ) -> Float[ArrayLike, "..."]:
     """The factor with the best score, or one for each output."""
     if score not in SCORES:
@@ -171,13 +181,13 @@ def _fit_factor(
     y, weight = check_prediction(prediction, y, sample_weight)
     if isinstance(prediction, Affine):
         prediction, y = prediction.dist, prediction.standardised(y)
-    _check_scalable(prediction)
+    _check_scalable(prediction, scaled)
     weight = np.broadcast_to(1.0 if weight is None else weight, y.shape)
     return _for_each_output(partial(_best_factor, score=score, scaled=scaled), prediction, y, weight)
 
 
 def _for_each_output(
-    factor: Callable, prediction: Gaussian | GaussianMixture, y: np.ndarray, weight: np.ndarray
+    factor: Callable, prediction: Distribution, y: np.ndarray, weight: np.ndarray
 ) -> Float[ArrayLike, "..."]:
     if y.ndim == 1:
         return factor(prediction, y, weight)
@@ -185,35 +195,32 @@ def _for_each_output(
     return np.array([factor(prediction.output(i), y[:, i], weight[:, i]) for i in outputs])
 
 
-def _apply_factor(factor: ArrayLike, prediction: Scalable, scaled: Callable) -> Scalable:
+def _apply_factor(factor: ArrayLike, prediction: Scalable, scaled: str) -> Scalable:
     if np.ndim(factor):
         check_outputs(np.shape(factor), prediction)
-    if isinstance(prediction, Affine):
-        return prediction._replace(dist=_apply_factor(factor, prediction.dist, scaled))
-    _check_scalable(prediction)
+    _check_scalable(prediction, scaled)
     if isinstance(factor, jax.core.Tracer):
-        return scaled(prediction, jnp.log(factor))
+        return getattr(prediction, scaled)(jnp.log(factor))
     # In float64 until the logarithm is taken, which any dtype can hold.
     factor = np.asarray(factor, np.float64)
     if not ((factor > 0) & np.isfinite(factor)).all():
         raise ValueError(f"the factor of the variance must be positive and finite, got {factor}")
-    return scaled(prediction, np.log(factor))
+    return getattr(prediction, scaled)(np.log(factor))
 
 
-def _check_scalable(prediction: Prediction) -> None:
-    if not isinstance(prediction, Gaussian | GaussianMixture):
-        found = type(prediction).__name__
+def _check_scalable(prediction: Prediction, scaled: str) -> None:
+    inner = prediction.dist if isinstance(prediction, Affine) else prediction
+    if not hasattr(inner, scaled):
         raise ValueError(
-            f"the variance of a Gaussian or GaussianMixture can be scaled, not that of a {found}"
+            "the variance of a Gaussian or GaussianMixture can be scaled, not that of a "
+            f"{type(inner).__name__}"
         )
 
 
-def check_held_out(
-    held_out: TableLike, mixture: GaussianMixture, y: np.ndarray
-) -> Bool[np.ndarray, "members n"]:
+def check_held_out(held_out: TableLike, mixture: Any, y: np.ndarray) -> Bool[np.ndarray, "members n"]:
     """Booleans of members and rows, or an error that says what they should be."""
     held_out = np.asarray(held_out)
-    expected = (len(mixture.means), len(y))
+    expected = (mixture.count_members(), len(y))
     if held_out.shape != expected or held_out.dtype != bool:
         raise ValueError(
             f"held_out must be booleans of shape {expected}, members and rows, got {held_out.dtype} of "
@@ -222,33 +229,11 @@ def check_held_out(
     return held_out
 
 
-def _noisier(prediction: Gaussian | GaussianMixture, log_factor: ArrayLike) -> Gaussian | GaussianMixture:
-    """The prediction with its variance, or each member's, scaled; NumPy arrays stay NumPy arrays."""
-    mean, log_var, *weights = prediction
-    if not isinstance(log_factor, jax.Array):
-        log_factor = np.asarray(log_factor, jnp.result_type(mean, 0.0))
-    return type(prediction)(mean, log_var + _of_rank(log_factor, log_var), *weights)
-
-
-def _stretched(prediction: Gaussian | GaussianMixture, log_factor: ArrayLike) -> Gaussian | GaussianMixture:
-    """The prediction with every distance from its mean multiplied."""
-    noisier = _noisier(prediction, log_factor)
-    if isinstance(prediction, Gaussian):
-        return noisier
-    mean = jnp.asarray(prediction.mean)[None]
-    stretch = _of_rank(jnp.exp(0.5 * jnp.asarray(log_factor, mean.dtype)), mean)
-    return noisier._replace(means=mean + stretch * (jnp.asarray(prediction.means) - mean))
-
-
-def _of_rank(values: ArrayLike, like: ArrayLike) -> ArrayLike:
-    return values.reshape((1,) * (np.ndim(like) - values.ndim) + values.shape)
-
-
-def _nll(prediction: Gaussian | GaussianMixture, y: ArrayLike) -> ArrayLike:
+def _nll(prediction: Distribution, y: ArrayLike) -> ArrayLike:
     return -prediction.log_prob(y)
 
 
-def _crps(prediction: Gaussian | GaussianMixture, y: ArrayLike) -> ArrayLike:
+def _crps(prediction: Distribution, y: ArrayLike) -> ArrayLike:
     return prediction.crps(y)
 
 
@@ -257,21 +242,17 @@ SCORES = {"nll": _nll, "crps": _crps}
 
 @partial(jax.jit, static_argnums=(3, 4))
 def _score_scaled(
-    prediction: Gaussian | GaussianMixture,
-    y: ArrayLike,
-    log_factor: ArrayLike,
-    score: Callable,
-    scaled: Callable,
+    prediction: Distribution, y: ArrayLike, log_factor: ArrayLike, score: Callable, scaled: str
 ) -> ArrayLike:
-    return score(scaled(prediction, log_factor), y)
+    return score(getattr(prediction, scaled)(log_factor), y)
 
 
 def _best_factor(
-    prediction: Gaussian | GaussianMixture,
+    prediction: Distribution,
     y: np.ndarray,
     weight: np.ndarray,
     *,
-    scaled: Callable,
+    scaled: str,
     score: str = "nll",
     prior_rows: float = 0.0,
 ) -> float:
@@ -311,9 +292,11 @@ def check_outputs(fitted: tuple[int, ...], prediction: Prediction) -> None:
         raise ValueError(f"the calibration is for outputs of shape {fitted}, the prediction has {found}")
 
 
-def as_mixture(prediction: Prediction) -> GaussianMixture:
+def as_mixture(prediction: Prediction) -> Any:
     """The mixture of members behind a prediction, or an error that names its type."""
     mixture = prediction.dist if isinstance(prediction, Affine) else prediction
-    if not isinstance(mixture, GaussianMixture):
-        raise ValueError(f"the members of a GaussianMixture are needed, got a {type(mixture).__name__}")
+    if not hasattr(mixture, "by_members"):
+        raise ValueError(
+            f"the members of a GaussianMixture or a Mixture are needed, got a {type(mixture).__name__}"
+        )
     return mixture

@@ -31,6 +31,7 @@ Levels = ArrayLike | Sequence[ArrayLike]
 LOG_2PI = float(np.log(2 * np.pi))
 INV_SQRT_PI = float(1 / np.sqrt(np.pi))
 SQRT_HALF = float(np.sqrt(0.5))
+INV_SQRT_2PI = float(1 / np.sqrt(2 * np.pi))
 
 if TYPE_CHECKING:
 
@@ -88,7 +89,8 @@ class Distribution(Prediction, Protocol):
     """A prediction with a density and a cdf: a Gaussian, a GaussianMixture, an Affine or Recalibrated one.
 
     The first three also have `crps(y)`, `log_cdf(y)`, `sample(key, shape)` and `moment_matched()`, exact as
-    all here.
+    all here. What a model may return is also a NamedTuple of arrays, whose `row_axis` says on which axis they
+    have rows: the first array has the whole shape, and one without that axis is the same for all rows.
 
     >>> import jax.numpy as jnp
     >>> from jaxreg import Distribution, Gaussian
@@ -133,9 +135,29 @@ def select_rows(values: Array | np.ndarray, rows: Any, axis: int = 0) -> Array |
     return np.asarray(found) if isinstance(values, np.ndarray) else found
 
 
+def shape_of(dist: Any) -> tuple[int, ...]:
+    """What a distribution is over, `(n,)` or `(n, d)`: the shape of its first array from the rows on."""
+    return np.shape(jax.tree.leaves(dist)[0])[dist.row_axis :]
+
+
+def map_rows(function: Callable, *dists: Any) -> Any:
+    """Distributions of one kind, with a function `(*arrays, axis)` applied to the arrays that have rows."""
+    axis = dists[0].row_axis
+
+    def mapped(first: Any, *others: Any) -> Any:
+        return function(first, *others, axis) if np.ndim(first) > axis else first
+
+    return jax.tree.map(mapped, *dists)
+
+
+def of_rank(values: ArrayLike, like: ArrayLike) -> ArrayLike:
+    """Values, whose axes are the last ones, with as many axes as others have."""
+    return values.reshape((1,) * (np.ndim(like) - values.ndim) + values.shape)
+
+
 def one_line(dist: Any) -> str:
     """A repr: `Gaussian(mean (3,) -1 to 3, std (3,) 0.5 to 2)`."""
-    means, log_vars, *_ = dist
+    means, log_vars, *_ = tuple(dist)
     name, s = type(dist).__name__, dist._fields[0][4:]
     return f"{name}(mean{s} {brief(means)}, std{s} {brief(log_vars, lambda log_var: np.exp(0.5 * log_var))})"
 
@@ -193,19 +215,34 @@ else:
 
 
 def with_checked_weights(dist: Any) -> Any:
-    """The same distribution, or an error if its weights can't be shares."""
+    """The same distribution, or an error if its weights can't be shares, or its members be members."""
     if getattr(dist, "weights", None) is not None:
         check_shares(dist.weights)
+    if getattr(dist, "members", None) is not None:
+        check_members(dist.members, len(dist.means))
     return dist
 
 
 def check_shares(weights: ArrayLike) -> None:
-    """Raise unless members' weights can be shares; traced values pass unchecked."""
+    """Raise unless weights of components can be shares; traced values pass unchecked."""
     if isinstance(weights, jax.core.Tracer):
         return
     weights = np.asarray(weights)
-    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
-        raise ValueError(f"weights must be finite, not negative and not all 0, got {weights}")
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any(axis=0).all()):
+        raise ValueError(f"weights must be finite, not negative and not all 0, got {brief(weights)}")
+
+
+def check_members(members: ArrayLike, components: int) -> None:
+    """Raise unless each of some components has the number of its member; traced values pass unchecked."""
+    if isinstance(members, jax.core.Tracer):
+        return
+    numbers = np.asarray(members)
+    whole = numbers.dtype.kind in "iu" and numbers.shape == (components,)
+    if not whole or numbers.min(initial=0) < 0 or numbers.max(initial=0) >= components:
+        raise ValueError(
+            f"members must be a whole number from 0 to {components - 1} for each of {components} components, "
+            f"got {members}"
+        )
 
 
 def tails(q: ArrayLike | Sequence[ArrayLike], like: ArrayLike) -> tuple[ArrayLike, ArrayLike]:

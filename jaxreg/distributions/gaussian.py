@@ -24,6 +24,7 @@ from jaxreg.distributions.base import (
     both_tails,
     compiled_method,
     compiled_property,
+    of_rank,
     one_line,
     pair,
     result_dtype,
@@ -57,6 +58,7 @@ class Gaussian(Record):
     mean: Floats
     log_var: Floats
 
+    row_axis = 0
     __repr__ = one_line
 
     def __getitem__(self, rows: Any) -> "Gaussian":
@@ -176,6 +178,14 @@ class Gaussian(Record):
     def pit(self, y: Values) -> Float[Array, "..."]:
         """Probability integral transform: the cdf at y, uniform if the prediction is right."""
         return self.cdf(y)
+
+    def scale_variance(self, log_factor: ArrayLike) -> "Gaussian":
+        """The Gaussian with its variance multiplied; NumPy arrays stay NumPy arrays."""
+        if not isinstance(log_factor, jax.Array):
+            log_factor = np.asarray(log_factor, jnp.result_type(self.mean, 0.0))
+        return self._replace(log_var=self.log_var + of_rank(log_factor, self.log_var))
+
+    scale_noise = scale_variance
 
 
 @jax.jit

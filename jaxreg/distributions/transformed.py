@@ -11,9 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxreg.checks import check_same_shape
-from jaxreg.distributions.base import Levels, Record, Values, brief, fill_rows
-from jaxreg.distributions.gaussian import Gaussian
-from jaxreg.distributions.mixture import GaussianMixture
+from jaxreg.distributions.base import Levels, Record, Values, brief, fill_rows, map_rows, shape_of
 
 
 class Affine(Record):
@@ -60,21 +58,19 @@ class Affine(Record):
 
         Rows are filled up to a power of two meanwhile, so that a program serves many numbers of them.
         """
-        n = _rows_of(self.dist)
-        if n is None:
+        over = shape_of(self.dist)
+        if not over:
             return jax.tree.map(_float64, ask(self.dist, *y))
-        mixture = isinstance(self.dist, GaussianMixture)
-        first, second, *weights = self.dist
-        filled = type(self.dist)(fill_rows(first, int(mixture)), fill_rows(second, int(mixture)), *weights)
-        rows = (slice(None),) * axis + (slice(n),)
+        filled, rows = map_rows(fill_rows, self.dist), (slice(None),) * axis + (slice(over[0]),)
         found = ask(filled, *(fill_rows(values) for values in y))
         return jax.tree.map(lambda values: _float64(values)[rows], found)
 
     def standardised(self, y: Values) -> np.ndarray:
         """Values of y in the units of `dist`."""
-        mean = self.dist.means[0] if isinstance(self.dist, GaussianMixture) else self.dist.mean
-        check_same_shape(y=y, mean=mean)
-        return np.asarray((np.asarray(y, np.float64) - self.loc) / self.scale, jnp.result_type(mean))
+        if np.shape(y) != shape_of(self.dist):
+            check_same_shape(y=y, mean=self.dist.mean)
+        dtype = jnp.result_type(jax.tree.leaves(self.dist)[0])
+        return np.asarray((np.asarray(y, np.float64) - self.loc) / self.scale, dtype)
 
     @property
     def mean(self) -> np.ndarray:
@@ -139,13 +135,13 @@ class Affine(Record):
         loc, scale = (a[i] if np.ndim(a) else a for a in (self.loc, self.scale))
         return Affine(self.dist.output(i), loc, scale)
 
+    def scale_variance(self, log_factor: ArrayLike) -> "Affine":
+        """The same with every distance from its mean multiplied."""
+        return self._replace(dist=self.dist.scale_variance(log_factor))
 
-def _rows_of(dist: Any) -> int | None:
-    """The number of rows of a distribution of ours over `(n,)` or `(n, d)`."""
-    if not isinstance(dist, Gaussian | GaussianMixture):
-        return None
-    shape = np.shape(dist.means)[1:] if isinstance(dist, GaussianMixture) else np.shape(dist.mean)
-    return shape[0] if shape else None
+    def scale_noise(self, log_factor: ArrayLike) -> "Affine":
+        """The same with every member's distances from that member's own mean multiplied."""
+        return self._replace(dist=self.dist.scale_noise(log_factor))
 
 
 def _float64(values: ArrayLike) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import flax
 import jax
@@ -10,9 +11,8 @@ from jaxtyping import Array, PyTree
 
 from jaxreg.data.border import check_features
 from jaxreg.data.frames import TableLike
-from jaxreg.distributions.base import fill_rows
-from jaxreg.distributions.gaussian import Gaussian
-from jaxreg.distributions.mixture import GaussianMixture
+from jaxreg.distributions.base import fill_rows, map_rows
+from jaxreg.distributions.families import as_distribution, mixture_of
 from jaxreg.machine import cores
 from jaxreg.networks.models import Model
 from jaxreg.plain import counted
@@ -23,23 +23,24 @@ FEWEST_ROWS = 8
 
 
 @partial(jax.jit, static_argnums=0)
-def _apply(model: Model, params: PyTree, x: Array) -> Gaussian:
-    return Gaussian(*model.apply(params, x))
+def _apply(model: Model, params: PyTree, x: Array) -> Any:
+    return as_distribution(model.apply(params, x))
 
 
-def predict(model: Model, params: PyTree, x: TableLike) -> Gaussian:
-    """Predict a Gaussian for each row of x.
+def predict(model: Model, params: PyTree, x: TableLike) -> Any:
+    """Predict a distribution for each row of x.
 
     Rows are padded to a power of two up to 8,192 and go block by block, so that any number of rows is
     served by a handful of compiled programs. Under `jax.jit` and the like x is taken as it is.
 
     Args:
-        model: a Linen module that returns `(mean, log_var)`.
+        model: a Linen module that returns a distribution, or `(mean, log_var)`.
         params: what `model.init` gave or a `TrainState` holds.
         x: features, `(n, features)`; arrays, data frames and nested lists serve.
 
     Returns:
-        A Gaussian over `(n,)` or `(n, d)`, in the units that the model was trained in.
+        What the model returns, over `(n,)` or `(n, d)`, in the units that it was trained in; `(mean,
+        log_var)` as a Gaussian.
 
     Raises:
         ValueError: if x isn't two-dimensional, has no rows, or holds missing or infinite values; if params
@@ -55,7 +56,7 @@ def predict(model: Model, params: PyTree, x: TableLike) -> Gaussian:
     """
     check_params(params)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((params, x))):
-        return Gaussian(*model.apply(params, x))
+        return as_distribution(model.apply(params, x))
     x = check_features(x)
     try:
         parts = [jax.device_get(_apply(model, params, block)) for block in row_blocks(x, PREDICTION_BLOCK)]
@@ -100,31 +101,36 @@ def row_blocks(x: np.ndarray, size: int) -> list[np.ndarray]:
     return [*whole, fill_rows(last, fewest=FEWEST_ROWS, most=size)]
 
 
-def join_blocks(parts: list[PyTree], n: int, axis: int = 0) -> PyTree:
-    """What blocks of rows gave, along an axis, without what filled them up.
+def join_blocks(parts: list[Any], n: int) -> Any:
+    """The distribution of all blocks' rows, without what filled them up.
 
     In NumPy: a slice of a device array is one more program for each new length.
     """
-    kept = (slice(None),) * axis + (slice(n),)
-    return jax.tree.map(lambda *a: jax.device_put(np.concatenate(a, axis)[kept]), *parts)
+
+    def joined(*blocks_and_axis: Any) -> np.ndarray:
+        *blocks, axis = blocks_and_axis
+        return np.concatenate(blocks, axis)[(slice(None),) * axis + (slice(n),)]
+
+    return jax.device_put(map_rows(joined, *parts))
 
 
 # Rows that a core predicts at once, of all members: few enough that the cores share a few thousand rows.
 ENSEMBLE_PREDICTION_BLOCK = 2048
 
 
-def predict_ensemble(model: Model, params: PyTree, x: TableLike) -> GaussianMixture:
-    """Predict the mixture of an ensemble's members for each row of x, on every core of a CPU.
+def predict_ensemble(model: Model, params: PyTree, x: TableLike) -> Any:
+    """Predict the exact mixture of an ensemble's members for each row of x, on every core of a CPU.
 
     Rows are padded and go block by block, as in `predict`. Under `jax.jit` and the like x is taken as it is.
 
     Args:
-        model: a Linen module that returns `(mean, log_var)`.
+        model: a Linen module that returns a distribution, or `(mean, log_var)`.
         params: parameters with a leading axis of members, such as `fit_ensemble`'s `states.params`.
         x: features, `(n, features)`; arrays, data frames and nested lists serve.
 
     Returns:
-        A mixture over `(n,)` or `(n, d)`, in the units that the members were trained in.
+        A mixture over `(n,)` or `(n, d)`, in the units that the members were trained in; a `GaussianMixture`
+        of members that predict Gaussians or mixtures of them.
 
     Raises:
         ValueError: if the parameters differ in their number of members, or x isn't two-dimensional, has no
@@ -145,7 +151,7 @@ def predict_ensemble(model: Model, params: PyTree, x: TableLike) -> GaussianMixt
     if len(counts) != 1 or counts[0] == 0:
         raise ValueError(f"params must have a leading axis of members, its leaves have lengths {counts}")
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((params, x))):
-        return GaussianMixture(*jax.vmap(model.apply, (0, None))(params, x))
+        return mixture_of(jax.vmap(partial(_apply, model), (0, None))(params, x))
     on_cpu = jax.default_backend() == "cpu"
     blocks = row_blocks(check_features(x), ENSEMBLE_PREDICTION_BLOCK if on_cpu else PREDICTION_BLOCK)
     params = jax.device_put(params)
@@ -160,16 +166,16 @@ def predict_ensemble(model: Model, params: PyTree, x: TableLike) -> GaussianMixt
         one_member = jax.tree.map(lambda leaf: leaf[0], params)
         raise ValueError(misfit(model, one_member, blocks[0]) or str(error)) from error
 
-    def one(block: np.ndarray) -> GaussianMixture:
+    def one(block: np.ndarray) -> Any:
         with jax.enable_x64(wide):
             return jax.device_get(programs[len(block)](params, block))
 
     with ThreadPoolExecutor(cores() if on_cpu else 1) as pool:
-        return join_blocks(list(pool.map(one, blocks)), len(x), axis=1)
+        return join_blocks(list(pool.map(one, blocks)), len(x))
 
 
 @partial(jax.jit, static_argnames=("model", "in_turn"))
-def _apply_members(model: Model, params: PyTree, x: Array, *, in_turn: bool) -> GaussianMixture:
+def _apply_members(model: Model, params: PyTree, x: Array, *, in_turn: bool) -> Any:
     if in_turn:
-        return GaussianMixture(*jax.lax.map(lambda own: tuple(model.apply(own, x)), params))
-    return GaussianMixture(*jax.vmap(model.apply, (0, None))(params, x))
+        return mixture_of(jax.lax.map(lambda own: _apply(model, own, x), params))
+    return mixture_of(jax.vmap(partial(_apply, model), (0, None))(params, x))
