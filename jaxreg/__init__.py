@@ -15,15 +15,24 @@ if TYPE_CHECKING:
     from jaxreg.columns import Columns as Columns
     from jaxreg.data import Scaler as Scaler
     from jaxreg.distributions import Affine as Affine
+    from jaxreg.distributions import Clipped as Clipped
     from jaxreg.distributions import Distribution as Distribution
     from jaxreg.distributions import Gaussian as Gaussian
     from jaxreg.distributions import GaussianMixture as GaussianMixture
+    from jaxreg.distributions import Laplace as Laplace
+    from jaxreg.distributions import LogNormal as LogNormal
+    from jaxreg.distributions import Mixture as Mixture
     from jaxreg.distributions import Prediction as Prediction
+    from jaxreg.distributions import StudentT as StudentT
+    from jaxreg.distributions import Transformed as Transformed
+    from jaxreg.distributions import register_family as register_family
     from jaxreg.estimator import DeepEnsembleRegressor as DeepEnsembleRegressor
     from jaxreg.model.fitted import Fitted as Fitted
     from jaxreg.networks import ColumnEmbedding as ColumnEmbedding
+    from jaxreg.networks import FamilyRegressor as FamilyRegressor
     from jaxreg.networks import MeanOnlyRegressor as MeanOnlyRegressor
     from jaxreg.networks import MeanVarRegressor as MeanVarRegressor
+    from jaxreg.networks import MixtureRegressor as MixtureRegressor
     from jaxreg.networks import NaturalRegressor as NaturalRegressor
     from jaxreg.networks import PeriodicEmbedding as PeriodicEmbedding
     from jaxreg.networks import predict as predict
@@ -59,11 +68,12 @@ HOMES = {
     "cache": "use_cache",
     "columns": "Columns",
     "data": "Scaler",
-    "distributions": "Affine Distribution Gaussian GaussianMixture Prediction",
+    "distributions": "Affine Clipped Distribution Gaussian GaussianMixture Laplace LogNormal Mixture "
+    "Prediction StudentT Transformed register_family",
     "estimator": "DeepEnsembleRegressor",
     "model.fitted": "Fitted",
-    "networks": "ColumnEmbedding MeanOnlyRegressor MeanVarRegressor NaturalRegressor PeriodicEmbedding "
-    "predict predict_ensemble start_variance",
+    "networks": "ColumnEmbedding FamilyRegressor MeanOnlyRegressor MeanVarRegressor MixtureRegressor "
+    "NaturalRegressor PeriodicEmbedding predict predict_ensemble start_variance",
     "training": "History Hook Run Trainer TrainState adamw beta_nll by_head crps_gaussian faithful_nll fit "
     "fit_ensemble gaussian_nll make_trainer mean_nll run_epochs scaled_nll sgd squared_error "
     "torch_gaussian_nll warm_up without_failed",

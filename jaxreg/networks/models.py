@@ -1,4 +1,4 @@
-"""Flax Linen modules that map x to a Gaussian."""
+"""Flax Linen modules that map x to a distribution over y."""
 
 import dataclasses
 import operator
@@ -15,14 +15,16 @@ from jaxtyping import Array, Num, PyTree
 
 from jaxreg import settings
 from jaxreg.data.border import default_dtype
+from jaxreg.distributions.families import FAMILIES
 from jaxreg.distributions.gaussian import Gaussian
+from jaxreg.distributions.mixture import GaussianMixture
 
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)), which is how torch.nn.Linear starts its weights.
 torch_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 ACTIVATIONS = {name: getattr(nn, name) for name in settings.ACTIVATIONS}
 VARIANCE_BIAS = -1.0
-SMALLEST_VARIANCE = 1e-6
+SMALLEST_STD = 1e-3
 SMALLEST_PRECISION = 1e-6
 
 # A Linen module, or anything with `init(key, x)` and `apply(variables, x)`.
@@ -32,7 +34,7 @@ Model = Any
 UNSAVED = ("parent", "name")
 
 # Names that the parameters of the variance have in the models here; a user's own do well to keep to them.
-VARIANCE_NAMES = ("log_var_head", "precision_head", "log_var")
+VARIANCE_NAMES = ("log_var_head", "precision_head", "log_var", "weight_head")
 
 
 def torch_bias_init(fan_in: int) -> Callable[..., Array]:
@@ -102,12 +104,19 @@ class _Regressor(nn.Module):
         out = self._linear(x, self.outputs or 1, name, bias_init)
         return out[..., 0] if self.outputs is None else out
 
+    def _heads(self, x: Array, name: str, bias_init: Callable[..., Array]) -> Array:
+        """A head for each component, which are the leading axis."""
+        out = self._linear(x, self.components * (self.outputs or 1), name, bias_init)
+        out = jnp.moveaxis(out.reshape(*out.shape[:-1], self.components, -1), -2, 0)
+        return out[..., 0] if self.outputs is None else out
+
 
 class MeanVarRegressor(_Regressor):
     """A network that gives a mean and a variance for each input (heteroscedastic).
 
-    Hidden layers shared by two linear heads; the variance is `softplus(head) + 1e-6`, its bias starts
-    at -1. Nix & Weigend 1994, "Estimating the mean and variance of the target probability distribution".
+    Hidden layers shared by two linear heads; the variance is `softplus(head) + smallest_std^2`, its bias
+    starts at -1. Nix & Weigend 1994, "Estimating the mean and variance of the target probability
+    distribution".
 
     Args:
         hidden: widths of the hidden layers; a single number is one layer.
@@ -118,6 +127,7 @@ class MeanVarRegressor(_Regressor):
         bias_init: initialiser of the biases; None is that of `torch.nn.Linear`.
         detach_variance: the variance head reads the features as constants, so that it has no part in what
             they become; `faithful_nll` wants that.
+        smallest_std: a floor under the standard deviation, in units of y.
 
     Raises:
         ValueError: if a width or `outputs` isn't a positive whole number, or the activation isn't known.
@@ -133,6 +143,7 @@ class MeanVarRegressor(_Regressor):
     """
 
     detach_variance: bool = False
+    smallest_std: float = SMALLEST_STD
 
     @nn.compact
     def __call__(self, x: Num[ArrayLike, "... features"]) -> Gaussian:
@@ -142,7 +153,7 @@ class MeanVarRegressor(_Regressor):
         if self.detach_variance:
             features = jax.lax.stop_gradient(features)
         raw = self._head(features, "log_var_head", nn.initializers.constant(VARIANCE_BIAS))
-        return Gaussian(mean, jnp.log(nn.softplus(raw) + SMALLEST_VARIANCE))
+        return Gaussian(mean, jnp.log(nn.softplus(raw) + self.smallest_std**2))
 
 
 class NaturalRegressor(_Regressor):
@@ -172,6 +183,116 @@ class NaturalRegressor(_Regressor):
         start = np.log(np.expm1(1 / np.log1p(np.exp(VARIANCE_BIAS))))
         raw = self._head(features, "precision_head", nn.initializers.constant(start))
         return Gaussian.from_natural(eta_1, -0.5 * (nn.softplus(raw) + SMALLEST_PRECISION))
+
+
+class MixtureRegressor(_Regressor):
+    """A network that gives a mixture of Gaussians for each input: noise of any shape.
+
+    Three linear heads give each component its mean, its variance by a softplus, and by a softmax over the
+    components its weight. Bishop 1994, "Mixture density networks". With several outputs each has a mixture of
+    its own.
+
+    Args:
+        components: how many.
+        smallest_std: a floor under the standard deviation of each component, in units of y: where targets are
+            rounded, or many are equal, the density of a component on one value has no bound.
+        others: as `MeanOnlyRegressor`.
+
+    Raises:
+        ValueError: also if `components` isn't a positive whole number.
+
+    >>> import jax
+    >>> from jaxreg import MixtureRegressor
+    >>> model = MixtureRegressor(components=3, hidden=(32, 32))
+    >>> x = jax.numpy.ones((5, 2))
+    >>> dist = model.apply(model.init(jax.random.key(0), x), x)
+    >>> dist.means.shape, dist.mean.shape
+    ((3, 5), (5,))
+    """
+
+    components: int = 4
+    smallest_std: float = SMALLEST_STD
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "components", _checked_width("components", self.components))
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: Num[ArrayLike, "... features"]) -> GaussianMixture:
+        """Map features to a mixture over y, whose components are all one member's."""
+        features = self._trunk(x)
+        # Apart at the start, so that each learns something else.
+        means = self._heads(features, "mean_head", _spread(self.components))
+        raw = self._heads(features, "log_var_head", nn.initializers.constant(VARIANCE_BIAS))
+        weights = nn.softmax(self._heads(features, "weight_head", nn.initializers.zeros_init()), axis=0)
+        log_vars = jnp.log(nn.softplus(raw) + self.smallest_std**2)
+        return GaussianMixture(means, log_vars, weights, np.zeros(self.components, np.int32))
+
+
+class FamilyRegressor(_Regressor):
+    """A network that gives a distribution of some family for each input: a linear head for each field.
+
+    Args:
+        family: name of a family among `distributions.FAMILIES`: StudentT, Laplace, LogNormal, or one of your
+            own, after `distributions.register_family`.
+        others: as `MeanOnlyRegressor`.
+
+    Raises:
+        ValueError: also for a family that isn't registered.
+
+    >>> import jax
+    >>> from jaxreg import FamilyRegressor
+    >>> model = FamilyRegressor(family="StudentT", hidden=(32, 32))
+    >>> x = jax.numpy.ones((5, 3))
+    >>> model.apply(model.init(jax.random.key(0), x), x).log_df.shape
+    (5,)
+    """
+
+    family: str = "StudentT"
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ValueError(
+                f"no family is registered as {self.family!r}, there are {', '.join(FAMILIES)}; "
+                "jaxreg.distributions.register_family adds one"
+            )
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: Num[ArrayLike, "... features"]) -> Any:
+        """Map features to a distribution of the family over y."""
+        features, family = self._trunk(x), FAMILIES[self.family]
+        return family.from_raw(*(self._head(features, f"{field}_head") for field in family._fields))
+
+
+def _spread(components: int) -> Callable[..., Array]:
+    """Initialiser of biases that puts the means of components at 0, 0.5, -0.5, 1, -1 and so on."""
+    places = np.arange(components)
+    at = (places + 1) // 2 * np.where(places % 2, 0.5, -0.5)
+
+    def init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+        return jnp.repeat(jnp.asarray(at, dtype), shape[0] // components)
+
+    return init
+
+
+def with_components(model: MixtureRegressor, params: PyTree, components: int) -> tuple[nn.Module, PyTree]:
+    """A model of the first components alone, and its parameters; of one component a `MeanVarRegressor`.
+
+    Exact where the others weigh nothing. Parameters may have leading axes, of members for example.
+    """
+    shared = {
+        field.name: getattr(model, field.name)
+        for field in dataclasses.fields(model)
+        if field.name not in (*UNSAVED, "components")
+    }
+    kind = MeanVarRegressor if components == 1 else partial(MixtureRegressor, components=components)
+    width, own = components * (model.outputs or 1), dict(params["params"])
+    for name in ("mean_head", "log_var_head", "weight_head"):
+        own[name] = jax.tree.map(lambda leaf: leaf[..., :width], own[name])
+    if components == 1:
+        del own["weight_head"]
+    return kind(**shared), params | {"params": own}
 
 
 class MeanOnlyRegressor(_Regressor):
@@ -246,7 +367,7 @@ def start_variance(model: nn.Module, params: PyTree, variance: ArrayLike) -> PyT
         model: a `MeanVarRegressor` or `MeanOnlyRegressor`.
         params: its parameters; they aren't changed.
         variance: positive, a number, or one for each output `(d,)`, in the units of training. A
-            `MeanVarRegressor` takes what is below 2e-6 for that.
+            `MeanVarRegressor` takes what is below twice the square of its `smallest_std` for that.
 
     Raises:
         ValueError: for another model, or if a variance isn't positive and finite, or of another shape.
@@ -268,7 +389,8 @@ def start_variance(model: nn.Module, params: PyTree, variance: ArrayLike) -> PyT
     own = dict(params["params"])
     if isinstance(model, MeanVarRegressor):
         head = own["log_var_head"]
-        above = jnp.maximum(variance - SMALLEST_VARIANCE, SMALLEST_VARIANCE)
+        smallest = model.smallest_std**2
+        above = jnp.maximum(variance - smallest, smallest)
         # The inverse of log(1 + exp(b)), in a form that keeps its digits for large variances.
         bias = jnp.broadcast_to(above + jnp.log(-jnp.expm1(-above)), head["bias"].shape)
         own["log_var_head"] = head | {"bias": bias.astype(head["bias"].dtype)}

@@ -21,7 +21,7 @@ from jaxreg.training.trainer import Batch, Trainer, TrainState, state_shapes
 # Rows of a source that are kept in memory to validate members, over all folds.
 HELD_OUT_ROWS = 2**17
 # Scores that ignore rows of weight 0, so that held-out rows may be padded too.
-WEIGHTED_SCORES = mean_nll, scaled_nll
+WEIGHTED_SCORES = None, mean_nll, scaled_nll
 
 
 class Asked(NamedTuple):
@@ -145,7 +145,7 @@ def _filled_validation(
     trainer: Trainer, validation: Batch, rows: np.ndarray | None
 ) -> tuple[Batch, np.ndarray | None]:
     """Held-out rows, padded to size classes if the score ignores padding."""
-    made_of = getattr(getattr(trainer.init, "func", None), "made_of", [None])
+    made_of = getattr(getattr(trainer.init, "func", None), "made_of", [...])
     if made_of[-1] not in WEIGHTED_SCORES:
         absent = rows is not None and (rows < 0).any()
         return _weighted(validation) if absent else validation, rows

@@ -7,14 +7,20 @@ trained with them by `gaussian_nll` or by the CRPS.
 
 from collections.abc import Callable
 from functools import lru_cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxreg.checks import check_same_shape
 from jaxreg.distributions.gaussian import Gaussian
+from jaxreg.distributions.mixture import GaussianMixture
+
+# Factors of the variance that `scaled_nll` tries for a mixture.
+LOG_FACTORS = np.linspace(-1.0, 3.0, 9)
 
 
 def gaussian_nll(
@@ -47,6 +53,11 @@ def gaussian_nll(
     # Scaled before it is squared: residuals of 1e30 or a std of 1e-30 have no float32 square.
     z = (y - mean) * jnp.exp(-0.5 * log_var)
     return 0.5 * (log_var + z * z)
+
+
+def nll(y: ArrayLike, dist: Any) -> Array:
+    """The negative log density of each entry, that of a Gaussian without its constant."""
+    return gaussian_nll(y, *tuple(dist)) if isinstance(dist, Gaussian) else -dist.log_prob(y)
 
 
 def squared_error(
@@ -83,8 +94,8 @@ def beta_nll(beta: float | int = 0.5) -> Callable[[Array, Array, Array], Array]:
         beta: from 0 to 1.
 
     Returns:
-        A loss `(y, mean, log_var) -> loss`; the same function for the same beta, so that trainers share
-        their compiled programs.
+        A loss `(y, mean, log_var) -> loss`, or `(y, *fields)` of a GaussianMixture, whose variance is then
+        the factor; the same function for the same beta, so that trainers share their compiled programs.
 
     Raises:
         ValueError: if beta lies outside [0, 1].
@@ -104,8 +115,18 @@ def _beta_nll(beta: float) -> Callable[[Array, Array, Array], Array]:
     return partial(_loss_of_beta, beta)  # which can be pickled
 
 
-def _loss_of_beta(beta: float, y: ArrayLike, mean: ArrayLike, log_var: ArrayLike) -> Array:
-    return jnp.exp(beta * jax.lax.stop_gradient(jnp.asarray(log_var))) * gaussian_nll(y, mean, log_var)
+def _loss_of_beta(
+    beta: float, y: ArrayLike, mean: ArrayLike, log_var: ArrayLike, *more: ArrayLike | None
+) -> Array:
+    dist = distribution_of(mean, log_var, *more)
+    log_var = dist.log_var if isinstance(dist, Gaussian) else 2 * jnp.log(dist.std)
+    return jnp.exp(beta * jax.lax.stop_gradient(jnp.asarray(log_var))) * nll(y, dist)
+
+
+def distribution_of(mean: ArrayLike, log_var: ArrayLike, *more: ArrayLike | None) -> Any:
+    """The distribution of ours that has these fields: a Gaussian, or with more of them a GaussianMixture."""
+    fields = (None if part is None else jnp.asarray(part) for part in (mean, log_var, *more))
+    return (GaussianMixture if more else Gaussian)(*fields)
 
 
 def faithful_nll(
@@ -137,11 +158,9 @@ def faithful_nll(
 
 
 def crps_gaussian(
-    y: Float[ArrayLike, "*shape"],
-    mean: Float[ArrayLike, "*shape"],
-    log_var: Float[ArrayLike, "*shape"],
+    y: Float[ArrayLike, "*shape"], mean: ArrayLike, log_var: ArrayLike, *more: ArrayLike | None
 ) -> Float[Array, "*shape"]:
-    """Continuous ranked probability score of a Gaussian, in units of y; single far-off values move it less.
+    """Continuous ranked probability score, in units of y; single far-off values move it less.
 
     Gneiting et al. 2005, "Calibrated probabilistic forecasting using ensemble model output statistics and
     minimum CRPS estimation".
@@ -150,6 +169,8 @@ def crps_gaussian(
         y: targets, `(n,)` or `(n, d)`.
         mean: predicted means, the same shape and units.
         log_var: predicted log variances, the same shape.
+        *more: with the weights and members of a GaussianMixture the first two are its means and log
+            variances.
 
     Raises:
         ValueError: if the shapes differ.
@@ -159,8 +180,9 @@ def crps_gaussian(
     >>> print(f"{crps_gaussian(jnp.zeros(1), mean=jnp.zeros(1), log_var=jnp.zeros(1))[0]:.4f}")
     0.2337
     """
-    check_same_shape(y=y, mean=mean, log_var=log_var)
-    return Gaussian(jnp.asarray(mean), jnp.asarray(log_var)).crps(y)
+    if not more:
+        check_same_shape(y=y, mean=mean, log_var=log_var)
+    return distribution_of(mean, log_var, *more).crps(jnp.asarray(y))
 
 
 def torch_gaussian_nll(
@@ -211,22 +233,25 @@ def mean_nll(
         log_var: predicted log variances, the same shape.
         weight: of each value, the same shape, 0 for an absent one; None weights all equally.
     """
-    return _average(gaussian_nll(y, mean, log_var), weight, None)
+    return average(gaussian_nll(y, mean, log_var), weight)
 
 
 def scaled_nll(
     y: Float[Array, "*shape"],
-    mean: Float[Array, "*shape"],
-    log_var: Float[Array, "*shape"],
-    weight: Float[Array, "*shape"] | None = None,
+    mean: ArrayLike,
+    log_var: ArrayLike,
+    *more: ArrayLike | None,
+    weight: ArrayLike | None = None,
 ) -> Float[Array, ""]:
-    """`mean_nll` with all variances of an output multiplied by one factor, as `calibration` does.
+    """`mean_nll` with the noise of an output scaled by one factor of the variance, as `calibration` does.
 
-    The factor is the mean of `(y - mean)^2 / var` and one more value of 1, which steadies it for few rows. In
-    training, variances fall below the errors of fresh rows long before the means stop improving; `mean_nll`
-    then keeps too early an epoch for a network whose variances will be scaled.
+    In training, variances fall below the errors of fresh rows long before the means stop improving;
+    `mean_nll` then keeps too early an epoch for a network whose variances will be scaled. The factor of a
+    Gaussian is the mean of `(y - mean)^2 / var` and one more value of 1, which steadies it for few rows; that
+    of a mixture is the best of nine.
 
-    The arguments are those of `mean_nll`.
+    The arguments are those of `mean_nll`; with weights and members of a GaussianMixture before the weight of
+    rows the first two are its means and log variances.
 
     >>> import jax.numpy as jnp
     >>> from jaxreg import mean_nll, scaled_nll
@@ -234,13 +259,23 @@ def scaled_nll(
     >>> print(f"{mean_nll(y, mean, log_var):.2f} {scaled_nll(y, mean, log_var):.2f}")
     4.50 1.60
     """
-    squared = _average(jnp.square((y - mean) * jnp.exp(-0.5 * log_var)), weight, 0)
-    rows = y.shape[0] if weight is None else (weight > 0).sum(0, dtype=squared.dtype)
-    factor = (rows * squared + 1) / (rows + 1)
-    return 0.5 * jnp.mean(_average(log_var, weight, 0) + jnp.log(factor) + squared / factor)
+    if len(more) % 2:  # the weight stands last, or after the fields
+        *more, weight = more
+    rows = y.shape[0] if weight is None else (weight > 0).sum(0, dtype=y.dtype)
+    dist = distribution_of(mean, log_var, *more)
+    if isinstance(dist, Gaussian):
+        squared = average(jnp.square((y - dist.mean) * jnp.exp(-0.5 * dist.log_var)), weight, 0)
+        factor = (rows * squared + 1) / (rows + 1)
+        return 0.5 * jnp.mean(average(dist.log_var, weight, 0) + jnp.log(factor) + squared / factor)
+
+    def of_factor(log_factor: Array) -> Array:
+        prior = 0.5 * (log_factor + jnp.exp(-log_factor))
+        return (rows * average(nll(y, dist.scale_noise(log_factor)), weight, 0) + prior) / (rows + 1)
+
+    return jax.lax.map(of_factor, jnp.asarray(LOG_FACTORS, y.dtype)).min(axis=0).mean()
 
 
-def _average(values: Array, weight: Array | None, axis: int | None) -> Array:
+def average(values: Array, weight: Array | None, axis: int | None = None) -> Array:
     """The weighted mean; 0 where there is no weight."""
     if weight is None:
         return values.mean(axis)

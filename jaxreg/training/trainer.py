@@ -19,11 +19,14 @@ from jaxreg.checks import as_key, check_same_shape, over_outputs
 from jaxreg.data.border import check_features
 from jaxreg.data.frames import TableLike
 from jaxreg.data.rows import batch_order
+from jaxreg.distributions.base import shape_of
+from jaxreg.distributions.families import as_distribution
 from jaxreg.networks.models import Model
-from jaxreg.training.losses import gaussian_nll, mean_nll
+from jaxreg.training.losses import average, nll
 
-Loss = Callable[[Array, Array, Array], Array]
-Score = Callable[[Array, Array, Array, Array | None], Array]
+# `(y, *fields) -> loss` of each entry, and `(y, *fields, weight) -> score` of all.
+Loss = Callable[..., Array]
+Score = Callable[..., Array]
 Batch = tuple[TableLike, ...] | list[TableLike]
 
 
@@ -46,7 +49,7 @@ class Trainer:
             or `(x, y, weight)` with weights `(n,)` or `(n, d)`, 0 for an absent target; the loss is
             `sum(weight * loss) / sum(weight)`. A batch of weight 0 has loss 0 and changes nothing. A weight
             of -1 marks a row that repeats another to pad the batch: it counts as 0, and y is left as is.
-        nll: `(params, batch) -> gaussian_nll` of each entry, whatever loss is trained on.
+        nll: `(params, batch) -> nll` of each entry, whatever loss is trained on.
         score: `(params, batch) -> score`, one number for all held-out rows, by which `fit` picks the epoch.
     """
 
@@ -63,8 +66,8 @@ class Trainer:
 def make_trainer(
     model: Model,
     optimizer: optax.GradientTransformation,
-    loss: Loss = gaussian_nll,
-    score: Score = mean_nll,
+    loss: Loss | None = None,
+    score: Score | None = None,
 ) -> Trainer:
     """Build the functions that train a model.
 
@@ -75,14 +78,15 @@ def make_trainer(
     A trainer can be pickled where its optimizer, loss and score can, as all of `jaxreg` can.
 
     Args:
-        model: a Linen module with only `params` that returns `(mean, log_var)`, or anything with
-            `init(key, x) -> variables` and `apply(variables, x) -> (mean, log_var)`.
+        model: a Linen module with only `params` that returns a distribution, of which `(mean, log_var)` is a
+            Gaussian; or anything with `init(key, x) -> variables` and `apply(variables, x)` likewise.
         optimizer: `sgd(...)` or any Optax transformation; those that ask for the loss, such as `optax.lbfgs`
             and `optax.contrib.reduce_on_plateau`, are given it.
-        loss: elementwise, `(y, mean, log_var) -> loss`. The model's output is read as a Gaussian afterwards,
-            whatever the loss: intervals are a Gaussian's under a Student-t or Laplace loss too.
-        score: of held-out rows, `(y, mean, log_var, weight) -> score`, lower is better; `scaled_nll` if the
-            variance will be scaled afterwards.
+        loss: elementwise, `(y, *fields) -> loss` of the distribution's fields; None is `-log_prob(y)`, that
+            of a Gaussian without its constant, `gaussian_nll`. What the model returns is predicted
+            afterwards, whatever the loss: under another loss intervals of a Gaussian are a Gaussian's.
+        score: of held-out rows, `(y, *fields, weight) -> score`, lower is better; `scaled_nll` if the noise
+            will be scaled afterwards. None is the mean of `-log_prob(y)`, as above.
 
     Raises:
         TypeError: for a model without `init` and `apply`, and for a loss with other arguments.
@@ -121,18 +125,22 @@ def check_parts(model: Model, optimizer: Any, loss: Any) -> None:
     if not all(callable(getattr(optimizer, part, None)) for part in ("init", "update")):
         given = getattr(optimizer, "__name__", repr(optimizer))
         raise TypeError(f"optimizer must be one of Optax's or jaxreg.sgd(1e-3), got {given}: call it first")
+    if loss is None:
+        return
     if not callable(loss):
-        raise TypeError(f"loss must be a function of (y, mean, log_var), got {loss!r}")
+        raise TypeError(f"loss must be a function of (y, *fields) such as (y, mean, log_var), got {loss!r}")
     try:
-        inspect.signature(loss).bind(None, None, None)
-    except TypeError:
-        called = getattr(loss, "__name__", repr(loss))
-        raise TypeError(
-            f"loss must take (y, mean, log_var), {called} takes {inspect.signature(loss)}: a function that "
-            "makes a loss is called first, as in beta_nll(0.5)"
-        ) from None
+        takes = inspect.signature(loss).parameters.values()
     except ValueError:  # its signature can't be read
         return
+    if not any(each.kind is each.VAR_POSITIONAL for each in takes):
+        if sum(each.kind is not each.KEYWORD_ONLY for each in takes) < 2:
+            called = getattr(loss, "__name__", repr(loss))
+            raise TypeError(
+                f"loss must take (y, *fields) such as (y, mean, log_var), {called} takes "
+                f"{inspect.signature(loss)}: a function that makes a loss is called first, as in "
+                "beta_nll(0.5)"
+            )
 
 
 def _remade(start: Callable, made_of: tuple) -> Trainer:
@@ -142,7 +150,9 @@ def _remade(start: Callable, made_of: tuple) -> Trainer:
 
 
 @lru_cache(maxsize=256)
-def _functions(model: Model, update: Callable, told: bool, loss: Loss, score: Score) -> tuple[Callable, ...]:
+def _functions(
+    model: Model, update: Callable, told: bool, loss: Loss | None, score: Score | None
+) -> tuple[Callable, ...]:
     """The functions of a trainer, cached so that equal arguments share one compiled program.
 
     `told` says whether the optimizer's update takes the loss too.
@@ -151,7 +161,7 @@ def _functions(model: Model, update: Callable, told: bool, loss: Loss, score: Sc
     @jax.jit
     def start(optimizer_init: Callable, key: Array, x: Array) -> TrainState:
         params = model.init(key, x)
-        _check_model(model, params, x)
+        _check_model(model, params, x, (loss, score))
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer_init(params))
 
     def init(optimizer_init: Callable, key: Array | int, x: TableLike) -> TrainState:
@@ -161,11 +171,16 @@ def _functions(model: Model, update: Callable, told: bool, loss: Loss, score: Sc
 
     init.made_of, init.start = (model, update, told, loss, score), start
 
-    def batch_loss(params: PyTree, batch: Batch) -> tuple[Array, Array | None]:
+    def predicted(params: PyTree, batch: Batch) -> tuple[Any, Array, Array | None]:
         x, y, weight = _present(batch)
-        mean, log_var = model.apply(params, x)
-        check_same_shape(y=y, mean=mean)
-        losses = loss(y.astype(mean.dtype), mean, log_var)
+        dist = as_distribution(model.apply(params, x))
+        if y.shape != shape_of(dist):
+            check_same_shape(y=y, mean=dist.mean)
+        return dist, y.astype(jax.tree.leaves(dist)[0].dtype), weight
+
+    def batch_loss(params: PyTree, batch: Batch) -> tuple[Array, Array | None]:
+        dist, y, weight = predicted(params, batch)
+        losses = nll(y, dist) if loss is None else loss(y, *tuple(dist))
         if jnp.shape(losses) != y.shape:
             raise ValueError(f"the loss must be elementwise: for y {y.shape} it returned {jnp.shape(losses)}")
         return _weighted_mean(losses, weight)
@@ -184,19 +199,16 @@ def _functions(model: Model, update: Callable, told: bool, loss: Loss, score: Sc
         return (new if total is None else where(total > 0, new, state)), value
 
     @jax.jit
-    def nll(params: PyTree, batch: Batch) -> Array:
-        x, y, _ = _present(batch)
-        mean, log_var = model.apply(params, x)
-        return gaussian_nll(y.astype(mean.dtype), mean, log_var)
+    def nll_of_each(params: PyTree, batch: Batch) -> Array:
+        dist, y, _ = predicted(params, batch)
+        return nll(y, dist)
 
     @jax.jit
     def score_all(params: PyTree, batch: Batch) -> Array:
-        x, y, weight = _present(batch)
-        mean, log_var = model.apply(params, x)
-        check_same_shape(y=y, mean=mean)
-        return score(y.astype(mean.dtype), mean, log_var, weight)
+        dist, y, weight = predicted(params, batch)
+        return average(nll(y, dist), weight) if score is None else score(y, *tuple(dist), weight)
 
-    return init, step, nll, score_all
+    return init, step, nll_of_each, score_all
 
 
 def state_shapes(trainer: Trainer, key: Array, x: np.ndarray) -> TrainState:
@@ -267,8 +279,8 @@ def where(condition: Array | bool, new: PyTree, old: PyTree) -> PyTree:
     return jax.tree.map(partial(jnp.where, condition), new, old)
 
 
-def _check_model(model: Model, variables: PyTree, x: Array) -> None:
-    """Raise unless the model holds only `params`, needs no random numbers, and returns (mean, log_var)."""
+def _check_model(model: Model, variables: PyTree, x: Array, of_fields: tuple[Callable | None, ...]) -> None:
+    """Raise unless the model holds only `params`, needs no random numbers, and returns a distribution."""
     name = type(model).__name__
     extra = sorted(set(variables) - {"params"})
     if extra:
@@ -283,10 +295,36 @@ def _check_model(model: Model, variables: PyTree, x: Array) -> None:
             f"{name} asks for random numbers at each call, as Dropout does ({error}); only models without "
             "them can be trained: remove it, or make it deterministic"
         ) from None
-    out = tuple(out) if isinstance(out, tuple) else out  # an index of a Gaussian selects rows
-    if not (isinstance(out, tuple) and len(out) == 2 and out[0].shape == out[1].shape):
+    if isinstance(out, tuple) and hasattr(out, "_fields"):
+        missing = [part for part in ("log_prob", "row_axis") if not hasattr(out, part)]
+        if missing:
+            raise ValueError(
+                f"{name} returned a {type(out).__name__}, which has no {' and no '.join(missing)}: a model "
+                "returns a distribution, such as those of jaxreg.distributions"
+            )
+        fields = tuple(out)
+    elif not (isinstance(out, tuple) and len(out) == 2 and out[0].shape == out[1].shape):
         shapes = jax.tree.map(lambda a: a.shape, out)
-        raise ValueError(f"{name} must return (mean, log_var) of one shape, it returned {shapes}")
+        raise ValueError(
+            f"{name} must return a distribution, or (mean, log_var) of one shape; it returned {shapes}"
+        )
+    else:
+        fields = out
+    for function, given in zip(of_fields, ("(y, *fields)", "(y, *fields, weight)"), strict=True):
+        try:
+            signature = inspect.signature(function) if function else None
+        except ValueError:
+            continue
+        extra = given.count(",")
+        try:
+            _ = signature and signature.bind(*range(len(fields) + extra))
+        except TypeError:
+            kind = "Gaussian" if out is fields else type(out).__name__
+            called = getattr(function, "__name__", repr(function))
+            raise TypeError(
+                f"{called} takes {signature}, and gets {given} of a {kind}, whose fields are "
+                f"{', '.join(getattr(out, '_fields', ('mean', 'log_var')))}"
+            ) from None
 
 
 def take_rows(data: Batch, rows: Array) -> Batch:
