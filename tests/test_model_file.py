@@ -70,7 +70,7 @@ def test_round_trip(tmp_path, model, outputs):
 def test_names_may_be_absent(tmp_path):
     bare = Fitted(*make()[:4])
     model_file.save(tmp_path / "m", bare)
-    assert model_file.load(tmp_path / "m")[4:] == (None,) * 8
+    assert model_file.load(tmp_path / "m")[4:] == (None,) * 9
 
 
 @pytest.mark.parametrize("calibration", [None, NoiseScaling(1.7), VarianceScaling(np.array([0.3, 2.0]))])

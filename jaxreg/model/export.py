@@ -15,8 +15,8 @@ from jaxtyping import Array, Float
 from jaxreg.columns.categories import Category, Ordered
 from jaxreg.columns.times import Time
 from jaxreg.data.scaler import Scaler
-from jaxreg.distributions.gaussian import Gaussian
-from jaxreg.distributions.mixture import GaussianMixture
+from jaxreg.distributions.clipped import clipped_moments
+from jaxreg.distributions.families import as_distribution, mixture_of
 from jaxreg.files import check_writable, replacing
 from jaxreg.model.fitted import FARTHEST, Fitted
 
@@ -117,16 +117,20 @@ def _function(fitted: Fitted) -> Function:
             scaled, known = fitted.x_scaler.encoded([*x.T], jnp), ~jnp.isinf(x)
         scaled = scaled.astype(jax.tree.leaves(fitted.params)[0].dtype)
         if fitted.members is None:
-            dist = Gaussian(*fitted.model.apply(fitted.params, scaled))
+            dist = as_distribution(fitted.model.apply(fitted.params, scaled))
         else:
-            dist = GaussianMixture(
-                *jax.lax.map(lambda own: tuple(fitted.model.apply(own, scaled)), fitted.params)
-            )
+            dist = mixture_of(jax.lax.map(lambda own: fitted.model.apply(own, scaled), fitted.params))
         dist = dist if fitted.calibration is None else fitted.calibration(dist)
         lower, upper = dist.interval(level.astype(scaled.dtype))
         loc, scale = (jnp.asarray(a, jnp.float64) for a in fitted.y_scaler)
+        moments, bounds = dist, (-jnp.inf, jnp.inf)
+        if fitted.bounds is not None:
+            bounds = fitted.bounds
+            moments = clipped_moments(dist, *((bound - loc) / scale for bound in bounds))
         loc, scale = (jnp.broadcast_to(a, dist.mean.shape) for a in (loc, scale))
-        found = loc + scale * dist.mean, scale * dist.std, loc + scale * lower, loc + scale * upper
+        mean, lower, upper = (loc + scale * part for part in (moments.mean, lower, upper))
+        mean, lower, upper = (jnp.clip(part, *bounds) for part in (mean, lower, upper))
+        found = mean, scale * moments.std, lower, upper
         known = known.all(axis=1).reshape(-1, *(1,) * (loc.ndim - 1))
         return tuple(jnp.where(known, values, jnp.nan) for values in found)
 

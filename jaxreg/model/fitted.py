@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 from jaxreg.data.border import check_features
 from jaxreg.data.frames import TableLike, column_names
 from jaxreg.data.scaler import Scaler
+from jaxreg.distributions.clipped import Clipped
 from jaxreg.distributions.transformed import Affine
 from jaxreg.networks.prediction import predict, predict_ensemble
 from jaxreg.plain import counted, did_you_mean, listed
@@ -40,6 +41,7 @@ class Fitted(NamedTuple):
         feature_dtypes: types of the features' columns, as the training data had them; for the reader.
         target_dtypes: types of the targets' columns; for the reader.
         scores: how well it did, for the reader; None where there was nothing to score.
+        bounds: of the target, in its units, which no prediction leaves; None for none.
 
     >>> import jax, numpy as np
     >>> from jaxreg import Fitted, MeanVarRegressor, Scaler
@@ -63,9 +65,10 @@ class Fitted(NamedTuple):
     feature_dtypes: tuple[str, ...] | None = None
     target_dtypes: tuple[str, ...] | None = None
     scores: dict[str, float | None] | None = None
+    bounds: tuple[float, float] | None = None
 
-    def predict(self, x: TableLike) -> Affine:
-        """Predict each row in the target's units.
+    def predict(self, x: TableLike) -> Affine | Clipped:
+        """Predict each row in the target's units; within bounds if there are some.
 
         Args:
             x: features in the user's units. A data frame's columns are found by name and may stand in any
@@ -95,9 +98,10 @@ class Fitted(NamedTuple):
         scaled = np.clip(self.x_scaler.transform(x), -FARTHEST, FARTHEST)
         return self._predicted(scaled.astype(kind))
 
-    def _predicted(self, scaled: np.ndarray) -> Affine:
+    def _predicted(self, scaled: np.ndarray) -> Affine | Clipped:
         run = predict if self.members is None else predict_ensemble
         # On the host, where the number of rows needs no program of its own.
         dist = jax.tree.map(np.asarray, run(self.model, self.params, scaled))
         dist = dist if self.calibration is None else self.calibration(dist)
-        return Affine(dist, self.y_scaler.loc, self.y_scaler.scale)
+        found = Affine(dist, self.y_scaler.loc, self.y_scaler.scale)
+        return found if self.bounds is None else Clipped(found, *self.bounds)

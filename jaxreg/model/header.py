@@ -32,6 +32,9 @@ class ModelHeader(Struct, forbid_unknown_fields=True, omit_defaults=True):
     outputs: Count | None
     activation: str
     detach_variance: bool = False
+    components: Count = 1
+    family: str | None = None
+    smallest_std: Annotated[float, Meta(gt=0)] | None = None
     embedding: EmbeddingHeader | None = None
 
 
@@ -52,6 +55,7 @@ class Header(Struct, forbid_unknown_fields=True, kw_only=True):
         target_dtypes: types of the targets' columns.
         scores: how well it did, at the end of training.
         columns: what was learned of each column, in place of the features' scaler.
+        bounds: of the target, None where there is none.
     """
 
     sha256: str | None = None
@@ -67,6 +71,7 @@ class Header(Struct, forbid_unknown_fields=True, kw_only=True):
     target_dtypes: tuple[str, ...] | None = None
     scores: dict[str, float | None] | None = None
     columns: tuple[dict[str, Any], ...] | None = None
+    bounds: tuple[float | None, float | None] | None = None
 
 
 def read_header(path: str | Path) -> Header:
@@ -101,6 +106,9 @@ def header_faults(header: Header) -> Iterator[str]:
     """What in a header is too large to be worked with."""
     if len(header.model.hidden) > MOST_LAYERS:
         yield f"its network has {len(header.model.hidden):,} hidden layers, a file may hold {MOST_LAYERS}"
+    lower, upper = header.bounds or (None, None)
+    if lower is not None and upper is not None and not lower < upper:
+        yield f"its bounds are {lower:g} and {upper:g}"
     if not _shallow(header.settings, DEEPEST_SETTINGS):
         yield f"its settings are nested more than {DEEPEST_SETTINGS} deep"
 

@@ -18,6 +18,7 @@ from jaxreg.calibration.scaling import NoiseScaling, VarianceScaling
 from jaxreg.columns import Columns
 from jaxreg.columns.kinds import KINDS
 from jaxreg.data.scaler import Scaler
+from jaxreg.distributions.families import FAMILIES
 from jaxreg.files import check_writable
 from jaxreg.model import archive
 from jaxreg.model.archive import FORMAT
@@ -27,13 +28,21 @@ from jaxreg.model.header import read_header as read_header
 from jaxreg.networks.embeddings import ColumnEmbedding, PeriodicEmbedding
 from jaxreg.networks.models import (
     ACTIVATIONS,
+    SMALLEST_STD,
+    FamilyRegressor,
     MeanOnlyRegressor,
     MeanVarRegressor,
+    MixtureRegressor,
     NaturalRegressor,
 )
 from jaxreg.plain import listed
 
-MODELS = {model.__name__: model for model in (MeanVarRegressor, MeanOnlyRegressor, NaturalRegressor)}
+MODELS = {
+    model.__name__: model
+    for model in (MeanVarRegressor, MeanOnlyRegressor, NaturalRegressor, MixtureRegressor, FamilyRegressor)
+}
+# Fields that some models have beside those that all have.
+OWN_FIELDS = "detach_variance", "components", "smallest_std", "family"
 CALIBRATIONS = {kind.__name__: kind for kind in (NoiseScaling, VarianceScaling)}
 
 # Arrays that no model has without a positive number in each place.
@@ -62,6 +71,7 @@ def save(path: str | Path, fitted: Fitted) -> None:
         columns=None if columns is None else _columns_out(columns),
         versions={name: version(name) for name in ("jaxreg", "jax", "flax")},
         calibration=None if fitted.calibration is None else type(fitted.calibration).__name__,
+        bounds=None if fitted.bounds is None else tuple(x if np.isfinite(x) else None for x in fitted.bounds),
         **{name: getattr(fitted, name) for name in COPIED},
     )
     arrays = flatten_dict({"params": fitted.params["params"]}, sep="/")
@@ -96,8 +106,14 @@ def load(path: str | Path) -> Fitted:
         x_scaler=columns or Scaler(**tree["x_scaler"]),
         y_scaler=Scaler(**tree["y_scaler"]),
         calibration=None if kind is None else CALIBRATIONS[kind](tree["calibration"]["factor"]),
+        bounds=None if header.bounds is None else _with_infinities(*header.bounds),
         **{name: getattr(header, name) for name in COPIED},
     )
+
+
+def _with_infinities(lower: float | None, upper: float | None) -> tuple[float, float]:
+    """Bounds as numbers, none as an infinite one."""
+    return -np.inf if lower is None else lower, np.inf if upper is None else upper
 
 
 def _columns_out(columns: Columns) -> tuple[dict[str, Any], ...]:
@@ -145,7 +161,11 @@ def _describe(model: nn.Module, columns: Columns | None = None) -> ModelHeader:
         hidden=tuple(model.hidden),
         outputs=model.outputs,
         activation=activation,
-        detach_variance=getattr(model, "detach_variance", False),
+        **{
+            name: getattr(model, name)
+            for name in OWN_FIELDS
+            if getattr(model, name, SMALLEST_STD) != SMALLEST_STD
+        },
         embedding=None if own is None else EmbeddingHeader(own.frequencies, own.scales),
     )
 
@@ -157,11 +177,23 @@ def _build(path: Path, header: Header, arrays: dict[str, np.ndarray], columns: C
         raise ValueError(
             f"{path} asks for a {own.kind} with {own.activation}, which this version of jaxreg doesn't know"
         )
-    sizes = [*own.hidden, own.outputs, header.members, own.embedding and own.embedding.frequencies]
+    if own.family is not None and own.family not in FAMILIES:
+        raise ValueError(
+            f"{path} holds a network of the family {own.family!r}, which isn't registered: call "
+            "jaxreg.distributions.register_family with it first"
+        )
+    sizes = [
+        *own.hidden,
+        own.outputs,
+        own.components,
+        header.members,
+        own.embedding and own.embedding.frequencies,
+    ]
     most = sum(array.size for array in arrays.values())
     if max(filter(None, sizes), default=0) > most:
         raise ValueError(f"{path} is damaged: its header asks for more than the {most:,} numbers it holds")
-    settings = {"detach_variance": True} if own.detach_variance else {}
+    settings = {name: getattr(own, name) for name in OWN_FIELDS if hasattr(MODELS[own.kind], name)}
+    settings = {name: value for name, value in settings.items() if value is not None}
     try:
         if own.embedding is not None:
             settings["embedding"] = PeriodicEmbedding(own.embedding.frequencies, own.embedding.scales)
