@@ -1,7 +1,7 @@
 """A scikit-learn regressor: an ensemble with calibrated error bars, for tables of any kind."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -35,31 +35,30 @@ from jaxreg.data.frames import (
 )
 from jaxreg.data.rows import Source
 from jaxreg.data.scaler import Scaler, without_unit
+from jaxreg.distributions.clipped import Clipped
 from jaxreg.distributions.transformed import Affine
 from jaxreg.metrics.scorers import neg_crps as neg_crps
 from jaxreg.metrics.scorers import neg_nll as neg_nll
 from jaxreg.model import model_file
 from jaxreg.model.fitted import Fitted
+from jaxreg.networks.models import MixtureRegressor, with_components
 from jaxreg.networks.prediction import predict_ensemble
 from jaxreg.plain import counted
 from jaxreg.progress import shown
 from jaxreg.recipe import (
     PRIOR_ROWS,
-    SCALE_OF_FEW,
-    TRIAL_ROWS,
-    TRIAL_SECONDS,
-    TRIAL_SHARE,
+    Choice,
     Recipe,
     TimeLimit,
+    choose,
     final_scores,
     make_recipe,
-    try_scales,
 )
 from jaxreg.settings import EnsembleSettings, check_settings, documented
 from jaxreg.training import TrainState
 from jaxreg.training.feeds import size_class
 from jaxreg.training.fitting import without_failed
-from jaxreg.training.hooks import Hook, check_hooks
+from jaxreg.training.hooks import check_hooks
 from jaxreg.training.inputs import more_rows
 from jaxreg.training_data import FEWEST_ROWS, OF_COLUMNS, TrainingData, of_files, of_table
 
@@ -99,6 +98,8 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         columns_: the `Columns`, how each is taken, which `print(model.columns_)` shows; None of files that
             were standardised before.
         frequency_scale_: the one that was used.
+        components_: of the mixture that each member predicts.
+        bounds_: of the target, in its units; None for none.
         fitted_: the `Fitted` that predicts.
         n_iter_: epochs that the longest member trained for.
         n_features_in_, feature_names_in_: as everywhere in scikit-learn.
@@ -152,12 +153,17 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         else:
             training_data = self._from_table(key, X, y, sample_weight)
         recipe = make_recipe(self, training_data)
-        scale = self._choose_scale(key, training_data, hooks)
+        choice = choose(key, self, training_data, hooks)
         if training_data.mesh is not None:  # processors of different kinds might choose otherwise
-            scale = float(hosts.gather({"scale": np.array(scale)})[0]["scale"])
-        self.frequency_scale_, scales = scale, np.full(self.members, scale)
-        states, self.history_ = recipe.fit(key, training_data, scales, [*hooks, *limit.hooks])
+            choice = Choice(*hosts.gather({"choice": np.array(choice)})[0]["choice"].tolist())
+        self.frequency_scale_, self.components_ = choice.scale, int(choice.components)
+        states, self.history_ = recipe.fit(
+            key, training_data, [choice] * self.members, [*hooks, *limit.hooks]
+        )
         limit.warn_if_stopped(self.history_)
+        if isinstance(recipe.model, MixtureRegressor):
+            model, params = with_components(recipe.model, states.params, self.components_)
+            recipe, states = recipe._replace(model=model), states._replace(params=params)
         return self._keep(states, recipe, training_data, int(seed))
 
     def fit_files(self, files: Source, own_files: bool = False):
@@ -204,6 +210,7 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
                 seen, y, unseen[kept, :-1], sample_weight=weight, prior_rows=PRIOR_ROWS
             )
         asked = self._described()
+        self.bounds_ = training_data.bounds
         settings = asked | {
             "hidden": list(recipe.model.hidden),
             "rows": training_data.rows,
@@ -211,6 +218,7 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
             "batch_size": recipe.batch_size,
             "seed": seed,
             "frequency_scale": self.frequency_scale_,
+            "noise": self.components_,
             "trained_epochs": self.n_iter_,
             "automatic": [name for name, value in asked.items() if value == "auto"],
         }
@@ -227,6 +235,7 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
             feature_dtypes=feature_dtypes,
             target_dtypes=target_dtypes,
             scores=final_scores(self.history_),
+            bounds=training_data.bounds,
         )
         return self
 
@@ -267,8 +276,8 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         columns = None if isinstance(fitted.x_scaler, Scaler) else fitted.x_scaler
         model.fitted_, model.members_, model.columns_ = fitted, fitted.params, columns
         model.calibration_, model.history_ = fitted.calibration, None
-        model.frequency_scale_ = settings.get("frequency_scale")
-        model.n_iter_ = settings.get("trained_epochs")
+        model.frequency_scale_, model.components_ = settings.get("frequency_scale"), settings.get("noise", 1)
+        model.n_iter_, model.bounds_ = settings.get("trained_epochs"), fitted.bounds
         model.n_features_in_ = len(fitted.x_scaler.loc if columns is None else columns.kinds)
         names = (
             fitted.feature_names
@@ -285,8 +294,8 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         return (dist.mean, dist.std) if return_std else dist.mean
 
     @_numbers_fit()
-    def predict_dist(self, X: TableLike) -> Affine:
-        """Predict each row's distribution, a `GaussianMixture` in the target's units."""
+    def predict_dist(self, X: TableLike) -> Affine | Clipped:
+        """Predict each row's distribution: a `GaussianMixture` in the target's units, within its bounds."""
         check_is_fitted(self)
         return self.fitted_.predict(self._seen(X, reset=False))
 
@@ -370,25 +379,6 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
             which = "y" if y.ndim == 1 else f"y, column {i},"
             check_varies(which, float(np.nanmin(column)), float(np.nanmax(column)))
         return table, y, weight
-
-    def _choose_scale(self, key: jax.Array, training_data: TrainingData, hooks: Sequence[Hook]) -> float:
-        """The scale of the frequencies that is asked for, or that small ensembles find."""
-        if self.frequency_scale != "auto":
-            return float(self.frequency_scale)
-        if not (self.frequencies and training_data.held_out) or len(training_data.sample[0]) < TRIAL_ROWS:
-            return SCALE_OF_FEW
-        if self.time_limit is not None and self.time_limit < TRIAL_SECONDS:
-            warnings.warn(
-                f"time_limit={self.time_limit:g} leaves no time to try out scales of the frequencies: "
-                f"{SCALE_OF_FEW} is taken",
-                stacklevel=3,
-            )
-            return SCALE_OF_FEW
-        limit = TimeLimit(None if self.time_limit is None else TRIAL_SHARE * self.time_limit)
-        key = jax.random.fold_in(key, int(self.members))
-        hooks = [hook.for_trial() for hook in hooks]
-        hooks = [*limit.hooks, *(hook for hook in hooks if hook is not None)]
-        return try_scales(key, self, training_data.trial, hooks)
 
     def _described(self) -> dict:
         """The settings as a model file can hold them."""

@@ -1,12 +1,16 @@
 """How the estimator's members are trained, and what its "auto" stands for: the choices of its defaults."""
 
+import itertools
 import math
+import operator
 import time
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxreg import metrics
@@ -14,19 +18,18 @@ from jaxreg.calibration.scaling import NoiseScaling
 from jaxreg.checks import over_outputs
 from jaxreg.columns import Columns
 from jaxreg.data.rows import Source
-from jaxreg.distributions.mixture import GaussianMixture
 from jaxreg.networks.embeddings import PeriodicEmbedding
-from jaxreg.networks.models import ACTIVATIONS, MeanVarRegressor
+from jaxreg.networks.models import ACTIVATIONS, SMALLEST_STD, MeanVarRegressor, MixtureRegressor
 from jaxreg.networks.prediction import predict_ensemble
 from jaxreg.training import History, Hook, Run, Trainer, TrainState, fit_ensemble, make_trainer
 from jaxreg.training.feeds import share_class
 from jaxreg.training.fitting import memory_errors
 from jaxreg.training.inputs import more_rows
-from jaxreg.training.losses import beta_nll, crps_gaussian, gaussian_nll, scaled_nll
+from jaxreg.training.losses import beta_nll, crps_gaussian, scaled_nll
 from jaxreg.training.optimizers import adamw
 from jaxreg.training_data import TrainingData
 
-LOSSES = {"beta_nll": beta_nll(0.5), "gaussian_nll": gaussian_nll, "crps": crps_gaussian}
+LOSSES = {"beta_nll": beta_nll(0.5), "gaussian_nll": None, "crps": crps_gaussian}
 
 # What "auto" stands for: about so many steps, in so many epochs at least and at most, of batches that grow
 # with the rows; of rows in files other numbers, which are those of 100,000 rows in memory and go on from
@@ -42,16 +45,24 @@ DECAY_ROWS = 1000
 # Weight, in rows, of the prior that the networks' noise is right as it is.
 PRIOR_ROWS = 125.0
 
-# Scales of the periodic embedding's first frequencies. Small ensembles try them out, on rows that all of
-# them hold out and in a share of the epochs. Few rows say too little of them.
+# Scales of the periodic embedding's first frequencies, and components of the noise. Small ensembles try them
+# out, on rows that all of them hold out and in a share of the epochs. Few rows say too little of them.
 SCALES = (1.0, 0.25, 0.0)
 SCALE_OF_FEW = 0.25
+COMPONENTS = (1, 4)
+COMPONENTS_OF_FEW = 1
 TRIAL_ROWS = 50
 TRIAL_MEMBERS = 3
 TRIAL_UNSEEN = 0.3
 TRIAL_SHARE = 0.25
 # With less time than this, which compiling alone may take, nothing is tried out.
 TRIAL_SECONDS = 30
+
+# Logits of components that are there for the shape of the program alone: they weigh exactly nothing.
+ABSENT = -1e9
+
+# The standard deviation of what rounding to whole numbers does.
+ROUNDING_STD = 12**-0.5
 
 # More frequencies than this, of all features together, cost more than they tell.
 MOST_FREQUENCIES = 512
@@ -107,6 +118,13 @@ class TimeLimit(Hook):
             )
 
 
+class Choice(NamedTuple):
+    """What small ensembles find: the scale of the frequencies, and how many components noise has."""
+
+    scale: float
+    components: int
+
+
 class Recipe(NamedTuple):
     """How members are trained.
 
@@ -118,7 +136,7 @@ class Recipe(NamedTuple):
         patience: epochs without a better score after which a member stops.
     """
 
-    model: MeanVarRegressor
+    model: MeanVarRegressor | MixtureRegressor
     trainer: Trainer
     batch_size: int | None
     epochs: int
@@ -128,20 +146,24 @@ class Recipe(NamedTuple):
         self,
         key: jax.Array,
         training_data: TrainingData,
-        scales: np.ndarray,
+        choices: Sequence[Choice],
         hooks: Sequence[Hook],
     ) -> tuple[TrainState, History]:
-        """Train a member for each scale of the frequencies."""
+        """Train a member for each choice."""
         # One after another, so that one program serves any number of them.
-        keys, example = jax.random.split(key, len(scales)), training_data.sample[0][:1]
+        keys, example = jax.random.split(key, len(choices)), training_data.sample[0][:1]
+        most = getattr(self.model, "components", 1)
         with memory_errors("smaller layers or fewer members need less"):
-            states = [_begin(self.trainer, *one, example) for one in zip(keys, scales, strict=True)]
+            states = [
+                _begin(self.trainer, own, example, choice, most=most)
+                for own, choice in zip(keys, choices, strict=True)
+            ]
             states = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.block_until_ready(states))
         return fit_ensemble(
             key,
             self.trainer,
             training_data.data,
-            members=len(scales),
+            members=len(choices),
             epochs=self.epochs,
             batch_size=self.batch_size,
             patience=self.patience if training_data.held_out else None,
@@ -159,11 +181,14 @@ def make_recipe(settings: Any, training_data: TrainingData, share: float = 1.0) 
     numbers = x.shape[1] if columns is None else columns.numbers
     frequencies = min(settings.frequencies, max(MOST_FREQUENCIES // max(numbers, 1), 1))
     embedding = PeriodicEmbedding(frequencies) if frequencies else None
-    model = MeanVarRegressor(
+    components = max(candidates(settings)[1])
+    kind = MeanVarRegressor if components == 1 else partial(MixtureRegressor, components=components)
+    model = kind(
         hidden=settings.hidden,
         outputs=None if y.ndim == 1 else y.shape[1],
         activation=ACTIVATIONS[settings.activation],
         embedding=embedding if columns is None else columns.embedding(embedding),
+        smallest_std=smallest_std(y),
     )
     data, used, batch_size, epochs = (
         training_data.data,
@@ -183,22 +208,77 @@ def make_recipe(settings: Any, training_data: TrainingData, share: float = 1.0) 
     return Recipe(model, trainer, batch_size, epochs, max(math.ceil(settings.patience * epochs), 1))
 
 
-@jax.jit
-def _begin(trainer: Trainer, key: jax.Array, scale: jax.Array, x: jax.Array) -> TrainState:
-    """A member's first state, its frequencies scaled."""
+def candidates(settings: Any) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Scales of the frequencies and numbers of components that settings leave open."""
+    scales = SCALES if settings.frequency_scale == "auto" else (float(settings.frequency_scale),)
+    if not settings.frequencies:
+        scales = scales[:1]
+    return scales, COMPONENTS if settings.noise == "auto" else (int(settings.noise),)
+
+
+def choose(key: jax.Array, settings: Any, training_data: TrainingData, hooks: Sequence[Hook]) -> Choice:
+    """What is asked for of the frequencies' scale and the noise, or what small ensembles find."""
+    scales, components = candidates(settings)
+    few = Choice(
+        SCALE_OF_FEW if len(scales) > 1 else scales[0],
+        COMPONENTS_OF_FEW if len(components) > 1 else components[0],
+    )
+    open_to_trial = len(scales) * len(components) > 1 and training_data.held_out
+    if not open_to_trial or len(training_data.sample[0]) < TRIAL_ROWS:
+        return few
+    if settings.time_limit is not None and settings.time_limit < TRIAL_SECONDS:
+        warnings.warn(
+            f"time_limit={settings.time_limit:g} leaves no time to try out scales of the frequencies and "
+            f"shapes of the noise: {few.scale} and {few.components} are taken",
+            stacklevel=3,
+        )
+        return few
+    limit = TimeLimit(None if settings.time_limit is None else TRIAL_SHARE * settings.time_limit)
+    key = jax.random.fold_in(key, int(settings.members))
+    hooks = [hook.for_trial() for hook in hooks]
+    hooks = [*limit.hooks, *(hook for hook in hooks if hook is not None)]
+    return try_choices(key, settings, training_data.trial, hooks)
+
+
+def smallest_std(y: np.ndarray) -> float:
+    """The floor under a component's standard deviation, in units of a standardised target.
+
+    What rounding alone does: a component on one of few values would buy density without bound. A power of
+    two, so that fits to similar targets share a program.
+    """
+    floors = []
+    for column in y.reshape(len(y), -1).T:
+        values, place = np.unique(column, return_inverse=True)
+        gaps = np.concatenate([[np.inf], np.diff(values), [np.inf]])
+        nearest = np.minimum(gaps[:-1], gaps[1:])[place]
+        floors.append(ROUNDING_STD * float(np.median(nearest)))
+    floor = min(floors)
+    return SMALLEST_STD if not SMALLEST_STD < floor < np.inf else 2.0 ** round(math.log2(floor))
+
+
+@partial(jax.jit, static_argnames="most")
+def _begin(trainer: Trainer, key: jax.Array, x: jax.Array, choice: Choice, *, most: int) -> TrainState:
+    """A member's first state: its frequencies scaled, and without the components that it lacks of most."""
     state = trainer.init(key, x)
 
-    def scaled(path: tuple, leaf: jax.Array) -> jax.Array:
-        return leaf * scale if path[-1].key == "frequency" else leaf
+    def chosen(path: tuple, leaf: jax.Array) -> jax.Array:
+        names = [part.key for part in path]
+        if names[-1] == "frequency":
+            return leaf * choice.scale
+        if names[-2:] == ["weight_head", "bias"]:
+            component = np.arange(len(leaf)) // (len(leaf) // most)
+            return jnp.where(component < choice.components, leaf, ABSENT)
+        return leaf
 
-    return state._replace(params=jax.tree.map_with_path(scaled, state.params))
+    return state._replace(params=jax.tree.map_with_path(chosen, state.params))
 
 
-def try_scales(key: jax.Array, settings: Any, training_data: TrainingData, hooks: Sequence[Hook]) -> float:
-    """The scale of the frequencies whose small ensemble predicts rows best that none of its members saw.
+def try_choices(key: jax.Array, settings: Any, training_data: TrainingData, hooks: Sequence[Hook]) -> Choice:
+    """The choice whose small ensemble predicts rows best that none of its members saw.
 
     The score is the ensemble's: high frequencies let members err each in another way, which the mean of the
-    members gains from and no member does.
+    members gains from and no member does. It is the NLL and the logarithm of the CRPS, both in nats: the
+    first sees the shape of the noise, the second isn't swayed by a few rows.
     """
     recipe, data = make_recipe(settings, training_data, TRIAL_SHARE), training_data.data
     n, size = training_data.rows, training_data.rows - training_data.used
@@ -209,24 +289,26 @@ def try_scales(key: jax.Array, settings: Any, training_data: TrainingData, hooks
     more = rng.choice(seen, (TRIAL_MEMBERS, training_data.used - len(seen)))
     rows = np.concatenate([np.tile(seen, (TRIAL_MEMBERS, 1)), more], axis=1)
     held_out = unseen.reshape(folds, size)[np.arange(TRIAL_MEMBERS) % folds]
-    rows, held_out = (np.tile(part, (len(SCALES), 1)) for part in (rows, held_out))
+    choices = [Choice(*choice) for choice in itertools.product(*candidates(settings))]
+    rows, held_out = (np.tile(part, (len(choices), 1)) for part in (rows, held_out))
     training_data = training_data._replace(held_out={"rows": rows, "validation_rows": held_out})
-    states, history = recipe.fit(key, training_data, np.repeat(SCALES, TRIAL_MEMBERS), hooks)
+    of_members = [choice for choice in choices for _ in range(TRIAL_MEMBERS)]
+    states, history = recipe.fit(key, training_data, of_members, hooks)
     # Filled up with rows of no weight, as in training: a new number of rows needs no program of its own.
     filled = more_rows(unseen, share_class(len(unseen), n))
     y, *weight = (a[filled] for a in data[1:])
     present = (np.arange(len(filled)) < len(unseen)).reshape(-1, *(1,) * (y.ndim - 1))
     weight = present * np.broadcast_to(over_outputs(weight[0], y.shape) if weight else 1.0, y.shape)
-    together = predict_ensemble(recipe.model, states.params, data[0][filled])
     scores = []
-    for i in range(len(SCALES)):
-        of_scale = slice(i * TRIAL_MEMBERS, (i + 1) * TRIAL_MEMBERS)
-        parts = (np.asarray(part)[of_scale] for part in (together.means, together.log_vars))
-        mixture = GaussianMixture(*parts)
+    for i in range(len(choices)):
+        of_choice = slice(i * TRIAL_MEMBERS, (i + 1) * TRIAL_MEMBERS)
+        params = jax.tree.map(operator.itemgetter(of_choice), states.params)
+        mixture = jax.tree.map(np.asarray, predict_ensemble(recipe.model, params, data[0][filled]))
         scaled = NoiseScaling.fit(mixture, y, sample_weight=weight)(mixture)
-        scores.append(np.mean(metrics.nll(scaled, y, sample_weight=weight)))
-    failed = (history.failed_epoch >= 0).reshape(len(SCALES), -1).any(axis=1)
-    return SCALES[int(np.nanargmin(np.where(failed, np.inf, scores)))]
+        nll, crps = (score(scaled, y, sample_weight=weight) for score in (metrics.nll, metrics.crps))
+        scores.append(np.mean(nll + np.log(crps)))
+    failed = (history.failed_epoch >= 0).reshape(len(choices), -1).any(axis=1)
+    return choices[int(np.nanargmin(np.where(failed, np.inf, scores)))]
 
 
 def final_scores(history: History) -> dict[str, float]:

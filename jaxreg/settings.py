@@ -153,6 +153,20 @@ def widths(name: str, value: Any) -> None:
         check_whole(name, width, 1)
 
 
+def two_bounds(name: str, value: Any) -> None:
+    """A check for two bounds, of which either may be None, or None, or "auto"."""
+    if value is None or value == "auto":
+        return
+    whole = isinstance(value, tuple | list) and len(value) == 2
+    if not whole or not all(end is None or (_is_number(end) and math.isfinite(end)) for end in value):
+        raise ValueError(
+            f"{name} must be None, 'auto' or two numbers, either of which may be None, got {value!r}"
+        )
+    lower, upper = value
+    if lower is not None and upper is not None and not lower < upper:
+        raise ValueError(f"{name} must have the lower one first, got {value!r}")
+
+
 def columns(name: str, value: Any) -> None:
     """A check for a list of columns, by name or number, or one name."""
     if value is None or not hasattr(value, "__iter__"):
@@ -182,7 +196,19 @@ class EnsembleSettings:
         "multiplies the frequencies that training starts from: 1 for targets that change fast with a "
         'feature, 0 for smooth ones; "auto" tries 1, 0.25 and 0.',
     ] = "auto"
+    noise: Annotated[
+        int | str,
+        whole(1, "auto"),
+        "components of the mixture of Gaussians that each network predicts: 1 for Gaussian noise, more where "
+        'it is skewed, heavy-tailed or has several humps; "auto" tries 1 and 4.',
+    ] = "auto"
     loss: Annotated[str, one_of(LOSSES), f"what is trained on: {', '.join(LOSSES)}."] = "beta_nll"
+    bounds: Annotated[
+        Sequence[float | int | None] | str | None,
+        two_bounds,
+        "of the target, which no interval, quantile or mean leaves: (0, None), on the command line 0, with a "
+        'comma; "auto" is (0, 1) or (0, None) where all training targets lie there; None for none.',
+    ] = None
     epochs: Annotated[
         int | str,
         whole(1, "auto"),

@@ -8,6 +8,7 @@ from sklearn.base import clone
 from skpro.distributions import NormalMixture
 from skpro.regression.base import BaseProbaRegressor
 
+from jaxreg.distributions.clipped import Clipped
 from jaxreg.estimator import DeepEnsembleRegressor
 
 
@@ -24,7 +25,7 @@ class DeepEnsembleProbaRegressor(BaseProbaRegressor):
     >>> from jaxreg import DeepEnsembleRegressor
     >>> from jaxreg.skpro_regressor import DeepEnsembleProbaRegressor
     >>> x = pd.DataFrame({"a": range(40)})
-    >>> small = DeepEnsembleRegressor(members=2, hidden=(8,), frequency_scale=0.0, epochs=5, random_state=0)
+    >>> small = DeepEnsembleRegressor(members=2, hidden=(8,), frequency_scale=0.0, epochs=5, noise=1)
     >>> model = DeepEnsembleProbaRegressor(small).fit(x, 2.0 * x)
     >>> model.predict_interval(x, coverage=0.9).columns.tolist()
     [('a', 0.9, 'lower'), ('a', 0.9, 'upper')]
@@ -59,18 +60,28 @@ class DeepEnsembleProbaRegressor(BaseProbaRegressor):
 
     def _predict_proba(self, X: pd.DataFrame) -> NormalMixture:
         dist = self.estimator_.predict_dist(_named(X))
-        means, stds = (
+        if isinstance(dist, Clipped):
+            raise ValueError(
+                "a NormalMixture of skpro has no bounds: ask for quantiles or intervals, or leave bounds out"
+            )
+        mixture = dist.dist
+        weights = np.ones(np.shape(mixture.means)) if mixture.weights is None else mixture.weights
+        means, stds, shares = (
             np.moveaxis(np.asarray(part, np.float64).reshape(len(part), len(X), -1), 0, 1)
-            for part in (dist.dist.means, np.exp(0.5 * np.asarray(dist.dist.log_vars, np.float64)))
+            for part in (mixture.means, np.exp(0.5 * np.asarray(mixture.log_vars, np.float64)), weights)
         )
-        shares = np.full(means.shape[:2], 1 / means.shape[1])
+        if means.shape[2] > 1 and not (shares == shares[:, :, :1]).all():
+            raise ValueError(
+                "a NormalMixture of skpro has one weight for all targets: ask for quantiles or intervals, or "
+                "give the regressor noise=1"
+            )
         units = {"index": X.index, "columns": self.targets_}
-        return NormalMixture(shares, dist.loc + dist.scale * means, dist.scale * stds, **units)
+        return NormalMixture(shares[:, :, 0], dist.loc + dist.scale * means, dist.scale * stds, **units)
 
     @classmethod
     def get_test_params(cls, parameter_set: str = "default") -> list[dict]:
         """Settings with which skpro tests the class."""
-        small = {"members": 2, "hidden": (4,), "frequencies": 0, "epochs": 3, "batch_size": None}
+        small = {"members": 2, "hidden": (4,), "frequencies": 0, "noise": 1, "epochs": 3, "batch_size": None}
         return [
             {"estimator": DeepEnsembleRegressor(**small, loss=loss, random_state=0)}
             for loss in ("beta_nll", "crps")

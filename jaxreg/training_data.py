@@ -40,6 +40,7 @@ class TrainingData(NamedTuple):
             where none are held out.
         scalers: what standardised features and target; `Columns` did the features of a table in memory.
         columns: names of features and targets, None where they have none, and the types of both.
+        bounds: of the target, in its own units; None for none.
         mesh: devices of all processes, over which members are distributed; None for those of this one.
     """
 
@@ -51,6 +52,7 @@ class TrainingData(NamedTuple):
     held_out: dict[str, Any]
     scalers: tuple[Columns | Scaler, Scaler]
     columns: tuple[tuple[str, ...] | None, ...]
+    bounds: tuple[float, float] | None = None
     mesh: Mesh | None = None
 
     @property
@@ -91,7 +93,8 @@ def of_table(
         tuple(map(type_of.get, columns.names)),
         types[1],
     )
-    return TrainingData(data, data, len(y), used, used, held_out, (columns, scaler), about)
+    bounds = bounds_of(settings.bounds, (float(np.nanmin(y)), float(np.nanmax(y))), called)
+    return TrainingData(data, data, len(y), used, used, held_out, (columns, scaler), about, bounds)
 
 
 def of_files(key: jax.Array, settings: Any, files: Any) -> TrainingData:
@@ -136,7 +139,35 @@ def of_files(key: jax.Array, settings: Any, files: Any) -> TrainingData:
     taken = files.units[0].names if isinstance(files.units[0], Columns) else taken
     about = taken, (files.target,), tuple(map(type_of.get, taken)), files.types[-1:]
     used = files.rows // processes if by_share else files.rows
-    return TrainingData(files, sample, files.rows, used, sample_used, held_out, files.units, about, mesh)
+    bounds = bounds_of(settings.bounds, files.target_ends, [f"the target {files.target!r}"])
+    rest = files.units, about, bounds, mesh
+    return TrainingData(files, sample, files.rows, used, sample_used, held_out, *rest)
+
+
+def bounds_of(
+    asked: Sequence[float | int | None] | str | None, ends: tuple[float, float] | None, called: Sequence[str]
+) -> tuple[float, float] | None:
+    """The bounds that are asked for, or those of "auto", for targets between two ends."""
+    if asked is None:
+        return None
+    if ends is None:
+        raise ValueError(
+            "bounds can't be held against files that were standardised before: leave that to fit"
+        )
+    lowest, highest = ends
+    if isinstance(asked, str):
+        if lowest < 0:
+            return None
+        return 0.0, 1.0 if highest <= 1 else np.inf
+    lower, upper = (
+        float(end if end is not None else none) for end, none in zip(asked, (-np.inf, np.inf), strict=True)
+    )
+    if lowest < lower or highest > upper:
+        raise ValueError(
+            f"{' and '.join(called)} goes from {lowest:g} to {highest:g}, outside the bounds {asked!r}: "
+            "leave these rows out, or give wider bounds"
+        )
+    return lower, upper
 
 
 def folds_of(settings: Any, rows: int) -> int | None:

@@ -84,7 +84,7 @@ def houses(tmp_path):
     return tmp_path / "houses.csv"
 
 
-SMALL = "--members", 2, "--frequencies", 1, "--epochs", 2, "--frequency-scale", 1
+SMALL = "--members", 2, "--frequencies", 1, "--epochs", 2, "--frequency-scale", 1, "--noise", 1
 
 
 def train(file, out, *more):
@@ -1090,7 +1090,7 @@ def test_stages_are_told_where_there_is_no_terminal(houses, tmp_path, monkeypatc
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         f"1 of 3: reading {houses}",
-        "2 of 3: trying out scales: at most 2 epochs",
+        "2 of 3: trying out settings: at most 2 epochs",
         "3 of 3: training: at most 8 epochs",
     ]
 

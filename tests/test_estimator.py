@@ -32,6 +32,7 @@ SMALL = {
     "hidden": (8,),
     "frequencies": 2,
     "frequency_scale": 1.0,
+    "noise": 1,
     "epochs": 150,
     "batch_size": None,
     "learning_rate": 1e-2,
@@ -295,7 +296,8 @@ def test_the_clock_stops_a_run():
     assert model.n_iter_ < 10**6 and np.isfinite(model.predict(x)).all()
     model.set_params(frequency_scale="auto", epochs=1)
     with pytest.warns(
-        UserWarning, match="time_limit=0.001 leaves no time to try out scales .*: 0.25 is taken"
+        UserWarning,
+        match="time_limit=0.001 leaves no time .* frequencies and shapes of the noise: 0.25 and 1 are taken",
     ):
         assert model.fit(x, y).frequency_scale_ == 0.25
 

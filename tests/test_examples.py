@@ -48,7 +48,9 @@ for i in 0 1; do
 done
 for one in "${started[@]}"; do wait $one || exit; done
 """
-OPTIONS = "--members 2 --frequencies 1 --frequency-scale 1 --epochs 2 --batch-size 32 --no-cache".split()
+OPTIONS = (
+    "--members 2 --frequencies 1 --frequency-scale 1 --noise 1 --epochs 2 --batch-size 32 --no-cache".split()
+)
 
 
 @pytest.fixture

@@ -314,9 +314,11 @@ def _use_cache(no_cache: bool) -> None:
 
 
 def _number(value: Any) -> Any:
-    """A number that was given as text, or no number, where a word might have been."""
+    """A number that was given as text, or no number, where a word might have been; or two with a comma."""
     if value == "None":
         return None
+    if isinstance(value, str) and value.count(",") == 1:
+        return tuple(_number(part.strip()) if part.strip() else None for part in value.split(","))
     for kind in (int, float):
         try:
             return kind(value) if isinstance(value, str) else value

@@ -89,7 +89,8 @@ def run(asked: Asked, kept: Kept, cluster: Cluster | None, settings: dict[str, A
         aborts.take_over(None)
     first = jax.process_index() == 0 if cluster is not None else True  # the first process writes and talks
     out.quiet = talk.quiet or talk.as_json or not first
-    stages = Stages(2 + (settings.get("frequency_scale") == "auto"), silent=talk.quiet or not first)
+    tried = "auto" in (settings.get("frequency_scale"), settings.get("noise"))
+    stages = Stages(2 + tried, silent=talk.quiet or not first)
     rows, said = read_rows(asked, kept, cluster, settings, stages)
     settings = settings | said
     if len(rows.test[0]) < FEWEST_TEST_ROWS and asked.report_file is not None:
@@ -211,7 +212,7 @@ class Stages:
         """What shows how far the training is."""
         if self.silent:
             return []
-        names = f"{self.count} of {self.count}: training", f"2 of {self.count}: trying out scales"
+        names = f"{self.count} of {self.count}: training", f"2 of {self.count}: trying out settings"
         return [shown(err, *names)]
 
 
@@ -224,6 +225,8 @@ def tell(asked: Asked, rows: Rows, ensemble: DeepEnsembleRegressor, section: rep
     summary.add_row("training rows", f"{rows.total - scored:,}")
     summary.add_row("networks", f"{fitted.members}")
     summary.add_row("trained on", computed_on())
+    if ensemble.bounds_ is not None:
+        summary.add_row("bounds of the target", " to ".join(f"{bound:g}" for bound in ensemble.bounds_))
     summary.add_row("epochs, the longest", f"{ensemble.n_iter_} of {fitted.settings['epochs']}")
     show(summary)
     if section is not None:

@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from jaxreg.checks import check_std
 from jaxreg.data.frames import TableLike
 from jaxreg.distributions.base import Prediction
+from jaxreg.distributions.clipped import Clipped
 from jaxreg.distributions.gaussian import Gaussian
 from jaxreg.distributions.mixture import GaussianMixture
 from jaxreg.distributions.transformed import Affine
@@ -70,7 +71,7 @@ class SomeScores(IntervalScores, total=False):
     baseline: Scores
 
 
-Exact = Gaussian | GaussianMixture | Affine
+Exact = Gaussian | GaussianMixture | Affine | Clipped
 Baseline = tuple[ArrayLike, ArrayLike]
 
 

@@ -44,7 +44,9 @@ class Moments(NamedTuple):
         return Moments(total, mean, squares)
 
 
-def learn(files: Any, asked: dict[str, Sequence[str | int]]) -> tuple[Columns, Scaler]:
+def learn(
+    files: Any, asked: dict[str, Sequence[str | int]]
+) -> tuple[tuple[Columns, Scaler], tuple[float, float]]:
     """`Files.learned`, which says what it does."""
     names, given = list(files.features), asked.get("categories", ())
     levels = {given} if isinstance(given, str) else set(map(str, given))
@@ -106,7 +108,8 @@ def learn(files: Any, asked: dict[str, Sequence[str | int]]) -> tuple[Columns, S
     looked_at = np.r_[sample.get_column(TARGET).to_numpy(), ends[np.isfinite(ends)]]
     warn_of_far([looked_at], [f"the target {files.target!r}"], rows="values looked at", stacklevel=4)
     by_name = dict(zip(names, counts, strict=True))
-    return Columns.of_sample(sample.drop(NUMBER, TARGET), by_name, **asked), scaler
+    columns = Columns.of_sample(sample.drop(NUMBER, TARGET), by_name, **asked)
+    return (columns, scaler), (float(ends.min()), float(ends.max()))
 
 
 def packed(table: pl.DataFrame) -> np.ndarray:

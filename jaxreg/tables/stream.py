@@ -58,6 +58,7 @@ class Files:
         own_share: whether `batches` and `stream` give the rows of this process's share alone.
         keep: columns that are copied into predictions as they are.
         text: features that are text in one of the files, and so in all.
+        target_ends: smallest and largest target, once `learned`.
 
     >>> import tempfile, numpy as np, polars as pl
     >>> from jaxreg import tables
@@ -80,6 +81,7 @@ class Files:
     own_share: bool = False
     keep: tuple[str, ...] = ()
     text: frozenset[str] = frozenset()
+    target_ends: tuple[float, float] | None = None
 
     @property
     def rows(self) -> int:
@@ -106,7 +108,8 @@ class Files:
         Warns:
             UserWarning: as `Columns.fit` does, and counts rows without a target, which are left out.
         """
-        return replace(self, units=learn(self, asked))
+        units, ends = learn(self, asked)
+        return replace(self, units=units, target_ends=ends)
 
     def without(self, seed: Sequence[int], most: int) -> "Files":
         """The same without the rows that `take` returns for the same arguments."""
