@@ -1,6 +1,5 @@
 """How the estimator's members are trained, and what its "auto" stands for: the choices of its defaults."""
 
-import itertools
 import math
 import operator
 import time
@@ -276,6 +275,28 @@ def _begin(trainer: Trainer, key: jax.Array, x: jax.Array, choice: Choice, *, mo
 def try_choices(key: jax.Array, settings: Any, training_data: TrainingData, hooks: Sequence[Hook]) -> Choice:
     """The choice whose small ensemble predicts rows best that none of its members saw.
 
+    Scales are tried with the most components, and fewer components with the scale that few rows get.
+    """
+    scales, components = candidates(settings)
+    most, middle = max(components), SCALE_OF_FEW if SCALE_OF_FEW in scales else scales[0]
+    with_most = [Choice(scale, most) for scale in scales]
+    of_middle = [Choice(middle, each) for each in components]
+    choices = list(dict.fromkeys([*with_most, *of_middle]))
+    found = dict(zip(choices, _scores_of(key, choices, settings, training_data, hooks), strict=True))
+    scale, _ = min(with_most, key=found.get)
+    _, components = min(of_middle, key=found.get)
+    return Choice(scale, components)
+
+
+def _scores_of(
+    key: jax.Array,
+    choices: Sequence[Choice],
+    settings: Any,
+    training_data: TrainingData,
+    hooks: Sequence[Hook],
+) -> list[float]:
+    """How well small ensembles of some choices predict rows that none of their members saw; lower is better.
+
     The score is the ensemble's: high frequencies let members err each in another way, which the mean of the
     members gains from and no member does. It is the NLL and the logarithm of the CRPS, both in nats: the
     first sees the shape of the noise, the second isn't swayed by a few rows.
@@ -289,7 +310,6 @@ def try_choices(key: jax.Array, settings: Any, training_data: TrainingData, hook
     more = rng.choice(seen, (TRIAL_MEMBERS, training_data.used - len(seen)))
     rows = np.concatenate([np.tile(seen, (TRIAL_MEMBERS, 1)), more], axis=1)
     held_out = unseen.reshape(folds, size)[np.arange(TRIAL_MEMBERS) % folds]
-    choices = [Choice(*choice) for choice in itertools.product(*candidates(settings))]
     rows, held_out = (np.tile(part, (len(choices), 1)) for part in (rows, held_out))
     training_data = training_data._replace(held_out={"rows": rows, "validation_rows": held_out})
     of_members = [choice for choice in choices for _ in range(TRIAL_MEMBERS)]
@@ -302,13 +322,15 @@ def try_choices(key: jax.Array, settings: Any, training_data: TrainingData, hook
     scores = []
     for i in range(len(choices)):
         of_choice = slice(i * TRIAL_MEMBERS, (i + 1) * TRIAL_MEMBERS)
+        if (history.failed_epoch[of_choice] >= 0).any():
+            scores.append(math.inf)
+            continue
         params = jax.tree.map(operator.itemgetter(of_choice), states.params)
         mixture = jax.tree.map(np.asarray, predict_ensemble(recipe.model, params, data[0][filled]))
         scaled = NoiseScaling.fit(mixture, y, sample_weight=weight)(mixture)
         nll, crps = (score(scaled, y, sample_weight=weight) for score in (metrics.nll, metrics.crps))
-        scores.append(np.mean(nll + np.log(crps)))
-    failed = (history.failed_epoch >= 0).reshape(len(choices), -1).any(axis=1)
-    return choices[int(np.nanargmin(np.where(failed, np.inf, scores)))]
+        scores.append(float(np.mean(nll + np.log(crps))))
+    return scores
 
 
 def final_scores(history: History) -> dict[str, float]:

@@ -40,6 +40,12 @@ SCORES = {
     "nll": ("NLL (nats)", "", "negative log-likelihood, lower is better; it depends on the unit"),
     "crps": ("CRPS", "unit", "mean distance of the predicted distribution, lower is better"),
     "coverage": ("inside the {level} interval", "share", "should be {level}"),
+    "below": (
+        "below the {level} interval",
+        "share",
+        "should be {tail}",
+    ),
+    "above": ("above the {level} interval", "share", "should be {tail}"),
     "width": ("width of the {level} interval", "unit", "the narrower the better, at equal coverage"),
     "interval_score": ("interval score", "unit", "width, and a penalty for values outside; lower is better"),
     "calibration_error": ("calibration error", "share", "mean distance of quantiles from their levels"),
@@ -57,6 +63,7 @@ CAPTIONS = {
     "predicted; above it the model is too sure.",
     "reliability": "How many values lie below each predicted quantile. A right model stays in the grey band.",
     "pit_histogram": "Flat is right; a hill means too wide, a valley too narrow, a slope off to one side.",
+    "densities": "Predicted densities, each as high as all others, and what was observed.",
     "band": "The mean and the interval over the feature, and the observed values.",
     "history": "Loss and validation NLL over the epochs.",
 }
@@ -73,7 +80,7 @@ class Row(NamedTuple):
 
 def score_rows(scores: Mapping[str, Any], rows: int | None = None) -> list[Row]:
     """The scores of one output, from `metrics.evaluate`, as text; few rows have no calibration errors."""
-    level = f"{100 * scores['level']:g}%"
+    words = {"level": f"{100 * scores['level']:g}%", "tail": f"{50 * (1 - scores['level']):.3g}%"}
     trivial = scores.get("baseline", {})
     hidden = () if scores["epistemic"] > 0 else ("aleatoric", "epistemic")
     hidden = (*hidden, *CALIBRATION) if rows is not None and rows < FEWEST_ROWS else hidden
@@ -81,7 +88,7 @@ def score_rows(scores: Mapping[str, Any], rows: int | None = None) -> list[Row]:
     for key, (name, kind, meaning) in SCORES.items():
         if key in scores and key not in hidden:
             shown = [_shown(values[key], kind) if key in values else "" for values in (scores, trivial)]
-            found.append(Row(name.format(level=level), *shown, meaning.format(level=level)))
+            found.append(Row(name.format(**words), *shown, meaning.format(**words)))
     return found
 
 
@@ -127,7 +134,7 @@ def score_table(scores: Mapping[str, Any], rows: int | None = None) -> Table:
     >>> prediction = Gaussian(jnp.zeros(3), jnp.zeros(3))
     >>> scores = metrics.evaluate(prediction, [0.5, -1.0, 1.5], baseline=(0.0, 2.0))
     >>> report.score_table(scores).row_count
-    11
+    13
     """
     caption = "trivial: mean and std of the training rows" if "baseline" in scores else None
     table = Table(caption=caption, caption_justify="left")

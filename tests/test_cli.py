@@ -984,7 +984,7 @@ def command(tmp_path):
 
 
 SCORES = {"rmse", "mae", "nll", "crps", "level", "coverage", "width", "interval_score", "calibration_error"}
-SCORES |= {"max_calibration_error", "ence", "sharpness", "aleatoric", "epistemic"}
+SCORES |= {"below", "above", "max_calibration_error", "ence", "sharpness", "aleatoric", "epistemic"}
 
 
 def test_results_as_json(run, houses, tmp_path):

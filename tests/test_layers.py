@@ -25,7 +25,8 @@ ORDER = """
     metrics.checked metrics.scores metrics.evaluation metrics.scorers metrics
     calibration.scaling calibration.recalibration calibration.conformal calibration
     model model.fitted
-    isotonic files model.archive model.header model.store cache plots report progress hosts
+    isotonic files model.archive model.header model.store cache plots.drawing plots.pictures plots.page plots
+    report progress hosts
     training_data recipe
     tables.csv tables.read tables.writer tables.prefetch tables.row_groups tables.learn
     tables.stream tables.find tables

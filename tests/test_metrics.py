@@ -52,6 +52,14 @@ METRICS = {
         lambda d, y, **w: metrics.coverage(d, y, LEVELS, **w),
         lambda m, s, y: [np.mean(np.abs(y - m) / s <= scipy.stats.norm.ppf((1 + a) / 2)) for a in LEVELS],
     ),
+    "outside, below": (
+        lambda d, y, **w: metrics.outside(d, y, LEVELS, **w)[0],
+        lambda m, s, y: [np.mean((m - y) / s > scipy.stats.norm.ppf((1 + a) / 2)) for a in LEVELS],
+    ),
+    "outside, above": (
+        lambda d, y, **w: metrics.outside(d, y, LEVELS, **w)[1],
+        lambda m, s, y: [np.mean((y - m) / s > scipy.stats.norm.ppf((1 + a) / 2)) for a in LEVELS],
+    ),
     "width": (
         lambda d, y, **w: metrics.width(d, LEVELS, **w),
         lambda m, s, y: [2 * np.mean(s) * scipy.stats.norm.ppf((1 + level) / 2) for level in LEVELS],

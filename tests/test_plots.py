@@ -109,7 +109,7 @@ def test_pit_histogram():
 
 
 def test_consistency_bands_hold_right_predictions():
-    lower, upper = plots._binomial(80, metrics.LEVELS)
+    lower, upper = plots.drawing.binomial(80, metrics.LEVELS)
     drawn = np.random.default_rng(0).binomial(80, metrics.LEVELS, (4000, 99)) / 80
     inside = ((lower <= drawn) & (drawn <= upper)).mean(axis=0)
     assert inside.min() > 0.94 and inside.mean() < 0.98
@@ -133,7 +133,7 @@ def test_observed_against_predicted():
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted price [€]", "observed price [€]")
     many = plots.observed_against_predicted(*rows(900))
     (bars,) = [c for c in many.collections if isinstance(c, LineCollection)]
-    assert len(bars.get_segments()) == plots.MOST_ERROR_BARS
+    assert len(bars.get_segments()) == plots.pictures.MOST_ERROR_BARS
 
 
 def test_error_by_std():
@@ -197,16 +197,32 @@ def test_history_of_a_loss_in_other_units():
     page.canvas.draw()
 
 
+def test_densities_of_a_few_rows():
+    humps = GaussianMixture.from_std(np.array([[-3.0] * 9, [3.0] * 9]) + np.arange(9.0), np.full((2, 9), 0.5))
+    ax = plots.densities(humps, np.arange(9.0), rows=3, label="price", title="Rows")
+    curves = [line.get_xydata() for line in ax.lines]
+    assert len(curves) == 3 and (ax.get_xlabel(), ax.get_title()) == ("price", "Rows")
+    for place, (curve, row) in enumerate(zip(curves, (1, 4, 7), strict=True)):
+        density = np.exp([float(humps[[row]].log_prob(np.array([x]))[0]) for x in curve[::40, 0]])
+        whole = np.exp(np.asarray(humps[np.full(400, row)].log_prob(curve[:, 0])))
+        np.testing.assert_allclose(curve[::40, 1], place + 0.85 * density / whole.max(), rtol=1e-5)
+        left, middle, right = np.interp([row - 3, row, row + 3], *curve.T) - place
+        assert left > 0.8 and middle < 0.01 and right > 0.8  # two humps
+    np.testing.assert_allclose(ax.collections[-1].get_offsets(), [[1, 0], [4, 1], [7, 2]])
+    assert texts(ax) == ["predicted density", "observed"]
+    assert len(plots.densities(humps, np.arange(9.0), rows=20).lines) == 9
+
+
 def test_a_page_for_any_model():
     prediction, y = rows()
     training = History(np.array([2.0, 1.0]), None, np.array(-1), np.array(-1))
     page = plots.report(prediction, y, x=np.arange(150.0), training=training, label="price", title="Page")
     titles = [ax.get_title() for ax in page.axes]
-    assert len(set(titles)) == 6 and {"Reliability of the quantiles", "Prediction", "Training"} <= set(titles)
+    assert len(set(titles)) == 7 and {"Reliability of the quantiles", "Prediction", "Training"} <= set(titles)
     assert page.get_suptitle() == "Page"
     assert page.get_size_inches()[1] > page.get_size_inches()[0]  # a sheet of paper
     page.canvas.draw()
-    # A conformal prediction has no cdf, so two of the pictures are left out.
+    # A conformal prediction has no cdf, so three of the pictures are left out.
     conformal = SplitConformal.fit(prediction, y)(prediction)
     assert len(plots.report(conformal, y).axes) == 2
     with pytest.raises(ValueError, match=r"one output .*\(2, 2\): pass prediction.output"):

@@ -74,7 +74,7 @@ def test_html_stands_alone(tmp_path):
     assert not re.search(r"(src|href)=.(?!data:)", page) and "http" not in page and "@import" not in page
     assert 'name="viewport"' in page and "@media print" in page
     images = re.findall(r'src="data:image/png;base64,([^"]+)" alt="([^"]+)"', page)
-    assert len(images) == 10 and len({alt for _, alt in images}) == 10
+    assert len(images) == 12 and len({alt for _, alt in images}) == 12
     for data, _ in images:
         png = base64.b64decode(data)
         assert png.startswith(b"\x89PNG") and struct.unpack(">I", png[16:20])[0] > 600
@@ -124,7 +124,8 @@ def test_nothing_is_half_written(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError("no space")
 
-    monkeypatch.setattr(report.plots, "report_panels", fail)
+    for module in (report.plots, report.plots.page):
+        monkeypatch.setattr(module, "report_panels", fail)
     for suffix in (".html", ".pdf"):
         with pytest.raises(OSError, match="no space"):
             report.write(path.with_suffix(suffix), [section()], title="", about="")

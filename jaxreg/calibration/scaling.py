@@ -152,7 +152,8 @@ class NoiseScaling(NamedTuple):
         members, average = len(means), partial(np.average, axis=0, weights=weight)
         disagreement = np.var(means, axis=0, ddof=1) if members > 1 else np.zeros(y.shape)
         if isinstance(mixture, GaussianMixture) and len(mixture.means) > members:
-            alone = mixture.by_members(held_out | ~held_out.any(axis=0))
+            anybody = np.arange(members)[:, None] == 0  # for rows that weigh nothing
+            alone = mixture.of_rows(held_out | (anybody & ~held_out.any(axis=0)))
             found = _for_each_output(
                 partial(_best_factor, scaled="scale_noise", score="crps"), alone, y, weight
             )

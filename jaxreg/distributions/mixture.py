@@ -240,6 +240,26 @@ class GaussianMixture(Record):
         kept, weights = (each.reshape(each.shape + (1,) * (rank - each.ndim)) for each in (kept, weights))
         return self._replace(weights=jnp.asarray(kept * weights, jnp.result_type(means, 0.0)))
 
+    def of_rows(self, kept: Bool[np.ndarray, "members n"]) -> "GaussianMixture":
+        """Of each row the mixture of some members alone, in as few components as that takes."""
+        count, components = self.count_members(), len(self.means)
+        whose = np.arange(components) if self.members is None else np.asarray(self.members)
+        alone = self.by_members(kept)
+        if (np.bincount(whose, minlength=count) * count != components).any():
+            return alone
+        each, own = components // count, kept[whose]
+        order = np.argsort(~own, axis=0, kind="stable")[: own.sum(axis=0).max()]
+        rank = np.ndim(self.means)
+
+        def compact(part: ArrayLike) -> np.ndarray:
+            part = np.broadcast_to(part, np.shape(self.means))
+            return np.take_along_axis(part, order.reshape(order.shape + (1,) * (rank - 2)), 0)
+
+        weights = np.asarray(alone.weights)
+        weights = weights.reshape(weights.shape + (1,) * (rank - weights.ndim))
+        members = np.repeat(np.arange(len(order) // each), each)
+        return GaussianMixture(compact(self.means), compact(self.log_vars), compact(weights), members)
+
     def moved(self, distance: ArrayLike) -> "GaussianMixture":
         """The mixture with each row moved by a distance, in units of y."""
         means = np.asarray(self.means, np.float64) + distance

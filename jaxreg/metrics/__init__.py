@@ -18,6 +18,7 @@ from jaxreg.metrics.scores import mae as mae
 from jaxreg.metrics.scores import max_calibration_error as max_calibration_error
 from jaxreg.metrics.scores import nll as nll
 from jaxreg.metrics.scores import observed_levels as observed_levels
+from jaxreg.metrics.scores import outside as outside
 from jaxreg.metrics.scores import pinball as pinball
 from jaxreg.metrics.scores import pit as pit
 from jaxreg.metrics.scores import rmse as rmse

@@ -22,6 +22,7 @@ from jaxreg.metrics.scores import (
     mae,
     max_calibration_error,
     nll,
+    outside,
     rmse,
     sharpness,
     variance_split,
@@ -38,6 +39,8 @@ class IntervalScores(TypedDict):
     mae: Number
     level: Number
     coverage: Number
+    below: Number
+    above: Number
     width: Number
     interval_score: Number
     ence: Number
@@ -110,7 +113,8 @@ def evaluate(
     Args:
         prediction: over `(n,)` or `(n, d)`.
         y: observed values, the same shape.
-        level: a number; of the interval that coverage, width and interval score are of.
+        level: a number; of the interval that coverage, width, interval score and the shares of values below
+            and above are of.
         baseline: mean and standard deviation of the training targets, in units of y: what a reader who
             knows no features would predict for every row. Its scores come under the key "baseline".
         sample_weight: weight of each row or value.
@@ -134,6 +138,7 @@ def evaluate(
     weighted = {"sample_weight": sample_weight}
     able = prediction.dist if isinstance(prediction, Affine) else prediction
     aleatoric, epistemic = variance_split(prediction, **weighted)
+    below, above = outside(prediction, y, level, **weighted)
     scores = {"rmse": rmse(prediction, y, **weighted), "mae": mae(prediction, y, **weighted)}
     if hasattr(able, "log_prob"):
         scores["nll"] = nll(prediction, y, **weighted)
@@ -142,6 +147,8 @@ def evaluate(
     scores |= {
         "level": level,
         "coverage": coverage(prediction, y, level, **weighted),
+        "below": below,
+        "above": above,
         "width": width(prediction, level, **weighted),
         "interval_score": interval_score(prediction, y, level, **weighted),
     }

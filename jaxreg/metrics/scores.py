@@ -101,6 +101,28 @@ def coverage(
     return weighted_mean(xp, (lower <= y) & (y <= upper), weight, leading)
 
 
+def outside(
+    prediction: Prediction, y: TableLike, level: TableLike = 0.95, *, sample_weight: TableLike | None = None
+) -> tuple[Score, Score]:
+    """Shares of observed values below and above the central interval; each should be `(1 - level) / 2`.
+
+    Returns:
+        `(below, above)`, each of shape `level.shape`, or `level.shape + (d,)`.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxreg import Gaussian, metrics
+    >>> prediction = Gaussian(mean=jnp.zeros(4), log_var=jnp.zeros(4))
+    >>> below, above = metrics.outside(prediction, [0.1, -1.0, 1.5, 3.0])
+    >>> print(below, above)
+    0.0 0.25
+    """
+    xp, y, weight = checked_arrays(prediction, y, sample_weight)
+    (lower, upper), leading = prediction.interval(level), np.ndim(level)
+    y = y.reshape((1,) * leading + y.shape)
+    below, above = (weighted_mean(xp, beyond, weight, leading) for beyond in (y < lower, y > upper))
+    return below, above
+
+
 def width(
     prediction: Prediction, level: TableLike = 0.95, *, sample_weight: TableLike | None = None
 ) -> Score:

@@ -4,39 +4,39 @@ Each function draws on `ax`, by default the axes of a new figure, and returns it
 writes the picture. What stands for different things differs in shape or in brightness, not in hue alone.
 """
 
-from collections.abc import Callable
-from functools import partial
-
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
-from matplotlib.figure import Figure
-from scipy.special import bdtrik, chdtri
+from scipy.special import chdtri
 
 from jaxreg.checks import check_probability
 from jaxreg.data.frames import TableLike
 from jaxreg.distributions.base import Prediction
-from jaxreg.metrics.checked import check_prediction
+from jaxreg.metrics.checked import able
 from jaxreg.metrics.scores import LEVELS, observed_levels, pit
 from jaxreg.metrics.scores import error_by_std as binned_error
 from jaxreg.plain import check_whole
+from jaxreg.plots.drawing import (
+    CONSISTENCY,
+    DARK,
+    axes_or_new,
+    binomial,
+    finished,
+    one_output,
+    single_feature,
+)
 from jaxreg.training import History
-
-# Share of pictures of a right prediction that stay inside a consistency band, at each point.
-CONSISTENCY = 0.95
 
 # More error bars than these can't be told apart: rows between them are left out.
 MOST_ERROR_BARS = 60
-
-# Dark enough to be seen over points and band in black and white.
-DARK = "#a33c00"
 
 # Both dark enough for the text of their axes.
 LOSS_COLOR, SCORE_COLOR = "C0", DARK
 
 # Beyond so many, points are small and pale.
 MANY_POINTS = 500
+
+# Points of a curve between two quantiles, and these.
+CURVE_POINTS, CURVE_ENDS = 400, (0.002, 0.998)
 
 
 def band(
@@ -70,16 +70,16 @@ def band(
     Raises:
         ValueError: if x holds more than one feature or its rows aren't the prediction's.
     """
-    x = _single_feature(x)
+    x = single_feature(x)
     mean, (lower, upper) = np.asarray(prediction.mean), prediction.interval(level)
     if mean.shape != x.shape:
         raise ValueError(f"x has {len(x)} rows, the prediction has shape {mean.shape}: they must agree")
     if train is not None:
-        train = _single_feature(train[0]), np.asarray(train[1])
+        train = single_feature(train[0]), np.asarray(train[1])
         if train[1].shape != train[0].shape:
             rows, shape = len(train[0]), train[1].shape
             raise ValueError(f"train: x has {rows} rows, y has shape {shape}: they must agree")
-    ax = _axes(ax, (8, 5))
+    ax = axes_or_new(ax, (8, 5))
     order = np.argsort(x)
     if train is not None:
         many = len(train[0]) > MANY_POINTS
@@ -94,7 +94,7 @@ def band(
             inner = mean[order] + share * (bound - mean[order])
             ax.plot(x[order], inner, "--", linewidth=1, color="0.25", label=label)
     ax.set(xlabel=labels[0], ylabel=labels[1])
-    return _finished(ax, title)
+    return finished(ax, title)
 
 
 def reliability(
@@ -118,16 +118,16 @@ def reliability(
     Raises:
         ValueError: as `metrics.check_prediction`, or for several outputs.
     """
-    y = _one_output(prediction, y)
+    y = one_output(prediction, y)
     observed = observed_levels(prediction, y)
-    ax = _axes(ax)
-    lower, upper = _binomial(len(y), LEVELS)
+    ax = axes_or_new(ax)
+    lower, upper = binomial(len(y), LEVELS)
     label = f"{100 * CONSISTENCY:g}% of right predictions"
     ax.fill_between(LEVELS, lower, upper, color="0.85", linewidth=0, label=label)
     ax.plot([0, 1], [0, 1], "--", color="0.4", linewidth=1, label="ideal")
     ax.plot([0, *LEVELS, 1], [0, *observed, 1], color="C0", linewidth=2, label="observed")
     ax.set(xlabel="predicted level", ylabel="share of values below", xlim=(0, 1), ylim=(0, 1))
-    return _finished(ax, title)
+    return finished(ax, title)
 
 
 def pit_histogram(
@@ -155,10 +155,10 @@ def pit_histogram(
         ValueError: as `metrics.check_prediction`, or for several outputs.
     """
     check_whole("bins", bins, 1)
-    y = _one_output(prediction, y)
+    y = one_output(prediction, y)
     counts, edges = np.histogram(pit(prediction, y), bins, (0, 1))
-    ax = _axes(ax)
-    lower, upper = (bins * share[0] for share in _binomial(len(y), np.array([1 / bins])))
+    ax = axes_or_new(ax)
+    lower, upper = (bins * share[0] for share in binomial(len(y), np.array([1 / bins])))
     label = f"{100 * CONSISTENCY:g}% of right predictions"
     heights = bins * counts / len(y)
     ax.bar(edges[:-1], heights, 1 / bins, align="edge", color="C0", edgecolor="white", label="observed")
@@ -166,7 +166,49 @@ def pit_histogram(
     ax.axhline(1, linestyle="--", color="0.2", linewidth=1, label="ideal")
     ax.set(xlabel="cdf at the observed value (PIT)", ylabel="density", xlim=(0, 1))
     ax.set_ylim(0, 1.35 * max(upper, heights.max()))  # room for the legend
-    return _finished(ax, title)
+    return finished(ax, title)
+
+
+def densities(
+    prediction: Prediction,
+    y: TableLike,
+    *,
+    rows: int = 6,
+    label: str = "y",
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the predicted densities of a few rows as curves, one above the other, and the observed values.
+
+    The rows are spread evenly over all in the order of their predicted means. Each curve is as high as all
+    others, so that its shape can be seen: skewed, with heavy tails, or with several humps.
+
+    Args:
+        prediction: over `(n,)`; it needs a density, which conformal intervals haven't.
+        y: observed values.
+        rows: how many to draw, at most; fewer where there are fewer.
+        label: name of the target, with its unit.
+        title: of the axes.
+        ax: axes to draw on.
+
+    Raises:
+        ValueError: as `metrics.check_prediction`, or for several outputs.
+    """
+    check_whole("rows", rows, 1)
+    y, ax = one_output(able(prediction, "log_prob"), y), axes_or_new(ax)
+    order = np.argsort(np.asarray(prediction.mean), kind="stable")
+    shown = order[np.unique(((np.arange(rows) + 0.5) * len(order) / rows).astype(int))]
+    low, high = (np.asarray(end, np.float64) for end in prediction[shown].quantile(np.array(CURVE_ENDS)))
+    for place, row in enumerate(shown):
+        values = np.linspace(low[place], high[place], CURVE_POINTS)
+        density = np.exp(prediction[np.full(CURVE_POINTS, row)].log_prob(values))
+        height = place + 0.85 * density / density.max()
+        ax.fill_between(values, place, height, color="C0", alpha=0.3, linewidth=0)
+        ax.plot(values, height, color="C0", label="predicted density" if place == 0 else None)
+    ax.scatter(y[shown], np.arange(len(shown)), 30, DARK, marker="D", zorder=3, label="observed")
+    ax.set(xlabel=label, ylabel="rows, by their predicted mean", yticks=[])
+    ax.set_ylim(-0.3, 1.3 * len(shown) + 0.3)  # room for the legend
+    return finished(ax, title)
 
 
 def observed_against_predicted(
@@ -194,11 +236,11 @@ def observed_against_predicted(
         ValueError: as `metrics.check_prediction`, or for several outputs.
     """
     check_probability("level", level)
-    y = _one_output(prediction, y)
+    y = one_output(prediction, y)
     mean = np.asarray(prediction.mean)
     lower, upper = (np.asarray(end) for end in prediction.interval(level))
     inside = (lower <= y) & (y <= upper)
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     order = np.argsort(mean)
     shown = order[np.unique(np.linspace(0, len(y) - 1, MOST_ERROR_BARS).round().astype(int))]
     reach = np.stack([mean - lower, upper - mean])[:, shown]
@@ -212,7 +254,7 @@ def observed_against_predicted(
     hollow = {"facecolor": "white", "edgecolor": "C3", "zorder": 2}
     ax.scatter(mean[~inside], y[~inside], s=size + 8, label=outside, **hollow)
     ax.set(xlabel=f"predicted {label}", ylabel=f"observed {label}")
-    return _finished(ax, title)
+    return finished(ax, title)
 
 
 def error_by_std(
@@ -240,13 +282,13 @@ def error_by_std(
     Raises:
         ValueError: as `metrics.check_prediction`, or for several outputs.
     """
-    y = _one_output(prediction, y)
+    y = one_output(prediction, y)
     predicted, observed, rows = binned_error(prediction, y, bins)
     predicted, observed, rows = (a[rows > 0] for a in (predicted, observed, rows))
     # n RMSE^2 / sigma^2 is chi-squared with n degrees of freedom.
     tail = (1 - CONSISTENCY) / 2
     ends = [observed * np.sqrt(rows / chdtri(rows, q)) for q in (tail, 1 - tail)]
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     top = 1.05 * max(predicted.max(), observed.max())
     ax.plot([0, top], [0, top], "--", color="0.4", linewidth=1, label="ideal")
     reach = np.abs(np.stack(ends) - observed)
@@ -255,7 +297,7 @@ def error_by_std(
     ax.errorbar(predicted, observed, reach, fmt="o-", color="C0", capsize=3, label=bar_label)
     ax.set(xlabel=f"predicted std of {label}", ylabel=f"RMSE of {label}", xlim=(0, top))
     ax.set_ylim(0, None)
-    return _finished(ax, title)
+    return finished(ax, title)
 
 
 def history(
@@ -290,7 +332,7 @@ def history(
     """
     if not np.isfinite(report.loss).any():
         raise ValueError("the history has no finite loss")
-    ax = _axes(ax, (8, 5))
+    ax = axes_or_new(ax, (8, 5))
     apart = not same_scale and report.validation_nll is not None
     right = ax.twinx() if apart else ax
     _draw_series(ax, report.loss, f"{loss_label} (left)" if apart else loss_label, LOSS_COLOR, "-")
@@ -304,7 +346,7 @@ def history(
         for side, color in ((ax, LOSS_COLOR), (right, SCORE_COLOR)):
             side.yaxis.label.set_color(color)
             side.tick_params(axis="y", labelcolor=color)
-    return _finished(ax, title, right)
+    return finished(ax, title, right)
 
 
 def _draw_series(ax: Axes, values: np.ndarray, name: str, color: str, style: str) -> None:
@@ -326,125 +368,3 @@ def _mark_best(ax: Axes, report: History) -> None:
         at = np.atleast_2d(report.validation_nll)[np.flatnonzero(best >= 0), best[best >= 0]]
         label = f"best epoch ({best[0] + 1})" if len(best) == 1 else "best epoch of each member"
         ax.plot(best[best >= 0] + 1, at, "v", color="black", markersize=6, label=label)
-
-
-def report(
-    prediction: Prediction,
-    y: TableLike,
-    *,
-    x: TableLike | None = None,
-    training: History | None = None,
-    same_scale: bool = True,
-    level: float = 0.95,
-    label: str = "y",
-    x_label: str = "x",
-    title: str | None = None,
-    head: Callable[[Axes], None] | None = None,
-) -> Figure:
-    """Draw one page for a model and data that it hasn't seen: every picture here that they allow.
-
-    Args:
-        prediction: over `(n,)`; of several outputs draw `prediction.output(i)` one by one.
-        y: observed values.
-        x: the feature, where there is but one: the band over it is drawn too.
-        training: the model's history.
-        same_scale: whether its loss is in the units of its validation NLL, as in `history`.
-        level: of intervals.
-        label: name of the target, with its unit.
-        x_label: name of the feature, with its unit.
-        title: of the page.
-        head: draws something else on axes above the pictures.
-
-    Returns:
-        A figure the size of a sheet of A4 paper.
-
-    Raises:
-        ValueError: as `metrics.check_prediction`, or for several outputs.
-    """
-    shown = {"x": x, "training": training, "same_scale": same_scale}
-    panels = report_panels(prediction, y, **shown, level=level, label=label, x_label=x_label)
-    page = Figure(figsize=(8.27, 11.69), layout="constrained")
-    page.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
-    above, rows = int(head is not None), -(-len(panels) // 2)
-    cells = page.add_gridspec(max(above + rows, 3), 2)
-    if head is not None:
-        head(page.add_subplot(cells[0, :]))
-    for i, draw in enumerate(panels.values()):
-        draw(page.add_subplot(cells[above + i // 2, i % 2]))
-    if title is not None:
-        page.suptitle(title, fontsize="x-large")
-    return page
-
-
-def report_panels(
-    prediction: Prediction,
-    y: TableLike,
-    *,
-    x: TableLike | None = None,
-    training: History | None = None,
-    same_scale: bool = True,
-    level: float = 0.95,
-    label: str = "y",
-    x_label: str = "x",
-) -> dict[str, Callable[[Axes | None], Axes]]:
-    """The pictures of a `report` by name, as functions of the axes to draw on; the arguments are its own."""
-    y = _one_output(prediction, y)
-    of = {"prediction": prediction, "y": y}
-    panels = {
-        "observed_against_predicted": partial(
-            observed_against_predicted, **of, level=level, label=label, title="Observed against predicted"
-        ),
-        "error_by_std": partial(error_by_std, **of, label=label, title="Error against predicted std"),
-    }
-    if hasattr(getattr(prediction, "dist", prediction), "cdf"):
-        panels["reliability"] = partial(reliability, **of, title="Reliability of the quantiles")
-        panels["pit_histogram"] = partial(pit_histogram, **of, title="Where values fall in their predictions")
-    if x is not None:
-        drawn = {"train": (x, y), "points": "observed", "level": level, "labels": (x_label, label)}
-        panels["band"] = partial(band, x, prediction, **drawn, title="Prediction")
-    if training is not None:
-        panels["history"] = partial(history, training, same_scale=same_scale, title="Training")
-    return {name: lambda ax=None, draw=draw: draw(ax=ax) for name, draw in panels.items()}
-
-
-def literal(text: str) -> str:
-    """A name as it is, for a label: matplotlib takes what stands between two `$` for a formula."""
-    return text.replace("$", r"\$")
-
-
-def _axes(ax: Axes | None, size: tuple[int, int] = (5, 5)) -> Axes:
-    return plt.subplots(figsize=size, layout="constrained")[1] if ax is None else ax
-
-
-def _finished(ax: Axes, title: str | None, front: Axes | None = None) -> Axes:
-    """Axes with title and legend, which stands on those in front of them where there are two."""
-    if title is not None:
-        ax.set_title(title)
-    front = front or ax
-    drawn = [handle for each in dict.fromkeys((ax, front)) for handle in each.get_legend_handles_labels()[0]]
-    for handle in front.legend(handles=drawn, fontsize="small").legend_handles:
-        if isinstance(handle, PathCollection):  # small, pale points are not so in the legend
-            handle.set(alpha=1, sizes=[20])
-    return ax
-
-
-def _one_output(prediction: Prediction, y: TableLike) -> np.ndarray:
-    if np.ndim(prediction.mean) != 1:
-        shape = f"the prediction has {np.shape(prediction.mean)}"
-        raise ValueError(f"one output is drawn at a time, {shape}: pass prediction.output(i)")
-    return check_prediction(prediction, y)[0]
-
-
-def _binomial(n: int, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The shares between which a binomial one lies with a probability of at least CONSISTENCY."""
-    tail = (1 - CONSISTENCY) / 2
-    return tuple(np.ceil(np.maximum(bdtrik(q, n, share), 0)) / n for q in (tail, 1 - tail))
-
-
-def _single_feature(x: TableLike) -> np.ndarray:
-    x = np.asarray(x)
-    if x.ndim == 2 and x.shape[1] == 1:
-        return x[:, 0]
-    if x.ndim != 1:
-        raise ValueError(f"a band is drawn over one feature, x has shape {x.shape}: pass one column")
-    return x
