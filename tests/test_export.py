@@ -12,7 +12,16 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from jaxreg import Columns, Fitted, MeanOnlyRegressor, MeanVarRegressor, PeriodicEmbedding, Scaler
+from jaxreg import (
+    Columns,
+    FamilyRegressor,
+    Fitted,
+    MeanOnlyRegressor,
+    MeanVarRegressor,
+    MixtureRegressor,
+    PeriodicEmbedding,
+    Scaler,
+)
 from jaxreg.calibration.scaling import NoiseScaling, VarianceScaling
 from jaxreg.columns.times import Time
 from jaxreg.model import export
@@ -38,6 +47,10 @@ KINDS = {
     "the estimator's": lambda: made(
         MeanVarRegressor(hidden=(128, 128), embedding=PeriodicEmbedding(4)), 3, NoiseScaling(1.7)
     ),
+    "mixtures of two outputs": lambda: made(
+        MixtureRegressor(components=3, hidden=(8,), outputs=2), 2, NoiseScaling(0.7), (2,)
+    ),
+    "a family": lambda: made(FamilyRegressor(family="Laplace", hidden=(8,)), 2, NoiseScaling(0.7)),
     "two outputs": lambda: made(
         MeanVarRegressor(hidden=(8,), outputs=2), 2, NoiseScaling(np.array([0.5, 2.0])), (2,)
     ),

@@ -15,9 +15,11 @@ from safetensors.numpy import load_file, save_file
 
 from jaxreg import (
     Columns,
+    FamilyRegressor,
     Fitted,
     MeanOnlyRegressor,
     MeanVarRegressor,
+    MixtureRegressor,
     NaturalRegressor,
     PeriodicEmbedding,
     Scaler,
@@ -49,6 +51,9 @@ def make(model=None, seed=0, outputs=1):
         (MeanOnlyRegressor(hidden=()), 1),
         (NaturalRegressor(hidden=(4,)), 1),
         (MeanVarRegressor(hidden=(4,), detach_variance=True), 1),
+        (MixtureRegressor(hidden=(4,), components=3, smallest_std=0.25), 1),
+        (MixtureRegressor(hidden=(4,), components=4, outputs=2), 2),
+        (FamilyRegressor(hidden=(4,), family="StudentT", outputs=2), 2),
         (MeanVarRegressor(hidden=(4,), embedding=PeriodicEmbedding(3, (0.1, 2.0))), 1),
     ],
 )

@@ -9,10 +9,14 @@ import pytest
 import torch
 
 from jaxreg import (
+    FamilyRegressor,
     Gaussian,
+    GaussianMixture,
     MeanOnlyRegressor,
     MeanVarRegressor,
+    MixtureRegressor,
     NaturalRegressor,
+    StudentT,
     make_trainer,
     predict,
     sgd,
@@ -21,7 +25,11 @@ from jaxreg.model import torch_weights
 from jaxreg.networks import models
 from jaxreg.networks.prediction import PREDICTION_BLOCK, _apply
 
-MODELS = {m.__name__: m for m in (MeanVarRegressor, MeanOnlyRegressor, NaturalRegressor)}
+MODELS = {
+    m.__name__: m
+    for m in (MeanVarRegressor, MeanOnlyRegressor, NaturalRegressor, MixtureRegressor, FamilyRegressor)
+}
+RETURNED = {"MixtureRegressor": GaussianMixture, "FamilyRegressor": StudentT}
 KEY = jax.random.key(0)
 
 
@@ -32,7 +40,8 @@ def test_shapes(name, outputs, shape, hidden):
     model = MODELS[name](hidden=hidden, outputs=outputs)
     x = jnp.ones((5, 2))
     out = model.apply(model.init(KEY, x), x)
-    assert isinstance(out, Gaussian) and out.mean.shape == out.log_var.shape == shape
+    assert type(out) is RETURNED.get(name, Gaussian) and out.mean.shape == out.std.shape == shape
+    assert all(np.shape(part)[out.row_axis :] == shape for part in tuple(out) if np.ndim(part) > out.row_axis)
 
 
 def test_starting_values():

@@ -11,6 +11,7 @@ from jaxreg import (
     GaussianMixture,
     MeanOnlyRegressor,
     MeanVarRegressor,
+    MixtureRegressor,
     make_trainer,
     predict,
     run_epochs,
@@ -21,6 +22,7 @@ MODELS = {
     "MeanVarRegressor": MeanVarRegressor(hidden=(8,)),
     "MeanOnlyRegressor": MeanOnlyRegressor(hidden=(8,)),
     "two outputs": MeanVarRegressor(hidden=(8,), outputs=2),
+    "mixtures": MixtureRegressor(hidden=(8,), components=2, outputs=2),
 }
 KEYS = jax.random.split(jax.random.key(0), 3)
 
@@ -45,6 +47,7 @@ def equal(a, b):
         ("MeanOnlyRegressor", 5),
         ("two outputs", None),
         ("two outputs", 4),
+        ("mixtures", 4),
     ],
 )
 def test_vmap_of_run_epochs_is_a_loop(rows, name, batch_size):

@@ -135,7 +135,7 @@ def select_rows(values: Array | np.ndarray, rows: Any, axis: int = 0) -> Array |
     return np.asarray(found) if isinstance(values, np.ndarray) else found
 
 
-def shape_of(dist: Any) -> tuple[int, ...]:
+def shape_of(dist: Any) -> tuple[Any, ...]:
     """What a distribution is over, `(n,)` or `(n, d)`: the shape of its first array from the rows on."""
     return np.shape(jax.tree.leaves(dist)[0])[dist.row_axis :]
 
