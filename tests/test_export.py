@@ -70,7 +70,8 @@ def test_an_export_predicts_what_the_model_does(tmp_path, kind):
             got = [np.asarray(values) for values in function(X[:n], level)]
         for a, b in zip(got, (own.mean, own.std, *own.interval(level)), strict=True):
             assert a.shape == b.shape and a.dtype == np.float64
-            assert np.max(np.abs(a - b) / own.std) < 1e-6
+            # Ends that are roots, in float32: two programs stop a few units of the last place apart.
+            assert np.max(np.abs(a - b) / own.std) < (1e-5 if kind == "a family" else 1e-6)
 
 
 @pytest.mark.parametrize("kind", ["one network", "two outputs"])

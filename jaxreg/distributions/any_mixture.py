@@ -39,6 +39,9 @@ class Mixture(Family, _MixtureFields):
 
     __slots__ = ()
 
+    def __repr__(self) -> str:
+        return f"Mixture({self.count_members()} of {self.dist!r})"
+
     @property
     def row_axis(self) -> int:
         """The axis of its arrays that the rows are on."""
@@ -46,8 +49,8 @@ class Mixture(Family, _MixtureFields):
 
     def _each(self, name: str, *values: Any) -> Array:
         """What each member gives."""
-        if values:
-            check_same_shape(y=values[0], mean=np.broadcast_to(0, shape_of(self)))
+        if values and np.shape(values[0]) != shape_of(self):
+            check_same_shape(y=values[0], mean=self.mean)
 
         def ask(member: Any) -> Array:
             found = getattr(member, name)

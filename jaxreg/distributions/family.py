@@ -70,8 +70,8 @@ class Family:
 
     def __repr__(self) -> str:
         named = zip(self._fields, tuple(self), strict=True)
-        fields = (f"{name} {value if isinstance(value, Family) else brief(value)}" for name, value in named)
-        return f"{type(self).__name__}({', '.join(fields)})"
+        shown = ((name, value if isinstance(value, Family) else brief(value)) for name, value in named)
+        return f"{type(self).__name__}({', '.join(f'{name} {value}' for name, value in shown)})"
 
     def __getitem__(self, rows: Any) -> Any:
         """The distribution of some rows, by a number, a slice, or a list of numbers or booleans."""
