@@ -50,6 +50,8 @@ SCALES = (1.0, 0.25, 0.0)
 SCALE_OF_FEW = 0.25
 COMPONENTS = (1, 4)
 COMPONENTS_OF_FEW = 1
+# Nats, of all unseen rows together, that more components have to gain: few rows say little of a shape.
+PRIOR_OF_FEW = 5.0
 TRIAL_ROWS = 50
 TRIAL_MEMBERS = 3
 TRIAL_UNSEEN = 0.3
@@ -284,7 +286,8 @@ def try_choices(key: jax.Array, settings: Any, training_data: TrainingData, hook
     choices = list(dict.fromkeys([*with_most, *of_middle]))
     found = dict(zip(choices, _scores_of(key, choices, settings, training_data, hooks), strict=True))
     scale, _ = min(with_most, key=found.get)
-    _, components = min(of_middle, key=found.get)
+    least = PRIOR_OF_FEW / (TRIAL_UNSEEN * training_data.rows)
+    _, components = min(of_middle, key=lambda choice: found[choice] + least * (choice.components > 1))
     return Choice(scale, components)
 
 
