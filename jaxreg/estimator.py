@@ -107,7 +107,8 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
     >>> import jax
     >>> from jaxreg import DeepEnsembleRegressor, data
     >>> x, y = data.sinusoid(jax.random.key(0))
-    >>> model = DeepEnsembleRegressor(members=3, hidden=(32,), frequency_scale=0.25, random_state=0).fit(x, y)
+    >>> small = {"members": 3, "hidden": (32,), "frequency_scale": 0.25, "noise": 1, "random_state": 0}
+    >>> model = DeepEnsembleRegressor(**small).fit(x, y)
     >>> mean, std = model.predict(x, return_std=True)
     >>> lower, upper = model.predict_interval(x, level=0.9)
     >>> model.predict_quantiles(x, [0.1, 0.5, 0.9]).shape

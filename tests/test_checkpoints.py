@@ -402,7 +402,7 @@ def test_the_estimator_with_its_trial(tmp_path):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(80, 2))
     y = x[:, 0] + 0.1 * rng.normal(size=80)
-    small = {"members": 2, "hidden": (8,), "frequencies": 2, "epochs": 12, "random_state": 0}
+    small = {"members": 2, "hidden": (8,), "frequencies": 2, "noise": 1, "epochs": 12, "random_state": 0}
 
     def estimate(*hooks):
         return DeepEnsembleRegressor(**small, hooks=hooks).fit(x, y)

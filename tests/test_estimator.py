@@ -146,7 +146,7 @@ def test_frames(frame):
 @pytest.mark.slow
 def test_other_numbers_of_rows_compile_nothing():
     x, y = rows(240)
-    model = DeepEnsembleRegressor(members=2, hidden=(6,), epochs=4, batch_size=32, random_state=0)
+    model = DeepEnsembleRegressor(members=2, noise=1, hidden=(6,), epochs=4, batch_size=32, random_state=0)
 
     def fit_all(lengths):
         return sum(count_compilations(lambda n=n: model.fit(x[:n], y[:n])) > 0 for n in lengths)
@@ -420,7 +420,14 @@ def files(tmp_path_factory):
 @pytest.mark.slow
 def test_files_train_an_ensemble_as_good_as_their_rows_do(files):
     files, table = files
-    settings = {"members": 3, "hidden": (32,), "epochs": 25, "random_state": 0, "frequency_scale": 0.25}
+    settings = {
+        "members": 3,
+        "hidden": (32,),
+        "epochs": 25,
+        "random_state": 0,
+        "frequency_scale": 0.25,
+        "noise": 1,
+    }
     settings["batch_size"] = 128
     numbers, _, y_test = files.take([1], 1000)
     x_test = table[numbers, :2]
@@ -445,7 +452,9 @@ def test_files_train_an_ensemble_as_good_as_their_rows_do(files):
 
 
 def test_files_with_no_row_held_out(files):
-    model = DeepEnsembleRegressor(members=2, hidden=(8,), epochs=2, validation_fraction=0, random_state=0)
+    model = DeepEnsembleRegressor(
+        members=2, noise=1, hidden=(8,), epochs=2, validation_fraction=0, random_state=0
+    )
     model.fit_files(files[0])
     assert model.calibration_ is None and model.history_.validation_nll is None and model.n_iter_ == 2
     with pytest.raises(ValueError, match="rows in files need a batch_size"):
@@ -453,7 +462,14 @@ def test_files_with_no_row_held_out(files):
 
 
 def test_fit_takes_files_too(files, as_source):
-    settings = {"members": 2, "hidden": (8,), "epochs": 1, "random_state": 0, "frequency_scale": 0.25}
+    settings = {
+        "members": 2,
+        "hidden": (8,),
+        "epochs": 1,
+        "random_state": 0,
+        "frequency_scale": 0.25,
+        "noise": 1,
+    }
     one, other = DeepEnsembleRegressor(**settings), DeepEnsembleRegressor(**settings)
     for a, b in zip(
         *(jax.tree.leaves(m.members_) for m in (one.fit(files[0]), other.fit_files(files[0]))), strict=True
@@ -705,7 +721,9 @@ def test_an_estimator_is_kept_in_a_file(tmp_path, named):
     x, y = rows(60)
     frame = pd.DataFrame({"a": x[:, 0], "city": ["Rome", "Oslo", "Bonn"] * 20})
     table = frame if named else frame.to_numpy()
-    model = DeepEnsembleRegressor(members=2, hidden=(8,), epochs=3, random_state=0, categories="city")
+    model = DeepEnsembleRegressor(
+        members=2, noise=1, hidden=(8,), epochs=3, random_state=0, categories="city"
+    )
     model.set_params(categories=["city" if named else 1]).fit(table, y)
     model.save(tmp_path / "m")
     again = DeepEnsembleRegressor.load(tmp_path / "m")

@@ -58,7 +58,11 @@ KINDS = {
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(k, marks=pytest.mark.slow) if k == "one shared variance" else k for k in KINDS]
+    "kind",
+    [
+        pytest.param(k, marks=pytest.mark.slow) if k in ("one shared variance", "a family") else k
+        for k in KINDS
+    ],
 )
 def test_an_export_predicts_what_the_model_does(tmp_path, kind):
     fitted = KINDS[kind]()

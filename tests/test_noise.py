@@ -273,7 +273,8 @@ def test_an_ensemble_of_any_family(name):
 MAPS = {each.name: each for each in (LOG, LOGIT, SOFTPLUS, *map(yeo_johnson, (0.0, 0.5, 1.0, 1.7)))}
 
 
-@pytest.mark.parametrize("name", ["log", *(pytest.param(name, marks=SLOW) for name in MAPS if name != "log")])
+@SLOW
+@pytest.mark.parametrize("name", MAPS)
 def test_a_monotone_map(name):
     rng = np.random.default_rng(3)
     inner = Gaussian(rng.normal(size=4), rng.normal(-1, 0.5, 4))

@@ -1,13 +1,14 @@
 """What every family of distributions has in common: all that follows from a density and a cdf."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import ndtr
+import scipy.special
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -99,13 +100,13 @@ class Family:
     @compiled_property
     def mean(self) -> Float[Array, "..."]:
         """Mean, in units of y, by quadrature."""
-        return _moment(self, lambda y: y)
+        return moment_of(self, lambda y: y)
 
     @compiled_property
     def std(self) -> Float[Array, "..."]:
         """Standard deviation, in units of y, by quadrature."""
         mean = self.mean
-        return jnp.sqrt(_moment(self, lambda y: (y - mean[None]) ** 2))
+        return jnp.sqrt(moment_of(self, lambda y: (y - mean[None]) ** 2))
 
     @property
     def aleatoric(self) -> Floats:
@@ -167,14 +168,12 @@ class LocationScale(Family):
         return self._replace(loc=self.loc + distance)
 
 
-def _moment(dist: Any, function: Any) -> Array:
+def moment_of(dist: Any, function: Callable[[Array], Array], points: np.ndarray | None = None) -> Array:
     """The mean of a function of y: a sum over quantiles, at even steps of the normal scale."""
-    dtype = jax.tree.leaves(dist)[0].dtype
-    points = jnp.asarray(NORMAL_POINTS.get(dtype, NORMAL_POINTS_OF_FEW_DIGITS), dtype)
-    weights = jnp.exp(-0.5 * points**2)
-    tail = ndtr(-jnp.abs(points))
-    values = function(quantile_of(dist, tail, points > 0))
-    return jnp.tensordot(weights / weights.sum(), values, 1, precision="highest")
+    if points is None:
+        points = NORMAL_POINTS.get(jax.tree.leaves(dist)[0].dtype, NORMAL_POINTS_OF_FEW_DIGITS)
+    weights, values = np.exp(-0.5 * points**2), function(dist.quantile(scipy.special.ndtr(points)))
+    return jnp.tensordot(jnp.asarray(weights / weights.sum(), values.dtype), values, 1, precision="highest")
 
 
 @jax.jit

@@ -22,7 +22,7 @@ from jaxreg.distributions.base import (
     compiled_property,
     shape_of,
 )
-from jaxreg.distributions.family import Family
+from jaxreg.distributions.family import NORMAL_POINTS, Family, moment_of
 from jaxreg.distributions.gaussian import Gaussian
 
 
@@ -101,6 +101,10 @@ def yeo_johnson(power: float | int) -> Map:
     return Map(f"yeo_johnson({power:g})", forward, inverse, log_slope)
 
 
+# Of which `dist` has quantiles with digits, however far out.
+MANY_POINTS = NORMAL_POINTS[np.dtype(np.float64)]
+
+
 class _TransformedFields(NamedTuple):
     dist: Any
     map: Map
@@ -168,6 +172,17 @@ class Transformed(Family, _TransformedFields):
         """The central interval of `dist`, mapped."""
         low, high = self.dist.interval(level)
         return self.map.inverse(jnp.asarray(low)), self.map.inverse(jnp.asarray(high))
+
+    @compiled_property
+    def mean(self) -> Float[Array, "..."]:
+        """Mean, in units of y, by quadrature."""
+        return moment_of(self, lambda y: y, MANY_POINTS)
+
+    @compiled_property
+    def std(self) -> Float[Array, "..."]:
+        """Standard deviation, in units of y, by quadrature."""
+        mean = self.mean[None]
+        return jnp.sqrt(moment_of(self, lambda y: (y - mean) ** 2, MANY_POINTS))
 
     def sample(self, key: Array | int, shape: tuple[int, ...] | int = ()) -> Float[Array, "..."]:
         """Draws of `dist`, mapped; of shape `shape + mean.shape`."""
