@@ -220,6 +220,9 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
             "seed": seed,
             "frequency_scale": self.frequency_scale_,
             "noise": self.components_,
+            "bounds": None
+            if self.bounds_ is None
+            else [end if np.isfinite(end) else None for end in self.bounds_],
             "trained_epochs": self.n_iter_,
             "automatic": [name for name, value in asked.items() if value == "auto"],
         }

@@ -1006,6 +1006,22 @@ def test_results_as_json(run, houses, tmp_path):
     assert all(f"`{name}`" in text for name in {*found, *SCORES})
 
 
+def test_noise_and_bounds_are_options(run, houses, tmp_path):
+    code, out, _ = run(*train(houses, tmp_path / "m", "--noise", 2, "--bounds", "0,"))
+    assert code == 0 and re.search(r"every prediction is +│ at least 0 ", out)
+    fitted = model_file.load(tmp_path / "m")
+    assert fitted.model.components == 2 and fitted.bounds == (0, np.inf)
+    assert fitted.settings["bounds"] == [0, None] and fitted.settings["noise"] == 2
+    code, out, _ = run("predict", tmp_path / "m", houses, "--level", 0.999)
+    assert code == 0 and min(float(line.split(",")[2]) for line in out.split()[1:]) >= 0
+    for given, message in (
+        ("0,1", "outside the bounds (0, 1)"),
+        ("some", "bounds must be None, 'auto' or two"),
+    ):
+        code, _, err = run(*train(houses, tmp_path / "n", "--bounds", given))
+        assert code == 2 and message in err and not (tmp_path / "n").exists()
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [

@@ -340,6 +340,11 @@ def test_nothing_leaves_the_bounds(bounds):
     np.testing.assert_allclose(dist[2:4].mean, dist.mean[2:4], rtol=1e-12)
 
 
+def test_bounds_of_what_has_no_components():
+    with pytest.raises(ValueError, match="a Gaussian or a GaussianMixture is needed, got a Laplace"):
+        Clipped(Affine(Laplace(np.zeros(2), np.zeros(2)), 0.0, 1.0), 0.0).mean  # noqa: B018
+
+
 def rows(n=300, seed=0):
     """Log-normal noise around a line, positive."""
     rng = np.random.default_rng(seed)

@@ -1,5 +1,6 @@
 """`jaxreg fit`: an ensemble trained on the rows of files, scored on some of them, kept in a model file."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -226,7 +227,9 @@ def tell(asked: Asked, rows: Rows, ensemble: DeepEnsembleRegressor, section: rep
     summary.add_row("networks", f"{fitted.members}")
     summary.add_row("trained on", computed_on())
     if ensemble.bounds_ is not None:
-        summary.add_row("bounds of the target", " to ".join(f"{bound:g}" for bound in ensemble.bounds_))
+        ends = zip(("at least", "at most"), ensemble.bounds_, strict=True)
+        said = (f"{word} {end:g}" for word, end in ends if math.isfinite(end))
+        summary.add_row("every prediction is", " and ".join(said))
     summary.add_row("epochs, the longest", f"{ensemble.n_iter_} of {fitted.settings['epochs']}")
     show(summary)
     if section is not None:

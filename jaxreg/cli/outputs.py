@@ -6,13 +6,13 @@ import numpy as np
 import polars as pl
 
 from jaxreg.data.scaler import Scaler
-from jaxreg.distributions import Affine, Gaussian
+from jaxreg.distributions import Prediction
 from jaxreg.files import check_writable
 
 PREDICTED = "mean", "std", "lower", "upper"
 
 
-def prediction_table(prediction: Affine | Gaussian, level: float) -> pl.DataFrame:
+def prediction_table(prediction: Prediction, level: float) -> pl.DataFrame:
     """Mean, standard deviation and interval as columns."""
     lower, upper = prediction.interval(level)
     return pl.DataFrame(dict(zip(PREDICTED, (prediction.mean, prediction.std, lower, upper), strict=True)))

@@ -283,15 +283,17 @@ class GaussianMixture(Record):
         return self._replace(means=means, log_vars=self.log_vars + log_factor)
 
 
-def as_one_mixture(dist: Gaussian | GaussianMixture) -> GaussianMixture:
+def as_one_mixture(dist: Any) -> GaussianMixture:
     """A Gaussian as a mixture of one component."""
     if isinstance(dist, GaussianMixture):
         return dist
+    if not isinstance(dist, Gaussian):
+        raise ValueError(f"a Gaussian or a GaussianMixture is needed, got a {type(dist).__name__}")
     return GaussianMixture(jnp.asarray(dist.mean)[None], jnp.asarray(dist.log_var)[None])
 
 
 @jax.jit
-def lower_square(dist: Gaussian | GaussianMixture, at: ArrayLike, sign: ArrayLike) -> Array:
+def lower_square(dist: Any, at: ArrayLike, sign: ArrayLike) -> Array:
     """The integral of the squared cdf up to a place, or with a `sign` of -1 that of the survival from it on.
 
     Piece by piece between places where the cdf is a certain share of what it is there.
