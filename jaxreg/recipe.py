@@ -62,8 +62,9 @@ TRIAL_SECONDS = 30
 # Logits of components that are there for the shape of the program alone: they weigh exactly nothing.
 ABSENT = -1e9
 
-# The standard deviation of what rounding to whole numbers does.
+# The standard deviation of what rounding to whole numbers does, and the largest floor that follows from it.
 ROUNDING_STD = 12**-0.5
+LARGEST_FLOOR = 0.125
 
 # More frequencies than this, of all features together, cost more than they tell.
 MOST_FREQUENCIES = 512
@@ -253,8 +254,8 @@ def smallest_std(y: np.ndarray) -> float:
         gaps = np.concatenate([[np.inf], np.diff(values), [np.inf]])
         nearest = np.minimum(gaps[:-1], gaps[1:])[place]
         floors.append(ROUNDING_STD * float(np.median(nearest)))
-    floor = min(floors)
-    return SMALLEST_STD if not SMALLEST_STD < floor < np.inf else 2.0 ** round(math.log2(floor))
+    floor = min(*floors, LARGEST_FLOOR)
+    return SMALLEST_STD if floor < 2 * SMALLEST_STD else 2.0 ** math.floor(math.log2(floor))
 
 
 @partial(jax.jit, static_argnames="most")

@@ -33,6 +33,7 @@ from jaxreg import (
     metrics,
     predict,
     predict_ensemble,
+    recipe,
     register_family,
     report,
     sgd,
@@ -587,3 +588,17 @@ def test_a_target_of_two_values():
         dist = model.predict_dist(x)
     assert np.isfinite(dist.std).all() and (dist.std > 0).all()
     assert np.exp(model.fitted_.predict(x).log_prob((y > 1) * 1.0)).max() < 1e3
+
+
+@pytest.mark.parametrize(
+    ("y", "floor"),
+    [
+        (np.random.default_rng(0).normal(size=400), 1e-3),
+        (np.random.default_rng(0).poisson(30, 400) / 30**0.5, 2.0**-5),  # a unit is 0.18, rounding 0.053
+        (np.arange(400.0) % 2, 0.125),
+        (np.zeros(4), 0.125),
+        (np.stack([np.arange(400.0) % 2, np.random.default_rng(0).normal(size=400)], 1), 1e-3),
+    ],
+)
+def test_the_floor_under_a_component_is_what_rounding_does(y, floor):
+    assert recipe.smallest_std(y) == floor
