@@ -178,7 +178,7 @@ class Recipe(NamedTuple):
 
 def make_recipe(settings: Any, training_data: TrainingData, share: float = 1.0) -> Recipe:
     """How an estimator of some settings trains its members, for a share of the epochs."""
-    x, y, *_ = training_data.sample
+    x, y, *weight = training_data.sample
     columns = training_data.scalers[0] if isinstance(training_data.scalers[0], Columns) else None
     numbers = x.shape[1] if columns is None else columns.numbers
     frequencies = min(settings.frequencies, max(MOST_FREQUENCIES // max(numbers, 1), 1))
@@ -190,7 +190,7 @@ def make_recipe(settings: Any, training_data: TrainingData, share: float = 1.0) 
         outputs=None if y.ndim == 1 else y.shape[1],
         activation=ACTIVATIONS[settings.activation],
         embedding=embedding if columns is None else columns.embedding(embedding),
-        smallest_std=smallest_std(y),
+        smallest_std=smallest_std(y, *weight),
     )
     data, used, batch_size, epochs = (
         training_data.data,
@@ -229,10 +229,10 @@ def choose(key: jax.Array, settings: Any, training_data: TrainingData, hooks: Se
     if not open_to_trial or len(training_data.sample[0]) < TRIAL_ROWS:
         return few
     if settings.time_limit is not None and settings.time_limit < TRIAL_SECONDS:
+        left = {"scales of the frequencies": (scales, few.scale), "noise": (components, few.components)}
+        told = [f"{name}: {taken:g} is taken" for name, (tried, taken) in left.items() if len(tried) > 1]
         warnings.warn(
-            f"time_limit={settings.time_limit:g} leaves no time to try out scales of the frequencies and "
-            f"shapes of the noise: {few.scale} and {few.components} are taken",
-            stacklevel=3,
+            f"time_limit={settings.time_limit:g} leaves no time to try out {' and '.join(told)}", stacklevel=3
         )
         return few
     limit = TimeLimit(None if settings.time_limit is None else TRIAL_SHARE * settings.time_limit)
@@ -242,15 +242,19 @@ def choose(key: jax.Array, settings: Any, training_data: TrainingData, hooks: Se
     return try_choices(key, settings, training_data.trial, hooks)
 
 
-def smallest_std(y: np.ndarray) -> float:
+def smallest_std(y: np.ndarray, weight: np.ndarray | None = None) -> float:
     """The floor under a component's standard deviation, in units of a standardised target.
 
     What rounding alone does: a component on one of few values would buy density without bound. A power of
     two, so that fits to similar targets share a program.
     """
     floors = []
-    for column in y.reshape(len(y), -1).T:
-        values, place = np.unique(column, return_inverse=True)
+    present = np.ones(y.shape, bool) if weight is None else over_outputs(weight, y.shape) > 0
+    present = np.broadcast_to(present, y.shape).reshape(len(y), -1).T
+    for column, known in zip(y.reshape(len(y), -1).T, present, strict=True):
+        values, place = np.unique(column[known], return_inverse=True)
+        if len(values) < 2:  # they say nothing
+            return SMALLEST_STD
         gaps = np.concatenate([[np.inf], np.diff(values), [np.inf]])
         nearest = np.minimum(gaps[:-1], gaps[1:])[place]
         floors.append(ROUNDING_STD * float(np.median(nearest)))

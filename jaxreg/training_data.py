@@ -148,7 +148,7 @@ def bounds_of(
     asked: Sequence[float | int | None] | str | None, ends: tuple[float, float] | None, called: Sequence[str]
 ) -> tuple[float, float] | None:
     """The bounds that are asked for, or those of "auto", for targets between two ends."""
-    if asked is None:
+    if asked is None or tuple(asked) == (None, None):
         return None
     if ends is None:
         raise ValueError(

@@ -470,12 +470,12 @@ class Returns:
 @pytest.mark.parametrize(
     ("made_of", "loss", "message"),
     [
-        (lambda a: NotADistribution(a, a), None, "returned a NotADistribution, which has no log_prob"),
+        (lambda a: NotADistribution(a, a[:1]), None, "returned a NotADistribution, which has no log_prob"),
         (lambda a: (a, a, a), None, r"must return a distribution, or \(mean, log_var\) of one shape"),
         (
             lambda a: Laplace(a, a),
             lambda y, loc, scale, df: y,
-            "of a Laplace, whose fields are loc, log_scale",
+            r"distribution gives it \(y, loc, log_scale\)",
         ),
     ],
 )
@@ -483,6 +483,50 @@ def test_what_a_model_cannot_return(made_of, loss, message):
     trainer = make_trainer(Returns(made_of), sgd(1e-2), loss)
     with pytest.raises((ValueError, TypeError), match=message):
         trainer.init(0, np.ones((3, 1)))
+
+
+def test_a_users_own_pair_is_a_gaussian():
+    trainer = make_trainer(Returns(lambda a: NotADistribution(a, a)), sgd(1e-2))
+    state = trainer.init(0, np.ones((3, 1)))
+    assert trainer.nll(state.params, (np.ones((3, 1)), np.ones(3))).shape == (3,)
+
+
+@pytest.mark.parametrize("dist", [StudentT, Laplace])
+def test_nan_stays_nan(dist):
+    fields = np.array([np.nan, 0.0]), np.zeros(2), np.ones(2)
+    one = dist(*fields[: len(dist._fields)])
+    for values in (one.quantile(0.9), *one.interval(0.5), one.sample(0, 2)[0]):
+        np.testing.assert_array_equal(np.isnan(values), [True, False])
+    mapped = LogNormal(np.zeros(2), np.zeros(2))
+    for ask in (mapped.log_prob, mapped.cdf, mapped.sf):
+        np.testing.assert_array_equal(np.isnan(ask(np.array([np.nan, 1.0]))), [True, False])
+
+
+def test_far_from_a_bound_its_share_has_a_logarithm():
+    dist = GaussianMixture(np.zeros((2, 1)), np.zeros((2, 1)))
+    ends = Clipped(Affine(dist, 0.0, 1.0), -40.0, 40.0)
+    for end in (-40.0, 40.0):
+        assert ends.log_prob([end])[0] == pytest.approx(st.norm.logsf(40), rel=1e-9)
+
+
+def test_members_need_not_stand_together():
+    means, log_vars, *_ = parts((200,))
+    rng, order = np.random.default_rng(5), np.array([0, 2, 4, 1, 3, 5])
+    y, held_out = rng.normal(size=200) * 2, rng.integers(MEMBERS, size=200) == np.arange(MEMBERS)[:, None]
+    members = np.repeat(np.arange(MEMBERS), COMPONENTS)
+    together = NoiseScaling.fit_held_out(GaussianMixture(means, log_vars, None, members), y, held_out)
+    apart = GaussianMixture(means[order], log_vars[order], None, members[order])
+    assert NoiseScaling.fit_held_out(apart, y, held_out).factor == pytest.approx(together.factor, rel=1e-9)
+
+
+def test_members_that_cannot_be_moved():
+    dist = Mixture(LogNormal(np.zeros((2, 4)), np.zeros((2, 4))))
+    with pytest.raises(ValueError, match="a LogNormal can't be moved: use NoiseScaling.fit"):
+        NoiseScaling.fit_held_out(dist, np.ones(4), np.eye(2, 4, dtype=bool))
+    with pytest.raises(ValueError, match="can be scaled, not that of a Mixture"):
+        VarianceScaling.fit(dist, np.ones(4))
+    with pytest.raises(ValueError, match="weights must be finite, not negative"):
+        dist._replace(weights=np.array([-1.0, 3.0])).quantile(0.5)
 
 
 def test_targets_of_another_shape_than_the_fields():
@@ -596,9 +640,13 @@ def test_a_target_of_two_values():
         (np.random.default_rng(0).normal(size=400), 1e-3),
         (np.random.default_rng(0).poisson(30, 400) / 30**0.5, 2.0**-5),  # a unit is 0.18, rounding 0.053
         (np.arange(400.0) % 2, 0.125),
-        (np.zeros(4), 0.125),
+        (np.zeros(1), 1e-3),
+        (np.random.default_rng(0).normal(size=1), 1e-3),
         (np.stack([np.arange(400.0) % 2, np.random.default_rng(0).normal(size=400)], 1), 1e-3),
     ],
 )
 def test_the_floor_under_a_component_is_what_rounding_does(y, floor):
     assert recipe.smallest_std(y) == floor
+    if len(y) > 1:  # absent targets, which are 0, say nothing
+        weight = np.arange(2 * len(y)) < len(y)
+        assert recipe.smallest_std(np.concatenate([y, 0 * y + 0.01]), weight * 1.0) == floor

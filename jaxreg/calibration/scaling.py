@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from scipy.optimize import minimize_scalar
 
 from jaxreg.data.frames import TableLike
+from jaxreg.distributions.any_mixture import Mixture
 from jaxreg.distributions.base import Distribution, Prediction
 from jaxreg.distributions.mixture import GaussianMixture
 from jaxreg.distributions.transformed import Affine
@@ -164,6 +165,11 @@ class NoiseScaling(NamedTuple):
             return cls((found * np.clip(share, LEAST_SHARE, 1)) ** (rows / (rows + prior_rows)))
         share = 1 - average(disagreement * (1 / count - 1 / members)) / average(residual**2)
         residual = residual * np.sqrt(np.clip(share, LEAST_SHARE, 1))
+        if not hasattr(getattr(mixture, "dist", mixture), "moved"):
+            family = type(mixture.dist).__name__
+            raise ValueError(
+                f"members that predict a {family} can't be moved: use NoiseScaling.fit on other rows"
+            )
         moved = mixture.moved(y - residual - means.mean(axis=0))
         factor = partial(_best_factor, scaled="scale_noise", prior_rows=prior_rows)
         return cls(_for_each_output(factor, moved, y, weight))
@@ -211,6 +217,7 @@ def _apply_factor(factor: ArrayLike, prediction: Scalable, scaled: str) -> Scala
 
 def _check_scalable(prediction: Prediction, scaled: str) -> None:
     inner = prediction.dist if isinstance(prediction, Affine) else prediction
+    inner = inner.dist if isinstance(inner, Mixture) and scaled == "scale_noise" else inner
     if not hasattr(inner, scaled):
         raise ValueError(
             "the variance of a Gaussian or GaussianMixture can be scaled, not that of a "

@@ -92,9 +92,8 @@ class Clipped(Record):
         """Log density at y inside the bounds, log probability at a bound, elementwise, in nats."""
         y = np.asarray(y, np.float64)
         found = self.dist.log_prob(y)
-        with np.errstate(divide="ignore"):
-            at_lower = self.dist.log_cdf(y) if np.isfinite(self.lower) else found
-            at_upper = np.log1p(-self.dist.cdf(y)) if np.isfinite(self.upper) else found
+        at_lower = self.dist.log_cdf(y) if np.isfinite(self.lower) else found
+        at_upper = self.dist.log_sf(y) if np.isfinite(self.upper) else found
         found = np.where(y == self.lower, at_lower, np.where(y == self.upper, at_upper, found))
         return np.where((y < self.lower) | (y > self.upper), -np.inf, found)
 

@@ -28,6 +28,7 @@ from jaxreg.distributions.base import (
     select_rows,
     shape_of,
     tails,
+    with_checked_weights,
 )
 from jaxreg.distributions.quantile import any_tail_root
 
@@ -120,15 +121,15 @@ class Family:
 
     def quantile(self, q: Levels) -> Float[Array, "..."]:
         """Value below which a share q of the probability lies; shape `q.shape + mean.shape`."""
-        return quantile_of(self, *tails(q, jax.tree.leaves(self)[0]))
+        return quantile_of(with_checked_weights(self), *tails(q, jax.tree.leaves(self)[0]))
 
     def interval(self, level: Levels = 0.95) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
         """Central interval `(lo, hi)`; either end has the shape `level.shape + mean.shape`."""
-        return pair(quantile_of(self, *both_tails(level, jax.tree.leaves(self)[0])))
+        return pair(quantile_of(with_checked_weights(self), *both_tails(level, jax.tree.leaves(self)[0])))
 
     def sample(self, key: Array | int, shape: tuple[int, ...] | int = ()) -> Float[Array, "..."]:
         """Independent draws, of shape `shape + mean.shape`; `shape` may be a number of draws."""
-        return _sample(self, as_key(key), as_shape(shape))
+        return _sample(with_checked_weights(self), as_key(key), as_shape(shape))
 
     @compiled_method
     def crps(self, y: Values) -> Float[Array, "..."]:

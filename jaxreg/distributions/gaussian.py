@@ -143,6 +143,11 @@ class Gaussian(Record):
         """Log of the cdf, accurate in the lower tail."""
         return log_ndtr(self._z(y))
 
+    @compiled_method
+    def log_sf(self, y: Values) -> Float[Array, "..."]:
+        """Log of the probability above y, accurate in the upper tail."""
+        return log_ndtr(-self._z(y))
+
     def quantile(self, q: Levels) -> Float[Array, "..."]:
         """Value below which a share q of the probability lies; shape `q.shape + mean.shape`.
 

@@ -140,7 +140,7 @@ class Transformed(Family, _TransformedFields):
         y = jnp.asarray(y, jnp.result_type(jax.tree.leaves(self.dist)[0]))
         if y.shape != shape_of(self):
             check_same_shape(y=y, mean=self.dist.mean)
-        inside = (y > self.map.lower) & (y < self.map.upper)
+        inside = ~((y <= self.map.lower) | (y >= self.map.upper))  # NaN stays NaN
         return jnp.where(inside, y, self.map.inverse(jnp.zeros_like(y))), inside
 
     @compiled_method

@@ -165,6 +165,11 @@ class GaussianMixture(Record):
         z = jnp.clip(z, -LARGEST_Z, LARGEST_Z)
         return jnp.minimum(logsumexp(log_ndtr(z), axis=0, b=jnp.broadcast_to(shares, z.shape)), 0)
 
+    @compiled_method
+    def log_sf(self, y: Values) -> Float[Array, "..."]:
+        """Log of the probability above y, accurate in the upper tail."""
+        return self._replace(means=-jnp.asarray(self.means)).log_cdf(-jnp.asarray(y))
+
     def quantile(self, q: Levels) -> Float[Array, "..."]:
         """Value below which a share q of the probability lies; shape `q.shape + mean.shape`.
 
@@ -247,12 +252,13 @@ class GaussianMixture(Record):
         alone = self.by_members(kept)
         if (np.bincount(whose, minlength=count) * count != components).any():
             return alone
-        each, own = components // count, kept[whose]
+        by_member = np.argsort(whose, kind="stable")
+        each, own = components // count, kept[whose[by_member]]
         order = np.argsort(~own, axis=0, kind="stable")[: own.sum(axis=0).max()]
         rank = np.ndim(self.means)
 
         def compact(part: ArrayLike) -> np.ndarray:
-            part = np.broadcast_to(part, np.shape(self.means))
+            part = np.broadcast_to(part, np.shape(self.means))[by_member]
             return np.take_along_axis(part, order.reshape(order.shape + (1,) * (rank - 2)), 0)
 
         weights = np.asarray(alone.weights)

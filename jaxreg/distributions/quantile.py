@@ -36,7 +36,8 @@ def any_tail_root(lower_tail: Callable[[Array], tuple[Array, Array]], tail: Arra
         tail: the probability, at most one half.
         like: an array of the roots' shape and dtype.
 
-    Differentiable once: what is closed over moves the root as the implicit function says.
+    Differentiable once, where the probability is: what is closed over moves the root as the implicit function
+    says.
     """
     fixed = jax.lax.stop_gradient
 
@@ -58,7 +59,7 @@ def any_tail_root(lower_tail: Callable[[Array], tuple[Array, Array]], tail: Arra
     probability, density = lower_tail(root)
     slope = fixed(density)
     off = jnp.where(slope > 0, (tail - probability) / jnp.where(slope > 0, slope, 1), 0)
-    return root + off - fixed(off)
+    return jnp.where(jnp.isnan(probability), jnp.nan, root + off - fixed(off))
 
 
 def _root(

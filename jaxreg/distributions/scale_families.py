@@ -26,8 +26,11 @@ class StudentT(LocationScale, _StudentFields):
     Args:
         loc: the median, `(n,)` or `(n, d)`, in units of y.
         log_scale: logarithm of the scale, the same shape.
-        log_df: logarithm of the degrees of freedom, the same shape; those of a network are above 2, so that
-            there is a variance.
+        log_df: logarithm of the degrees of freedom, the same shape, above 1 for a mean and a CRPS; those of a
+            network are from 2.1, so that there is a variance, to 1,000, beyond which float32 has too few
+            digits.
+
+    The density has gradients with respect to all of them, cdf, quantiles and CRPS to all but `log_df`.
 
     >>> import jax.numpy as jnp
     >>> from jaxreg import StudentT
@@ -40,8 +43,9 @@ class StudentT(LocationScale, _StudentFields):
 
     @classmethod
     def from_raw(cls, loc: Array, raw_scale: Array, raw_df: Array) -> "StudentT":
-        """Degrees of freedom of `2.1 + 10 softplus(raw)`."""
-        return super().from_raw(loc, raw_scale, jnp.log(2.1 + 10 * jax.nn.softplus(raw_df)))
+        """Degrees of freedom of `2.1 + 10 softplus(raw)`, at most 1,000."""
+        df = jnp.minimum(2.1 + 10 * jax.nn.softplus(raw_df), 1000)
+        return super().from_raw(loc, raw_scale, jnp.log(df))
 
     @compiled_method
     def log_prob(self, y: Values) -> Float[Array, "..."]:

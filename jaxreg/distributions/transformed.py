@@ -109,6 +109,10 @@ class Affine(Record):
         """Log of the cdf, accurate in the lower tail."""
         return self._of_rows(lambda dist, y: dist.log_cdf(y), self.standardised(y))
 
+    def log_sf(self, y: Values) -> np.ndarray:
+        """Log of the probability above y, accurate in the upper tail."""
+        return self._of_rows(lambda dist, y: dist.log_sf(y), self.standardised(y))
+
     def quantile(self, q: Levels) -> np.ndarray:
         """Quantiles, in units of y; shape `q.shape + mean.shape`."""
         return self._out(self._of_rows(lambda dist: dist.quantile(q), axis=np.ndim(q)))

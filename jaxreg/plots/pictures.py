@@ -11,6 +11,7 @@ from scipy.special import chdtri
 from jaxreg.checks import check_probability
 from jaxreg.data.frames import TableLike
 from jaxreg.distributions.base import Prediction
+from jaxreg.distributions.clipped import Clipped
 from jaxreg.metrics.checked import able
 from jaxreg.metrics.scores import LEVELS, observed_levels, pit
 from jaxreg.metrics.scores import error_by_std as binned_error
@@ -181,7 +182,8 @@ def densities(
     """Draw the predicted densities of a few rows as curves, one above the other, and the observed values.
 
     The rows are spread evenly over all in the order of their predicted means. Each curve is as high as all
-    others, so that its shape can be seen: skewed, with heavy tails, or with several humps.
+    others, so that its shape can be seen: skewed, with heavy tails, or with several humps. What lies at a
+    bound of the target isn't drawn.
 
     Args:
         prediction: over `(n,)`; it needs a density, which conformal intervals haven't.
@@ -199,9 +201,11 @@ def densities(
     order = np.argsort(np.asarray(prediction.mean), kind="stable")
     shown = order[np.unique(((np.arange(rows) + 0.5) * len(order) / rows).astype(int))]
     low, high = (np.asarray(end, np.float64) for end in prediction[shown].quantile(np.array(CURVE_ENDS)))
+    # At a bound log_prob is that of a share, which has no density.
+    inside = prediction.dist if isinstance(prediction, Clipped) else prediction
     for place, row in enumerate(shown):
         values = np.linspace(low[place], high[place], CURVE_POINTS)
-        density = np.exp(prediction[np.full(CURVE_POINTS, row)].log_prob(values))
+        density = np.exp(inside[np.full(CURVE_POINTS, row)].log_prob(values))
         height = place + 0.85 * density / density.max()
         ax.fill_between(values, place, height, color="C0", alpha=0.3, linewidth=0)
         ax.plot(values, height, color="C0", label="predicted density" if place == 0 else None)

@@ -1,7 +1,7 @@
 """One step: the functions that train a network, and a run of epochs made of them, pure throughout."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial, wraps
 from typing import Any, NamedTuple
@@ -21,7 +21,10 @@ from jaxreg.data.frames import TableLike
 from jaxreg.data.rows import batch_order
 from jaxreg.distributions.base import shape_of
 from jaxreg.distributions.families import as_distribution
+from jaxreg.distributions.gaussian import Gaussian
+from jaxreg.distributions.mixture import GaussianMixture
 from jaxreg.networks.models import Model
+from jaxreg.training import losses
 from jaxreg.training.losses import average, nll
 
 # `(y, *fields) -> loss` of each entry, and `(y, *fields, weight) -> score` of all.
@@ -180,10 +183,10 @@ def _functions(
 
     def batch_loss(params: PyTree, batch: Batch) -> tuple[Array, Array | None]:
         dist, y, weight = predicted(params, batch)
-        losses = nll(y, dist) if loss is None else loss(y, *tuple(dist))
-        if jnp.shape(losses) != y.shape:
-            raise ValueError(f"the loss must be elementwise: for y {y.shape} it returned {jnp.shape(losses)}")
-        return _weighted_mean(losses, weight)
+        values = nll(y, dist) if loss is None else loss(y, *tuple(dist))
+        if jnp.shape(values) != y.shape:
+            raise ValueError(f"the loss must be elementwise: for y {y.shape} it returned {jnp.shape(values)}")
+        return _weighted_mean(values, weight)
 
     @_arrays_only
     @jax.jit
@@ -295,36 +298,47 @@ def _check_model(model: Model, variables: PyTree, x: Array, of_fields: tuple[Cal
             f"{name} asks for random numbers at each call, as Dropout does ({error}); only models without "
             "them can be trained: remove it, or make it deterministic"
         ) from None
-    if isinstance(out, tuple) and hasattr(out, "_fields"):
+    pair = isinstance(out, tuple) and len(tuple(out)) == 2
+    if hasattr(out, "log_prob") and hasattr(out, "row_axis"):
+        kind = type(out)
+    elif pair and np.shape(tuple(out)[0]) == np.shape(tuple(out)[1]):
+        kind = Gaussian
+    elif hasattr(out, "_fields"):
         missing = [part for part in ("log_prob", "row_axis") if not hasattr(out, part)]
-        if missing:
-            raise ValueError(
-                f"{name} returned a {type(out).__name__}, which has no {' and no '.join(missing)}: a model "
-                "returns a distribution, such as those of jaxreg.distributions"
-            )
-        fields = tuple(out)
-    elif not (isinstance(out, tuple) and len(out) == 2 and out[0].shape == out[1].shape):
+        raise ValueError(
+            f"{name} returned a {type(out).__name__}, which has no {' and no '.join(missing)}: a model "
+            "returns a distribution, such as those of jaxreg.distributions"
+        )
+    else:
         shapes = jax.tree.map(lambda a: a.shape, out)
         raise ValueError(
             f"{name} must return a distribution, or (mean, log_var) of one shape; it returned {shapes}"
         )
-    else:
-        fields = out
-    for function, given in zip(of_fields, ("(y, *fields)", "(y, *fields, weight)"), strict=True):
-        try:
-            signature = inspect.signature(function) if function else None
-        except ValueError:
-            continue
-        extra = given.count(",")
-        try:
-            _ = signature and signature.bind(*range(len(fields) + extra))
-        except TypeError:
-            kind = "Gaussian" if out is fields else type(out).__name__
-            called = getattr(function, "__name__", repr(function))
-            raise TypeError(
-                f"{called} takes {signature}, and gets {given} of a {kind}, whose fields are "
-                f"{', '.join(getattr(out, '_fields', ('mean', 'log_var')))}"
-            ) from None
+    loss, score = of_fields
+    _check_takes(loss, kind, ("y", *kind._fields))
+    _check_takes(score, kind, ("y", *kind._fields, "weight"))
+
+
+def _check_takes(function: Callable | None, kind: type, names: Sequence[str]) -> None:
+    """Raise unless a loss or a score takes what it will be given, and is for that kind of distribution."""
+    if function is None:
+        return
+    called = getattr(function, "__name__", repr(function))
+    ours = getattr(getattr(function, "func", function), "__module__", None) == losses.__name__
+    if ours and kind not in (Gaussian, GaussianMixture):
+        raise TypeError(
+            f"{called} is for Gaussians, the model returns a {kind.__name__}: leave it out for -log_prob"
+        )
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # it can't be read
+        return
+    try:
+        signature.bind(*names)
+    except TypeError:
+        raise TypeError(
+            f"{called} takes {signature}, and the model's distribution gives it ({', '.join(names)})"
+        ) from None
 
 
 def take_rows(data: Batch, rows: Array) -> Batch:
