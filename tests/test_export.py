@@ -57,12 +57,12 @@ KINDS = {
 }
 
 
+SLOW = "one shared variance", "a family", "two outputs"
+
+
 @pytest.mark.parametrize(
     "kind",
-    [
-        pytest.param(k, marks=pytest.mark.slow) if k in ("one shared variance", "a family") else k
-        for k in KINDS
-    ],
+    [pytest.param(k, marks=pytest.mark.slow) if k in SLOW else k for k in KINDS],
 )
 def test_an_export_predicts_what_the_model_does(tmp_path, kind):
     fitted = KINDS[kind]()

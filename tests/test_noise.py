@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats as st
 import scoringrules
-from scipy.integrate import quad
+from scipy.integrate import quad, simpson
 
 from jaxreg import (
     Affine,
@@ -274,8 +274,7 @@ def test_an_ensemble_of_any_family(name):
 MAPS = {each.name: each for each in (LOG, LOGIT, SOFTPLUS, *map(yeo_johnson, (0.0, 0.5, 1.0, 1.7)))}
 
 
-@SLOW
-@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("name", [name if name == "log" else pytest.param(name, marks=SLOW) for name in MAPS])
 def test_a_monotone_map(name):
     rng = np.random.default_rng(3)
     inner = Gaussian(rng.normal(size=4), rng.normal(-1, 0.5, 4))
@@ -288,14 +287,13 @@ def test_a_monotone_map(name):
     slope = jax.vmap(jax.grad(MAPS[name].forward))(y)
     np.testing.assert_allclose(dist.log_prob(y), inner.log_prob(z) + jnp.log(slope), atol=1e-10)
     np.testing.assert_allclose(dist.quantile(LEVELS), MAPS[name].inverse(inner.quantile(LEVELS)), rtol=1e-12)
-    for i in range(2):
-
-        def power(z, p, i=i):
-            return float(MAPS[name].inverse(inner.mean[i] + inner.std[i] * z)) ** p * st.norm.pdf(z)
-
-        moments = [quad(power, -9, 9, (p,), epsabs=1e-12)[0] for p in (1, 2)]
-        assert dist.mean[i] == pytest.approx(moments[0], rel=1e-8, abs=1e-9)
-        assert dist.std[i] == pytest.approx(np.sqrt(moments[1] - moments[0] ** 2), rel=1e-6)
+    at = np.linspace(-10, 10, 20_001)
+    values = MAPS[name].inverse(
+        jnp.asarray(np.asarray(inner.mean)[:, None] + np.asarray(inner.std)[:, None] * at)
+    )
+    mean, square = (simpson(np.asarray(values) ** p * st.norm.pdf(at), x=at) for p in (1, 2))
+    np.testing.assert_allclose(dist.mean, mean, rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(dist.std, np.sqrt(square - mean**2), rtol=1e-6)
     outside = jnp.full(4, MAPS[name].lower - 1)
     if np.isfinite(MAPS[name].lower):
         assert (dist.cdf(outside) == 0).all() and (dist.log_prob(outside) == -np.inf).all()

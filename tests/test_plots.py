@@ -7,7 +7,7 @@ import scipy.stats
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from jaxreg import Affine, Gaussian, GaussianMixture, History, metrics, plots
+from jaxreg import Affine, Clipped, Gaussian, GaussianMixture, History, metrics, plots
 from jaxreg.calibration.conformal import SplitConformal
 
 X = np.array([3.0, 1.0, 2.0], np.float32)
@@ -211,6 +211,10 @@ def test_densities_of_a_few_rows():
     np.testing.assert_allclose(ax.collections[-1].get_offsets(), [[1, 0], [4, 1], [7, 2]])
     assert texts(ax) == ["predicted density", "observed"]
     assert len(plots.densities(humps, np.arange(9.0), rows=20).lines) == 9
+    # Half of it lies at the bound, where there is no density.
+    bounded = Clipped(Affine(Gaussian(np.zeros(2), np.zeros(2)), 0.0, 1000.0), 0.0)
+    heights = plots.densities(bounded, np.zeros(2), rows=1).lines[0].get_ydata()
+    assert heights.max() == pytest.approx(0.85) and np.median(heights) > 0.2
 
 
 def test_a_page_for_any_model():
