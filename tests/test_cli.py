@@ -103,7 +103,7 @@ def model(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("made_up", [True, False])
+@pytest.mark.parametrize("made_up", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_demo(run, tmp_path, made_up):
     arguments = ["demo", "--epochs", 3, "--seed", 5]
     x, y, inside = "x", "y", (-3.5, 3.5)
@@ -210,6 +210,7 @@ def test_fit_and_predict(run, tmp_path, suffix):
     assert code == 0 and err == "" and pl.read_csv(out.encode()).equals(predicted)
 
 
+@pytest.mark.slow
 def test_same_seed_same_model(run, houses, tmp_path):
     for name in "ab":
         run(*train(houses, tmp_path / name, "--seed", 3))
@@ -738,7 +739,7 @@ ODD_NAMES = ["*", "^y.*$", "^.*$", "y1", "a.b", "a", "(x)", "['y']"]
 @pytest.mark.parametrize(
     "target, read",
     [
-        ("*", "whole"),
+        pytest.param("*", "whole", marks=pytest.mark.slow),
         ("^y.*$", "stream"),
         *(pytest.param(*case, marks=pytest.mark.slow) for case in (("*", "stream"), ("^y.*$", "whole"))),
         pytest.param("a", "stream", marks=pytest.mark.slow),
@@ -819,7 +820,9 @@ INDEX = {
 
 
 @pytest.mark.filterwarnings("default:.*the index of a data frame")
-@pytest.mark.parametrize("what", INDEX)
+@pytest.mark.parametrize(
+    "what", [pytest.param(name, marks=pytest.mark.slow) if "Parquet" in name else name for name in INDEX]
+)
 def test_the_index_of_a_frame_is_no_feature(run, tmp_path, what):
     write, kind, names = INDEX[what]
     write(table().to_pandas().query("rooms > 1"), tmp_path / f"rows.{kind}")

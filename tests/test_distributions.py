@@ -75,7 +75,11 @@ ROWS = {
     "shape", [SHAPES[0], *(pytest.param(s, marks=pytest.mark.slow) for s in SHAPES[1:])], ids=str
 )
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n in ("Gaussian", "Affine") else n for n in ALL]
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow) if n in ("Gaussian", "GaussianMixture", "Affine") else n
+        for n in ALL
+    ],
 )
 def test_what_is_asked_of_rows_is_the_rows_of_what_is_asked(name, shape):
     dist = ALL[name](shape)

@@ -524,6 +524,7 @@ def test_scorers_see_through_what_is_around_the_estimator(what, scorer):
     assert np.isfinite(cross_val_score(AROUND[what](model), x, y, scoring=scorer, cv=2)).all()
 
 
+@pytest.mark.slow
 def test_the_density_of_a_target_in_logs_is_that_of_the_target():
     x, y = rows()
     model = TransformedTargetRegressor(small(), func=np.log, inverse_func=np.exp).fit(x, np.exp(y))

@@ -59,6 +59,7 @@ def test_fit_is_run_epochs(sinusoid, x64):
     assert history.validation_nll is None and history.failed_epoch == -1
 
 
+@pytest.mark.slow
 def test_jit_equals_eager(sinusoid, x64):
     rows = tuple(a[:25].astype(np.float64) for a in sinusoid)
     trainer = make_trainer(MODEL, sgd(5e-3))
@@ -485,7 +486,11 @@ def test_a_trainer_can_be_pickled(sinusoid, name):
 
 
 @pytest.mark.parametrize(
-    "build", [optax.lbfgs, lambda: optax.chain(sgd(1e-2), reduce_on_plateau(patience=2))]
+    "build",
+    [
+        pytest.param(optax.lbfgs, marks=pytest.mark.slow),
+        lambda: optax.chain(sgd(1e-2), reduce_on_plateau(patience=2)),
+    ],
 )
 def test_optimizers_that_are_told_the_loss(sinusoid, build):
     trainer = make_trainer(MODEL, build())
@@ -711,6 +716,7 @@ SWITCHES = {
 SLOW_SWITCHES = "jax_debug_infs", "jax_numpy_dtype_promotion", "jax_disable_jit"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "switch", [pytest.param(s, marks=pytest.mark.slow) if s in SLOW_SWITCHES else s for s in SWITCHES]
 )
