@@ -221,9 +221,10 @@ def torch_gaussian_nll(
 
 def mean_nll(
     y: Float[Array, "*shape"],
-    mean: Float[Array, "*shape"],
-    log_var: Float[Array, "*shape"],
-    weight: Float[Array, "*shape"] | None = None,
+    mean: ArrayLike,
+    log_var: ArrayLike,
+    *more: ArrayLike | None,
+    weight: ArrayLike | None = None,
 ) -> Float[Array, ""]:
     """The mean of `gaussian_nll` over held-out rows: by default it picks the epoch that `fit` keeps.
 
@@ -231,9 +232,12 @@ def mean_nll(
         y: observed values, `(n,)` or `(n, d)`.
         mean: predicted means, the same shape.
         log_var: predicted log variances, the same shape.
+        *more: weights and members of a GaussianMixture, whose means and log variances then come first.
         weight: of each value, the same shape, 0 for an absent one; None weights all equally.
     """
-    return average(gaussian_nll(y, mean, log_var), weight)
+    if len(more) % 2:  # the weight stands last, or after the fields
+        *more, weight = more
+    return average(nll(y, distribution_of(mean, log_var, *more)), weight)
 
 
 def scaled_nll(
