@@ -253,7 +253,7 @@ def smallest_std(y: np.ndarray, weight: np.ndarray | None = None) -> float:
     present = np.broadcast_to(present, y.shape).reshape(len(y), -1).T
     for column, known in zip(y.reshape(len(y), -1).T, present, strict=True):
         values, place = np.unique(column[known], return_inverse=True)
-        if len(values) < 2:  # they say nothing
+        if len(values) < 2 or 2 * len(values) > known.sum():  # few ties: they aren't rounded
             return SMALLEST_STD
         gaps = np.concatenate([[np.inf], np.diff(values), [np.inf]])
         nearest = np.minimum(gaps[:-1], gaps[1:])[place]
