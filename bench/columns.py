@@ -11,7 +11,7 @@ from bench.machine import versions
 from bench.readme import ROOT, write
 
 COMMAND = "from jaxreg.cli import main; main()"
-SMALLEST = "--members", "1", "--epochs", "1", "--frequency-scale", "0"
+SMALLEST = "--members", "1", "--epochs", "1", "--frequency-scale", "0", "--noise", "1"
 
 
 def main(*, quick: bool, out: Path, folders: list[Path] | None = None) -> list[dict]:

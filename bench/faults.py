@@ -32,12 +32,14 @@ from jaxreg.model import export, model_file
 
 MEMORY_ALLOWED, SECONDS_ALLOWED = 200e6, 2.0
 PATIENCE = 60.0
-FIT = ("--target", "price", "--members", 2, "--frequencies", 0, "--epochs", 30)
+FIT = ("--target", "price", "--members", 2, "--frequencies", 0, "--noise", 1, "--epochs", 30)
 LONG_FIT = (
     "--target",
     "price",
     "--members",
     2,
+    "--noise",
+    1,
     "--frequency-scale",
     1,
     "--epochs",

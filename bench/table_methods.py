@@ -84,7 +84,7 @@ class Effort(NamedTuple):
 
 
 FULL = Effort({}, 100)  # scikit-learn's default
-QUICK = Effort({"members": 2, "hidden": (8,), "epochs": 20, "frequency_scale": 1.0}, 10)
+QUICK = Effort({"members": 2, "hidden": (8,), "epochs": 20, "frequency_scale": 1.0, "noise": 1}, 10)
 
 
 def timed(call: Callable[[], Any], what: str) -> tuple[Any, Seconds]:

@@ -40,7 +40,7 @@ class Effort(NamedTuple):
 
 
 FULL = Effort(None, {})
-QUICK = Effort(2, {"members": 2, "hidden": (8,), "epochs": 3, "frequency_scale": 1.0})
+QUICK = Effort(2, {"members": 2, "hidden": (8,), "epochs": 3, "frequency_scale": 1.0, "noise": 1})
 
 
 class Split(NamedTuple):

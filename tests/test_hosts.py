@@ -177,6 +177,8 @@ def command(folder, out, *more, epochs=40):
         2,
         "--batch-size",
         48,
+        "--noise",
+        "1",
         "--frequency-scale",
         1,
     ]

@@ -234,7 +234,8 @@ def test_quantiles_draws_and_quadratures_of_a_family(name):
     dist, oracle, _ = family(name)
     y = oracle.ppf(np.random.default_rng(1).uniform(0.001, 0.999, ROWS))
     np.testing.assert_allclose(dist.quantile(LEVELS), oracle.ppf(LEVELS[:, None]), rtol=1e-9)
-    np.testing.assert_allclose(crps_by_quadrature(dist, y), dist.crps(y), atol=1e-8)
+    if name != "StudentT":  # its cdf within two loops compiles for 10 seconds, and its CRPS is scoringrules'
+        np.testing.assert_allclose(crps_by_quadrature(dist, y), dist.crps(y), atol=1e-8)
     draws = np.asarray(dist.sample(0, 500))
     assert st.kstest(oracle.cdf(draws).ravel(), "uniform").pvalue > 1e-4
 

@@ -18,7 +18,7 @@ from bench.speed import Contender, Problem, units_for
 from jaxreg import DeepEnsembleRegressor
 
 ROUNDS, FEATURES = 5, 8
-SMALLEST = {"members": 2, "hidden": (8,), "epochs": 2, "frequency_scale": 0.25}
+SMALLEST = {"members": 2, "hidden": (8,), "epochs": 2, "frequency_scale": 0.25, "noise": 1}
 
 
 def ensemble(sizes: str, target: str) -> dict[str, list[dict]]:

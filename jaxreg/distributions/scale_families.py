@@ -12,13 +12,34 @@ from jaxreg.distributions.base import Floats, Values, compiled_method, compiled_
 from jaxreg.distributions.family import LocationScale
 
 
+class _Symmetric(LocationScale):
+    """What is as likely above the location as below it; `_below(z)` is the cdf in units of the scale."""
+
+    __slots__ = ()
+
+    @compiled_method
+    def cdf(self, y: Values) -> Float[Array, "..."]:
+        """Probability of a value at most y, elementwise."""
+        return self._below(self.standardised(y))
+
+    @compiled_method
+    def sf(self, y: Values) -> Float[Array, "..."]:
+        """Probability of a value above y, elementwise."""
+        return self._below(-self.standardised(y))
+
+    @property
+    def mean(self) -> Floats:
+        """Mean, in units of y."""
+        return self.loc
+
+
 class _StudentFields(NamedTuple):
     loc: Floats
     log_scale: Floats
     log_df: Floats
 
 
-class StudentT(LocationScale, _StudentFields):
+class StudentT(_Symmetric, _StudentFields):
     """Student's t distribution, whose tails are heavier than a Gaussian's.
 
     Lange et al. 1989, "Robust statistical modeling using the t distribution".
@@ -54,16 +75,6 @@ class StudentT(LocationScale, _StudentFields):
         constant = gammaln(0.5 * (df + 1)) - gammaln(0.5 * df) - 0.5 * (self.log_df + np.log(np.pi))
         return constant - self.log_scale - 0.5 * (df + 1) * jnp.log1p(z * z / df)
 
-    @compiled_method
-    def cdf(self, y: Values) -> Float[Array, "..."]:
-        """Probability of a value at most y, elementwise."""
-        return self._below(self.standardised(y))
-
-    @compiled_method
-    def sf(self, y: Values) -> Float[Array, "..."]:
-        """Probability of a value above y, elementwise."""
-        return self._below(-self.standardised(y))
-
     def _below(self, z: Array) -> Array:
         df = jnp.exp(jnp.asarray(self.log_df))
         # Either form keeps its digits on its side.
@@ -74,11 +85,6 @@ class StudentT(LocationScale, _StudentFields):
             0.5 * betainc(0.5 * df, 0.5 + 0 * df, jnp.where(near, 1, df / (df + square))),
         )
         return jnp.where(z < 0, tail, 1 - tail)
-
-    @property
-    def mean(self) -> Floats:
-        """Mean, in units of y."""
-        return self.loc
 
     @compiled_property
     def std(self) -> Float[Array, "..."]:
@@ -107,7 +113,7 @@ class _LaplaceFields(NamedTuple):
     log_scale: Floats
 
 
-class Laplace(LocationScale, _LaplaceFields):
+class Laplace(_Symmetric, _LaplaceFields):
     """Laplace's distribution, whose density falls by the same factor with each step from the median.
 
     Args:
@@ -127,24 +133,9 @@ class Laplace(LocationScale, _LaplaceFields):
         """Log density at y, elementwise, in nats."""
         return -jnp.abs(self.standardised(y)) - self.log_scale - np.log(2)
 
-    @compiled_method
-    def cdf(self, y: Values) -> Float[Array, "..."]:
-        """Probability of a value at most y, elementwise."""
-        return self._below(self.standardised(y))
-
-    @compiled_method
-    def sf(self, y: Values) -> Float[Array, "..."]:
-        """Probability of a value above y, elementwise."""
-        return self._below(-self.standardised(y))
-
     def _below(self, z: Array) -> Array:
         tail = 0.5 * jnp.exp(-jnp.abs(z))
         return jnp.where(z < 0, tail, 1 - tail)
-
-    @property
-    def mean(self) -> Floats:
-        """Mean, in units of y."""
-        return self.loc
 
     @compiled_property
     def std(self) -> Float[Array, "..."]:
