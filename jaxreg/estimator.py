@@ -97,8 +97,8 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         calibration_: the `NoiseScaling`; None without held-out rows.
         columns_: the `Columns`, how each is taken, which `print(model.columns_)` shows; None of files that
             were standardised before.
-        frequency_scale_: the one that was used.
-        components_: of the mixture that each member predicts.
+        frequency_scale_: of each member, `(members,)`.
+        components_: of the mixture that each member predicts, `(members,)`.
         bounds_: of the target, in its units; None for none.
         fitted_: the `Fitted` that predicts.
         n_iter_: epochs that the longest member trained for.
@@ -154,16 +154,15 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         else:
             training_data = self._from_table(key, X, y, sample_weight)
         recipe = make_recipe(self, training_data)
-        choice = choose(key, self, training_data, hooks)
+        choices = choose(key, self, training_data, hooks)
         if training_data.mesh is not None:  # processors of different kinds might choose otherwise
-            choice = Choice(*hosts.gather({"choice": np.array(choice)})[0]["choice"].tolist())
-        self.frequency_scale_, self.components_ = choice.scale, int(choice.components)
-        states, self.history_ = recipe.fit(
-            key, training_data, [choice] * self.members, [*hooks, *limit.hooks]
-        )
+            chosen = hosts.gather({"choices": np.array(choices)})[0]["choices"]
+            choices = [Choice(float(scale), int(components)) for scale, components in chosen]
+        self.frequency_scale_, self.components_ = map(np.array, zip(*choices, strict=True))
+        states, self.history_ = recipe.fit(key, training_data, choices, [*hooks, *limit.hooks])
         limit.warn_if_stopped(self.history_)
         if isinstance(recipe.model, MixtureRegressor):
-            model, params = with_components(recipe.model, states.params, self.components_)
+            model, params = with_components(recipe.model, states.params, int(self.components_.max()))
             recipe, states = recipe._replace(model=model), states._replace(params=params)
         return self._keep(states, recipe, training_data, int(seed))
 
@@ -218,8 +217,8 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
             "epochs": recipe.epochs,
             "batch_size": recipe.batch_size,
             "seed": seed,
-            "frequency_scale": self.frequency_scale_,
-            "noise": self.components_,
+            "frequency_scale": _one_or_all(self.frequency_scale_),
+            "noise": _one_or_all(self.components_),
             "bounds": None
             if self.bounds_ is None
             else [end if np.isfinite(end) else None for end in self.bounds_],
@@ -280,7 +279,10 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         columns = None if isinstance(fitted.x_scaler, Scaler) else fitted.x_scaler
         model.fitted_, model.members_, model.columns_ = fitted, fitted.params, columns
         model.calibration_, model.history_ = fitted.calibration, None
-        model.frequency_scale_, model.components_ = settings.get("frequency_scale"), settings.get("noise", 1)
+        model.frequency_scale_, model.components_ = (
+            np.broadcast_to(settings.get(name, default), settings["members"])
+            for name, default in (("frequency_scale", np.nan), ("noise", 1))
+        )
         model.n_iter_, model.bounds_ = settings.get("trained_epochs"), fitted.bounds
         model.n_features_in_ = len(fitted.x_scaler.loc if columns is None else columns.kinds)
         names = (
@@ -402,6 +404,11 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         tags.target_tags.multi_output = True
         tags.input_tags.allow_nan = tags.input_tags.categorical = tags.input_tags.string = True
         return tags
+
+
+def _one_or_all(values: np.ndarray) -> Any:
+    """The number that all members have, or a list of theirs."""
+    return values[0].item() if (values == values[0]).all() else values.tolist()
 
 
 def _check_known(known: np.ndarray) -> None:

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxreg import metrics
 from jaxreg.calibration.scaling import NoiseScaling
 from jaxreg.checks import over_outputs
 from jaxreg.columns import Columns
@@ -65,6 +64,9 @@ ABSENT = -1e9
 # The standard deviation of what rounding to whole numbers does, and the largest floor that follows from it.
 ROUNDING_STD = 12**-0.5
 LARGEST_FLOOR = 0.125
+
+# So that nothing is divided by 0.
+TINY = np.finfo(np.float64).tiny
 
 # More frequencies than this, of all features together, cost more than they tell.
 MOST_FREQUENCIES = 512
@@ -121,7 +123,7 @@ class TimeLimit(Hook):
 
 
 class Choice(NamedTuple):
-    """What small ensembles find: the scale of the frequencies, and how many components noise has."""
+    """What a member takes of what is tried: the scale of the frequencies, and components of the noise."""
 
     scale: float
     components: int
@@ -218,8 +220,8 @@ def candidates(settings: Any) -> tuple[tuple[float, ...], tuple[int, ...]]:
     return scales, COMPONENTS if settings.noise == "auto" else (int(settings.noise),)
 
 
-def choose(key: jax.Array, settings: Any, training_data: TrainingData, hooks: Sequence[Hook]) -> Choice:
-    """What is asked for of the frequencies' scale and the noise, or what small ensembles find."""
+def choose(key: jax.Array, settings: Any, training_data: TrainingData, hooks: Sequence[Hook]) -> list[Choice]:
+    """For each member what is asked for of the frequencies' scale and the noise, or small ensembles find."""
     scales, components = candidates(settings)
     few = Choice(
         SCALE_OF_FEW if len(scales) > 1 else scales[0],
@@ -227,14 +229,14 @@ def choose(key: jax.Array, settings: Any, training_data: TrainingData, hooks: Se
     )
     open_to_trial = len(scales) * len(components) > 1 and training_data.held_out
     if not open_to_trial or len(training_data.sample[0]) < TRIAL_ROWS:
-        return few
+        return [few] * settings.members
     if settings.time_limit is not None and settings.time_limit < TRIAL_SECONDS:
         left = {"scales of the frequencies": (scales, few.scale), "noise": (components, few.components)}
         told = [f"{name}: {taken:g} is taken" for name, (tried, taken) in left.items() if len(tried) > 1]
         warnings.warn(
             f"time_limit={settings.time_limit:g} leaves no time to try out {' and '.join(told)}", stacklevel=3
         )
-        return few
+        return [few] * settings.members
     limit = TimeLimit(None if settings.time_limit is None else TRIAL_SHARE * settings.time_limit)
     key = jax.random.fold_in(key, int(settings.members))
     hooks = [hook.for_trial() for hook in hooks]
@@ -279,21 +281,54 @@ def _begin(trainer: Trainer, key: jax.Array, x: jax.Array, choice: Choice, *, mo
     return state._replace(params=jax.tree.map_with_path(chosen, state.params))
 
 
-def try_choices(key: jax.Array, settings: Any, training_data: TrainingData, hooks: Sequence[Hook]) -> Choice:
-    """The choice whose small ensemble predicts rows best that none of its members saw.
+def try_choices(
+    key: jax.Array, settings: Any, training_data: TrainingData, hooks: Sequence[Hook]
+) -> list[Choice]:
+    """The choices whose small ensembles predict rows best that none of their members saw.
 
-    Scales are tried with the most components, and fewer components with the scale that few rows get.
+    Scales are tried with the most components, and fewer components with the scale that few rows get. Each
+    member weighs those rows in another way (Rubin 1981, "The Bayesian bootstrap"), so that members differ in
+    what the rows leave open and agree in what they are sure of.
     """
     scales, components = candidates(settings)
     most, middle = max(components), SCALE_OF_FEW if SCALE_OF_FEW in scales else scales[0]
     with_most = [Choice(scale, most) for scale in scales]
     of_middle = [Choice(middle, each) for each in components]
     choices = list(dict.fromkeys([*with_most, *of_middle]))
-    found = dict(zip(choices, _scores_of(key, choices, settings, training_data, hooks), strict=True))
-    scale, _ = min(with_most, key=found.get)
+    scores = _scores_of(key, choices, settings, training_data, hooks)
     least = PRIOR_OF_FEW / (TRIAL_UNSEEN * training_data.rows)
-    _, components = min(of_middle, key=lambda choice: found[choice] + least * (choice.components > 1))
-    return Choice(scale, components)
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+    taken = []
+    for weight in rng.exponential(size=(settings.members, len(scores[0].nll))):
+        found = {choice: score.mean(weight) for choice, score in zip(choices, scores, strict=True)}
+        scale, _ = min(with_most, key=found.__getitem__)
+        _, own = min(of_middle, key=lambda choice: found[choice] + least * (choice.components > 1))
+        taken.append(Choice(scale, own))
+    return taken
+
+
+class TrialScore(NamedTuple):
+    """How well a small ensemble predicts unseen rows: NLL, CRPS and weights, `(n,)` or `(n, d)`.
+
+    Attributes:
+        nll: in nats; None where the CRPS alone counts.
+        crps: in units of the standardised target.
+        weight: of each value.
+    """
+
+    nll: np.ndarray | None
+    crps: np.ndarray
+    weight: np.ndarray
+
+    def mean(self, weight: np.ndarray) -> float:
+        """The score of rows of some weights, lower is better: the mean NLL and the logarithm of the CRPS.
+
+        Both are in nats: the first sees the shape of the noise, the second isn't swayed by a few rows.
+        """
+        weight = over_outputs(weight, self.crps.shape) * self.weight
+        share = weight / np.maximum(weight.sum(axis=0), TINY)  # an output may be known in none of the rows
+        nll = 0.0 if self.nll is None else np.sum(share * self.nll, axis=0)
+        return float(np.mean(np.log(np.maximum(np.sum(share * self.crps, axis=0), TINY)) + nll))
 
 
 def _scores_of(
@@ -302,13 +337,11 @@ def _scores_of(
     settings: Any,
     training_data: TrainingData,
     hooks: Sequence[Hook],
-) -> list[float]:
-    """How well small ensembles of some choices predict rows that none of their members saw; lower is better.
+) -> list[TrialScore]:
+    """How well small ensembles of some choices predict rows that none of their members saw.
 
     The score is the ensemble's: high frequencies let members err each in another way, which the mean of the
-    members gains from and no member does. It is the NLL and the logarithm of the CRPS, both in nats: the
-    first sees the shape of the noise, the second isn't swayed by a few rows. Of rounded targets it is the
-    CRPS alone.
+    members gains from and no member does. Of rounded targets it is the CRPS alone.
     """
     recipe, data = make_recipe(settings, training_data, TRIAL_SHARE), training_data.data
     n, size = training_data.rows, training_data.rows - training_data.used
@@ -328,20 +361,20 @@ def _scores_of(
     y, *weight = (a[filled] for a in data[1:])
     present = (np.arange(len(filled)) < len(unseen)).reshape(-1, *(1,) * (y.ndim - 1))
     weight = present * np.broadcast_to(over_outputs(weight[0], y.shape) if weight else 1.0, y.shape)
-    scores = []
+    scores, n = [], len(unseen)
+    weight = np.asarray(weight, np.float64)
     for i in range(len(choices)):
         of_choice = slice(i * TRIAL_MEMBERS, (i + 1) * TRIAL_MEMBERS)
         if (history.failed_epoch[of_choice] >= 0).any():
-            scores.append(math.inf)
+            scores.append(TrialScore(None, np.full(weight[:n].shape, np.inf), weight[:n]))
             continue
         params = jax.tree.map(operator.itemgetter(of_choice), states.params)
         mixture = jax.tree.map(np.asarray, predict_ensemble(recipe.model, params, data[0][filled]))
         scaled = NoiseScaling.fit(mixture, y, sample_weight=weight)(mixture)
-        crps = np.log(metrics.crps(scaled, y, sample_weight=weight))
         # Where targets are rounded, spikes on single values would buy any density.
         rounded = recipe.model.smallest_std > SMALLEST_STD
-        nll = crps if rounded else metrics.nll(scaled, y, sample_weight=weight)
-        scores.append(float(np.mean(nll + crps)))
+        nll = None if rounded else -np.asarray(scaled.log_prob(y), np.float64)[:n]
+        scores.append(TrialScore(nll, np.asarray(scaled.crps(y), np.float64)[:n], weight[:n]))
     return scores
 
 

@@ -1,5 +1,6 @@
 """Noise of any shape: mixtures whose components have weights and members, families, maps and bounds."""
 
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -43,6 +44,8 @@ from jaxreg.distributions import FAMILIES, LOG, LOGIT, SOFTPLUS, Family, familie
 from jaxreg.distributions.family import crps_by_quadrature
 from jaxreg.model import export, model_file
 from jaxreg.networks.models import with_components
+from jaxreg.recipe import SCALES, Choice, TrialScore
+from jaxreg.training_data import TrainingData
 
 LEVELS = np.array([1e-6, 0.01, 0.3, 0.5, 0.8, 0.999])
 ROWS, MEMBERS, COMPONENTS = 7, 3, 2
@@ -564,10 +567,10 @@ def skewed():
 def test_the_shape_of_the_noise_is_found(skewed):
     x, y = rows(2000, seed=1)
     with jax.enable_x64(False):
-        plain = DeepEnsembleRegressor(**SMALL | {"noise": 1, "frequency_scale": skewed.frequency_scale_})
+        plain = DeepEnsembleRegressor(**SMALL | {"noise": 1, "frequency_scale": 0.25})
         plain = plain.fit(*rows(400))
         ours, theirs = skewed.predict_dist(x), plain.predict_dist(x)
-    assert skewed.components_ == 4 and plain.components_ == 1
+    assert (skewed.components_ == 4).all() and (plain.components_ == 1).all()
     assert metrics.nll(ours, y) < metrics.nll(theirs, y) - 0.05 and metrics.crps(ours, y) < metrics.crps(
         theirs, y
     )
@@ -575,12 +578,54 @@ def test_the_shape_of_the_noise_is_found(skewed):
     assert 0.02 < (y < lower).mean() < 0.09 and 0.02 < (y > upper).mean() < 0.09
 
 
+def test_members_differ_in_what_unseen_rows_leave_open(monkeypatch):
+    rng = np.random.default_rng(0)
+    settings = DeepEnsembleRegressor(members=40, frequency_scale="auto", noise="auto")
+    empty = np.zeros((1000, 1))
+    data = TrainingData(
+        (empty,), (empty,), 1000, 900, 900, {}, (Scaler.fit([[0.0], [1.0]]),) * 2, (None,) * 4
+    )
+
+    def taken(better):
+        noise = {
+            choice: rng.normal(size=(300, 2))
+            for choice in itertools.starmap(Choice, itertools.product(SCALES, (1, 4)))
+        }
+        weight = rng.uniform(size=(300, 2)) < 0.9
+
+        def scores(key, choices, *_):
+            return [TrialScore(noise[each] - better(each), np.ones((300, 2)), weight) for each in choices]
+
+        monkeypatch.setattr(recipe, "_scores_of", scores)
+        return set(recipe.try_choices(jax.random.key(0), settings, data, ()))
+
+    assert taken(lambda choice: choice.scale + choice.components) == {(1.0, 4)}
+    assert taken(lambda choice: -choice.scale - choice.components) == {(0.0, 1)}
+    components = {choice.components for choice in taken(lambda choice: 0.06 * (choice.components == 4))}
+    assert components == {1, 4}
+
+
+@pytest.mark.parametrize("shape", [(50,), (50, 2)])
+def test_the_score_of_a_trial(shape):
+    rng = np.random.default_rng(0)
+    dist, y = Gaussian(np.zeros(shape), np.zeros(shape)), rng.normal(size=shape)
+    known, rows = rng.uniform(size=shape) < 0.8, rng.exponential(size=50)
+    score = TrialScore(-np.asarray(dist.log_prob(y)), np.asarray(dist.crps(y)), known)
+    weight = rows.reshape(-1, *(1,) * (len(shape) - 1)) * known
+    nll, crps = (metric(dist, y, sample_weight=weight) for metric in (metrics.nll, metrics.crps))
+    np.testing.assert_allclose(score.mean(rows), np.mean(nll + np.log(crps)), rtol=1e-6)
+    np.testing.assert_allclose(score._replace(nll=None).mean(rows), np.mean(np.log(crps)), rtol=1e-6)
+    without = score._replace(weight=known & (np.arange(shape[-1]) > 0))
+    assert np.isfinite(without.mean(rows))  # an output that no unseen row has
+
+
 def test_bounds_are_kept_in_files_and_exports(skewed, tmp_path):
     x = rows(50, seed=2)[0]
     assert skewed.bounds_ == (0, np.inf) and isinstance(skewed.predict_dist(x), Clipped)
     skewed.save(tmp_path / "m")
     again = DeepEnsembleRegressor.load(tmp_path / "m")
-    assert (again.bounds_, again.components_) == (skewed.bounds_, 4) and again.bounds == "auto"
+    assert again.bounds_ == skewed.bounds_ and again.bounds == "auto"
+    np.testing.assert_array_equal(again.components_, skewed.components_)
     dist = skewed.predict_dist(x)
     np.testing.assert_array_equal(again.predict_dist(x).quantile(0.1), dist.quantile(0.1))
     export.save(tmp_path / "e", skewed.fitted_)
