@@ -299,7 +299,7 @@ def try_choices(
     least = PRIOR_OF_FEW / (TRIAL_UNSEEN * training_data.rows)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
     taken = []
-    for weight in rng.exponential(size=(settings.members, len(scores[0].nll))):
+    for weight in rng.exponential(size=(settings.members, len(scores[0].crps))):
         found = {choice: score.mean(weight) for choice, score in zip(choices, scores, strict=True)}
         scale, _ = min(with_most, key=found.__getitem__)
         _, own = min(of_middle, key=lambda choice: found[choice] + least * (choice.components > 1))

@@ -586,7 +586,7 @@ def test_members_differ_in_what_unseen_rows_leave_open(monkeypatch):
         (empty,), (empty,), 1000, 900, 900, {}, (Scaler.fit([[0.0], [1.0]]),) * 2, (None,) * 4
     )
 
-    def taken(better):
+    def taken(better, rounded=False):
         noise = {
             choice: rng.normal(size=(300, 2))
             for choice in itertools.starmap(Choice, itertools.product(SCALES, (1, 4)))
@@ -594,7 +594,8 @@ def test_members_differ_in_what_unseen_rows_leave_open(monkeypatch):
         weight = rng.uniform(size=(300, 2)) < 0.9
 
         def scores(key, choices, *_):
-            return [TrialScore(noise[each] - better(each), np.ones((300, 2)), weight) for each in choices]
+            nlls = [None if rounded else noise[each] - better(each) for each in choices]
+            return [TrialScore(nll, np.ones((300, 2)), weight) for nll in nlls]
 
         monkeypatch.setattr(recipe, "_scores_of", scores)
         return set(recipe.try_choices(jax.random.key(0), settings, data, ()))
@@ -603,6 +604,7 @@ def test_members_differ_in_what_unseen_rows_leave_open(monkeypatch):
     assert taken(lambda choice: -choice.scale - choice.components) == {(0.0, 1)}
     components = {choice.components for choice in taken(lambda choice: 0.06 * (choice.components == 4))}
     assert components == {1, 4}
+    taken(lambda choice: 0.0 * choice.scale, rounded=True)  # by the CRPS alone
 
 
 @pytest.mark.parametrize("shape", [(50,), (50, 2)])
