@@ -11,6 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SCRATCH: set[Path] = set()
+# What messages call files: names of copies' originals, by the copies' paths.
+CALLED: dict[str, str] = {}
+
+
+def renamed(text: str) -> str:
+    """The same text with the names of `CALLED` in place of copies' paths."""
+    for path, name in reversed(CALLED.items()):  # copies of copies first
+        text = text.replace(path, name)
+    return text
 
 
 def check_writable(path: Path) -> None:

@@ -1,3 +1,4 @@
+import gzip
 import inspect
 import json
 import os
@@ -1238,3 +1239,21 @@ def test_a_console_of_ascii(command, houses, tmp_path):
     demo = "demo --data houses.csv --x aire_é --y prix_é --epochs 1 --out démo"
     assert command(f"jaxreg {demo}", **ascii_alone)[0] == 0
     assert len(list((tmp_path / "démo").iterdir())) == 4
+
+
+@pytest.mark.filterwarnings("default")
+def test_what_is_said_of_how_a_file_is_written(run, refused, tmp_path):
+    rows = table(60).select("area", "rooms", "price")
+    text = rows.write_csv(separator=";").replace(".", ",").replace("rooms", "räume")
+    (tmp_path / "de.csv").write_bytes(gzip.compress(("# made up\n" + text).encode("cp1252")))
+    said = "--encoding", "cp1252", "--na", "9999"
+    code, _, err = run(*train(tmp_path / "de.csv", tmp_path / "m"), *said)
+    assert code == 0 and "'area': decimal commas" in err and "1 line before the names skipped" in err
+    model = model_file.load(tmp_path / "m")
+    assert model.feature_names == ("area", "räume") and "/jaxreg-" not in err
+    code, out, _ = run("predict", tmp_path / "m", tmp_path / "de.csv", *said)
+    assert code == 0 and len(pl.read_csv(out.encode())) == 60
+    code, _, err = run("evaluate", tmp_path / "m", tmp_path / "de.csv")
+    assert code == 2 and f"error: {tmp_path / 'de.csv'} isn't UTF-8 text: line 2 has the byte 0xe4" in err
+    refused(["evaluate", tmp_path / "m", tmp_path / "de.csv", "--unpacked", 0], "--unpacked must be a positive")
+    refused(["predict", tmp_path / "m", tmp_path / "de.csv", "--decimal", ";"], "--decimal")

@@ -28,8 +28,8 @@ ORDER = """
     isotonic files model.archive model.header model.store cache plots.drawing plots.pictures plots.page plots
     report progress hosts
     training_data recipe
-    tables.csv tables.read tables.writer tables.prefetch tables.row_groups tables.learn
-    tables.stream tables.find tables
+    tables.form tables.lines tables.notation tables.csv tables.workbook tables.plain tables.read
+    tables.writer tables.prefetch tables.row_groups tables.learn tables.stream tables.find tables
     model.checkpoints model.model_file model.export model.torch_weights estimator skpro_regressor
     cli.console cli.ending cli.aborts cli.standard_input cli.outputs cli.inputs cli.json_output
     cli.demo cli.fit cli.predict cli.evaluate cli.info cli.app cli
@@ -46,6 +46,7 @@ OPTIONAL = [
     "safetensors",
     "msgspec",
     "jinja2",
+    "openpyxl",
     "pandas",
     "skpro",
 ]

@@ -1,5 +1,6 @@
 """The `jaxreg` command: its names and options. What each command does is imported when it runs."""
 
+import functools
 import glob
 import inspect
 import math
@@ -32,9 +33,6 @@ START_SECONDS = 40  # as `hosts.START_SECONDS`, which isn't loaded here
 ROWS_HELP = (
     "CSV or Parquet file, a folder of them, a pattern such as 'folder/*.parquet', or - for standard input"
 )
-NoHeader = Annotated[
-    bool, typer.Option("--no-header", help="The file begins with a row: columns are called 0, 1, 2 ...")
-]
 NoCache = Annotated[
     bool,
     typer.Option("--no-cache", envvar="JAXREG_NO_CACHE", help="Don't keep compiled programs between runs."),
@@ -48,6 +46,40 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but warnings a
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON object on standard output, errors too (docs/command.md).")
 ]
+# How files are written, where a command can't find it: the fields of `tables.Form`.
+FORM = {
+    "no_header": (
+        Annotated[
+            bool,
+            typer.Option("--no-header", help="The file begins with a row: columns are called 0, 1, 2 ..."),
+        ],
+        False,
+    ),
+    "decimal": (
+        Annotated[
+            Literal[".", ","] | None, typer.Option(help="Decimal mark; found, where values leave no doubt.")
+        ],
+        None,
+    ),
+    "na": (
+        Annotated[
+            list[str] | None,
+            typer.Option(help="Text that stands for a missing value; may be given several times."),
+        ],
+        None,
+    ),
+    "encoding": (Annotated[str | None, typer.Option(help="Encoding of text, cp1252 for example.")], None),
+    "sheet": (Annotated[str | None, typer.Option(help="Sheet of a workbook; by default the first.")], None),
+    "unpacked": (
+        Annotated[
+            float | None,
+            typer.Option(
+                help="Most MB that a compressed file may have; by default 100, or 50 times its size."
+            ),
+        ],
+        None,
+    ),
+}
 Model = Annotated[Path, typer.Argument(help="Model file, from jaxreg fit.")]
 
 
@@ -140,7 +172,35 @@ def with_settings(command: Callable) -> Callable:
     return command
 
 
+def with_form(command: Callable) -> Callable:
+    """A command whose `form` becomes an option for each thing that may be said of how files are written."""
+    signature = inspect.signature(command)
+
+    @functools.wraps(command)
+    def own(**given: Any) -> None:
+        asked = {name: given.pop(name) for name in FORM}
+        unpacked = asked["unpacked"]
+        if unpacked is not None and not 0 < unpacked < math.inf:
+            raise ValueError(f"--unpacked must be a positive number of MB, got {unpacked}")
+        form = {"named": not asked["no_header"], "gaps": tuple(asked["na"] or ())}
+        form |= {name: asked[name] for name in ("decimal", "encoding", "sheet")}
+        command(form=form | {"unpacked": unpacked and int(unpacked * 1e6)}, **given)
+
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (annotation, default) in FORM.items()
+    ]
+    kept = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in signature.parameters.items()
+        if name != "form"
+    ]
+    own.__signature__ = signature.replace(parameters=[*kept, *options])
+    return own
+
+
 @app.command("fit")
+@with_form
 @with_settings
 def fit_command(
     file: Annotated[Path, typer.Argument(help=f"{ROWS_HELP}; one row for each observation.")],
@@ -160,7 +220,6 @@ def fit_command(
             help="Columns to take as numbers, other text in them as missing; likewise.", callback=as_utf8
         ),
     ] = None,
-    no_header: NoHeader = False,
     test_fraction: Annotated[
         float, typer.Option(help="Share of the rows kept from training, to score the model on.")
     ] = 0.1,
@@ -196,6 +255,8 @@ def fit_command(
     quiet: Quiet = False,
     as_json: Json = False,
     no_cache: NoCache = False,
+    *,
+    form: dict[str, Any],
     **settings: Any,
 ) -> None:
     """Train an ensemble on the columns of a file, or of many, and keep it in a model file."""
@@ -225,6 +286,7 @@ def fit_command(
     if distributed and read == "whole":
         raise ValueError("the processes of a run read rows as they are needed: leave --read whole out")
     from jaxreg.cli import fit
+    from jaxreg.tables import Form
 
     _use_cache(no_cache)
     cluster = fit.Cluster(coordinator, processes, process, wait, own_files) if distributed else None
@@ -232,12 +294,13 @@ def fit_command(
     said = {"--drop": drop, "--category": category, "--number": number}
     columns = {option: tuple(given or ()) for option, given in said.items()}
     asked = fit.Asked(
-        file, target[0], columns, not no_header, read, test_fraction, seed, out_file, report_file
+        file, target[0], columns, Form(**form), read, test_fraction, seed, out_file, report_file
     )
     fit.run(asked, kept, cluster, numbers, fit.Talk(quiet, as_json))
 
 
 @app.command("predict")
+@with_form
 def predict_command(
     model: Model,
     file: Annotated[Path, typer.Argument(help=f"{ROWS_HELP}, with the columns the model was trained on.")],
@@ -249,19 +312,22 @@ def predict_command(
         list[str] | None,
         typer.Option(help="Column of the file to copy into the predictions; may be given several times."),
     ] = None,
-    no_header: NoHeader = False,
     read: Read = "auto",
     no_cache: NoCache = False,
+    *,
+    form: dict[str, Any],
 ) -> None:
     """Predict each row of a file, or of many: mean, std, lower and upper, in the target's units."""
     check_there(file, model=model)
     from jaxreg.cli import predict
+    from jaxreg.tables import Form
 
     _use_cache(no_cache)
-    predict.run(model, file, out_file, level=level, keep=keep or [], how=read, named=not no_header)
+    predict.run(model, file, out_file, level=level, keep=keep or [], how=read, form=Form(**form))
 
 
 @app.command("evaluate")
+@with_form
 def evaluate_command(
     model: Model,
     file: Annotated[
@@ -274,16 +340,18 @@ def evaluate_command(
     report_file: Annotated[
         Path | None, typer.Option("--report", help="Page with scores and pictures to write, .html or .pdf.")
     ] = None,
-    no_header: NoHeader = False,
     as_json: Json = False,
     no_cache: NoCache = False,
+    *,
+    form: dict[str, Any],
 ) -> None:
     """Score a model on rows with a known target; use rows that it wasn't trained on."""
     check_there(file, model=model)
     from jaxreg.cli import evaluate
+    from jaxreg.tables import Form
 
     _use_cache(no_cache)
-    evaluate.run(model, file, level=level, report_file=report_file, as_json=as_json, named=not no_header)
+    evaluate.run(model, file, level=level, report_file=report_file, as_json=as_json, form=Form(**form))
 
 
 @app.command("info")

@@ -4,24 +4,16 @@ import io
 import os
 import re
 import sys
+import unicodedata
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jaxreg.files import renamed
+
 NUMBER = re.compile(r"(?<!\S)[-+]?\d[\d.,e+-]*%?(?!\S)")
-
-
-# What messages call temporary files that hold what a user sent.
-CALLED: dict[str, str] = {}
-
-
-def renamed(text: str) -> str:
-    """The same text with the names of `CALLED` in place of temporary paths."""
-    for path, name in CALLED.items():
-        text = text.replace(path, name)
-    return text
 
 
 def visible(text: str) -> str:
@@ -73,7 +65,7 @@ def as_utf8(given: str | list[str] | None) -> str | list[str] | None:
     if isinstance(given, list):
         return [as_utf8(name) for name in given]
     if given is None or given.isprintable():
-        return given
+        return given and unicodedata.normalize("NFC", given)  # as the names of files' columns are
     try:
         return os.fsencode(given).decode()
     except UnicodeError:

@@ -9,7 +9,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from jaxreg.cli.console import err, note, out, prepare_streams, renamed
+from jaxreg.cli.console import err, note, out, prepare_streams
+from jaxreg.files import renamed
 
 
 def run(command: Callable[[], Any]) -> None:

@@ -9,12 +9,12 @@ from jaxreg.checks import check_probability
 from jaxreg.cli.console import say, show
 from jaxreg.cli.json_output import print_json, scores_of
 from jaxreg.cli.outputs import check_output, only_numbers, trivial
-from jaxreg.cli.standard_input import as_file, called, with_line_of_names
+from jaxreg.cli.standard_input import as_file, called
 from jaxreg.data import Scaler, check_features
 from jaxreg.metrics import evaluate
 from jaxreg.model import model_file
 from jaxreg.plain import counted
-from jaxreg.tables import check_columns, numeric, read, typed
+from jaxreg.tables import Form, check_columns, numeric, plain, read, typed
 
 
 def run(
@@ -24,7 +24,7 @@ def run(
     level: float,
     report_file: Path | None,
     as_json: bool,
-    named: bool = True,
+    form: Form,
 ) -> None:
     """Print scores, and write a report if one is asked for."""
     check_probability("--level", level)
@@ -32,14 +32,13 @@ def run(
     if report_file is not None:
         report.check_suffix(report_file)
         check_output(report_file, model, file)
-    if not named:
-        file = with_line_of_names([file])
+    (file,), form = plain([file], form), form.of_values
     fitted = model_file.load(model)
     if fitted.feature_names is None or fitted.target_names is None:
         raise ValueError(
             f"{model} doesn't say what its columns are called: use jaxreg.metrics.evaluate in Python"
         )
-    table = read(file)
+    table = read(file, form=form)
     check_columns(table, fitted.target_names, file)
     known = set(fitted.feature_names) <= set(table.columns)
     if isinstance(fitted.x_scaler, Scaler):

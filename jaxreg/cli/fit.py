@@ -23,7 +23,7 @@ from jaxreg.cli.inputs import (
 )
 from jaxreg.cli.json_output import print_json, scores_of
 from jaxreg.cli.outputs import check_output, only_numbers, trivial
-from jaxreg.cli.standard_input import as_file, called, with_line_of_names
+from jaxreg.cli.standard_input import as_file, called
 from jaxreg.estimator import DeepEnsembleRegressor
 from jaxreg.machine import unused_gpu
 from jaxreg.metrics import evaluate
@@ -32,7 +32,7 @@ from jaxreg.model.checkpoints import Checkpoint, Interrupted, StopOnSignal
 from jaxreg.model.fitted import Fitted
 from jaxreg.plain import counted
 from jaxreg.progress import can_draw, shown
-from jaxreg.tables import find, from_files, names_of
+from jaxreg.tables import Form, find, from_files, names_of, plain
 from jaxreg.training import Hook
 from jaxreg.training.members import computed_on
 
@@ -49,7 +49,7 @@ class Asked(NamedTuple):
     file: Path
     target: str
     columns: dict[str, tuple[str, ...]]
-    named: bool
+    form: Form
     how: str
     test_fraction: float
     seed: int
@@ -134,15 +134,12 @@ def read_rows(
 ) -> tuple[Rows, dict[str, list[str]]]:
     """The rows to train on and to score on, once the files are found to be right; and what columns are."""
     with hosts.checked_by_all():
-        file = as_file(asked.file)
-        paths = find(file)
+        paths = find(as_file(asked.file))
         if jax.process_index() == 0:
             for path, others in ((asked.out_file, paths), (asked.report_file, [*paths, asked.out_file])):
                 for given in others if path is not None else ():
                     check_output(path, given, kept.folder)
-        if not asked.named:
-            file = with_line_of_names(paths)
-            paths = find(file)
+        paths, form = plain(paths, asked.form), asked.form.of_values
         names = names_of(paths[0])
         said = {what: split_names(what, given, names, paths[0]) for what, given in asked.columns.items()}
         for what, given in said.items():
@@ -155,9 +152,9 @@ def read_rows(
     said = {SETTINGS[what]: given for what, given in said.items() if given}
     stages.reading(asked.file)
     if cluster is None and not is_streamed(paths, asked.how):
-        return rows_in_memory(paths, asked.target, drop, asked.test_fraction, asked.seed), said
+        return rows_in_memory(paths, asked.target, drop, asked.test_fraction, asked.seed, form=form), said
     with hosts.checked_by_all():
-        files = from_files(file, target=asked.target, drop=drop, any_kind=True)
+        files = from_files(paths, target=asked.target, drop=drop, any_kind=True, form=form)
     if cluster is not None:
         given = {"seed": asked.seed, "test_fraction": asked.test_fraction, "resume": kept.resume}
         given |= {"own_files": cluster.own_files, "checkpoint": kept.folder is not None}

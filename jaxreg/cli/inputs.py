@@ -19,7 +19,19 @@ from jaxreg.data.border import check_features, check_trainable
 from jaxreg.machine import memory
 from jaxreg.model.checkpoints import LIBRARIES
 from jaxreg.plain import counted, did_you_mean, listed
-from jaxreg.tables import Files, check_columns, columns, joined, numeric, read, size, typed, without_index
+from jaxreg.tables import (
+    AS_FOUND,
+    Files,
+    Form,
+    check_columns,
+    columns,
+    joined,
+    numeric,
+    read,
+    size,
+    typed,
+    without_index,
+)
 
 FEWEST_TEST_ROWS = 2
 FEWEST_TRAINING_ROWS = 4
@@ -70,12 +82,18 @@ def split_names(option: str, given: Sequence[str], names: Sequence[str], path: P
 
 
 def rows_in_memory(
-    paths: list[Path], target: str, drop: Sequence[str], test_fraction: float, seed: int
+    paths: list[Path],
+    target: str,
+    drop: Sequence[str],
+    test_fraction: float,
+    seed: int,
+    *,
+    form: Form = AS_FOUND,
 ) -> Rows:
     """All rows of some files, a share of them to score the model on."""
     parts, features, dtypes = [], None, None
     for path in paths:
-        table = read(path, empty=len(paths) > 1)
+        table = read(path, empty=len(paths) > 1, form=form)
         check_columns(table, [target, *drop, *(features or ())], path)
         if features is None:
             left_out = {target, *drop, *without_index(path, (target, *drop))}

@@ -10,12 +10,13 @@ import polars as pl
 from jaxreg.checks import check_probability
 from jaxreg.cli.inputs import is_streamed, no_rows
 from jaxreg.cli.outputs import PREDICTED, check_output, prediction_table
-from jaxreg.cli.standard_input import as_file, with_line_of_names
+from jaxreg.cli.standard_input import as_file
 from jaxreg.data.scaler import Scaler
 from jaxreg.model import model_file
 from jaxreg.model.fitted import Fitted
 from jaxreg.tables import (
     GROUP_ROWS,
+    Form,
     RowGroup,
     Writer,
     check_columns,
@@ -23,6 +24,7 @@ from jaxreg.tables import (
     find,
     from_files,
     numeric,
+    plain,
     prefetch,
     read,
     typed,
@@ -38,22 +40,19 @@ def run(
     level: float,
     keep: list[str],
     how: str,
-    named: bool = True,
+    form: Form,
 ) -> None:
     """Write a line for each row."""
     keep = list(dict.fromkeys(keep))
     if taken := [name for name in keep if name in PREDICTED]:
         raise ValueError(f"--keep {taken[0]}: predictions have a column of that name, rename it in the file")
     check_probability("--level", level)
-    file = as_file(file)
-    paths = find(file)
+    paths = find(as_file(file))
     if out_file is not None:
         for path in paths:
             check_output(out_file, model, path)
         check_suffix(out_file)
-    if not named:
-        file = with_line_of_names(paths)
-        paths = find(file)
+    paths, form = plain(paths, form), form.of_values
     fitted = model_file.load(model)
     if outputs := np.shape(fitted.y_scaler.loc):
         raise ValueError(
@@ -62,9 +61,9 @@ def run(
         )
     with Writer(out_file) as writer:
         if is_streamed(paths, how):
-            parts = rows_in_turn(paths, file, fitted, keep)
+            parts = rows_in_turn(paths, fitted, keep, form)
         else:
-            parts = whole_tables(paths, fitted, keep)
+            parts = whole_tables(paths, fitted, keep, form)
         for rows, kept in as_inputs_fault(parts):
             predicted = prediction_table(fitted.predict(rows), level)
             writer.write(pl.DataFrame([*kept.get_columns(), *predicted.get_columns()]))
@@ -79,13 +78,13 @@ def as_inputs_fault(parts: Iterator[Any]) -> Iterator[Any]:
 
 
 def whole_tables(
-    paths: list[Path], fitted: Fitted, keep: list[str]
+    paths: list[Path], fitted: Fitted, keep: list[str], form: Form
 ) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
     """The tables of some files with numbers in what a model needs, and the columns to keep."""
     tables_read = 0
     for path in paths:
         text = set(keep) - set(fitted.feature_names or ())
-        table = read(path, text=text, empty=len(paths) > 1)
+        table = read(path, text=text, empty=len(paths) > 1, form=form)
         check_columns(table, keep, path)
         kept = table[keep] if keep else pl.DataFrame()
         if fitted.feature_names is None:
@@ -104,13 +103,13 @@ def whole_tables(
 
 
 def rows_in_turn(
-    paths: list[Path], file: Path, fitted: Fitted, keep: list[str]
+    paths: list[Path], fitted: Fitted, keep: list[str], form: Form
 ) -> Iterator[tuple[np.ndarray | pl.DataFrame, pl.DataFrame]]:
     """Some rows at a time of what a model needs, and of the columns to keep, in the order of the files."""
     drop = keep if fitted.feature_names is None else ()
     numbers = isinstance(fitted.x_scaler, Scaler)
     given = {"features": fitted.feature_names, "drop": drop, "keep": keep, "any_kind": not numbers}
-    files = from_files(file, target=None, **given)
+    files = from_files(paths, target=None, form=form, **given)
 
     def rows_of(row_group: RowGroup) -> np.ndarray | pl.DataFrame:
         return files.read(row_group)[0] if numbers else files.table(row_group)

@@ -1,4 +1,4 @@
-"""Standard input, pipes, and files without names of columns as files with them."""
+"""Standard input and pipes as files."""
 
 import io
 import shutil
@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
-from jaxreg.cli.console import CALLED
-from jaxreg.files import scratch_folder
-from jaxreg.tables import check_suffix, with_names
+from jaxreg.files import CALLED, scratch_folder
+
+# By how such files begin.
+SUFFIXES = {b"PAR1": "parquet", b"PK\x03\x04": "xlsx"}
 
 
 def as_file(path: Path) -> Path:
@@ -26,22 +27,6 @@ def as_file(path: Path) -> Path:
         return _copied(stream, called(path))
 
 
-def with_line_of_names(paths: list[Path]) -> Path:
-    """Copies of CSV files whose columns have no names, with names 0, 1, 2 ...: one file, or a folder.
-
-    Raises:
-        ValueError: for a Parquet file, which has names.
-    """
-    folder = scratch_folder()
-    for i, path in enumerate(paths):
-        if check_suffix(path) == ".parquet":
-            raise ValueError(f"--no-header is for text files, and {path} has names of columns: leave it out")
-        copy = folder / f"{i:06d}{path.suffix.lower()}"
-        with_names(path, copy)
-        CALLED[str(copy)] = f"{CALLED.get(str(path), str(path))} (below a line of names)"
-    return copy if len(paths) == 1 else folder
-
-
 def called(path: Path) -> str:
     """What messages call a path."""
     return "standard input" if str(path) == "-" else str(path)
@@ -51,7 +36,7 @@ def _copied(stream: BinaryIO, name: str) -> Path:
     start = stream.read(4)
     if not start:
         raise ValueError(f"{name} is empty: send a table to it, jaxreg predict MODEL - < rows.csv")
-    file = scratch_folder() / f"rows.{'parquet' if start == b'PAR1' else 'csv'}"
+    file = scratch_folder() / f"rows.{SUFFIXES.get(start, 'csv')}"
     CALLED[str(file)] = name
     with file.open("wb") as copy:
         copy.write(start)

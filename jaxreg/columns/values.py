@@ -14,7 +14,28 @@ from jaxreg.data.frames import DATES, PANDAS_DATES, TableLike, column_names
 from jaxreg.plain import counted, listed
 
 # Texts that stand for a missing value.
-GAPS = ("", "?", "NA", "N/A", "n/a", "na", "<NA>", "#N/A", "NaN", "nan", "NaT", "NULL", "null", "None")
+GAPS = (
+    *(
+        "",
+        "?",
+        "-",
+        "--",
+        ".",
+        "\\N",
+        "NA",
+        "N/A",
+        "n/a",
+        "na",
+        "<NA>",
+        "NaN",
+        "nan",
+        "NaT",
+        "NULL",
+        "null",
+        "None",
+    ),
+    *("#N/A", "#N/A N/A", "#NA", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#NULL!"),
+)
 
 # How text may write a time. One that other formats of the list read otherwise is ambiguous.
 TIME_FORMATS = (

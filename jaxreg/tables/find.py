@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,21 +14,29 @@ import pyarrow.parquet as pq
 
 from jaxreg.files import scratch_folder
 from jaxreg.plain import did_you_mean, listed
-from jaxreg.tables.csv import KEPT, SUFFIXES, TextFound, blocks, check_suffix, header
+from jaxreg.tables.csv import KEPT, TextFound, blocks, written_as
+from jaxreg.tables.form import AS_FOUND, Form
+from jaxreg.tables.lines import READ_SUFFIXES, check_suffix, header, suffix_of
+from jaxreg.tables.plain import HIVE, by_their_names, plain
 from jaxreg.tables.read import index_columns
 from jaxreg.tables.row_groups import RowGroup
 from jaxreg.tables.stream import BYTES_PER_VALUE, MOST_NAMED, Files
 
 # Rows of each row group that is written.
 GROUP_ROWS = 2**17
-TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
+TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".data")
 
 
 def find(pattern: str | Path) -> list[Path]:
     """The files that a pattern names, or those in a folder, Parquet before others; sorted.
 
+    A folder without tables is searched for folders `key=value`, whose tables have a column `key`.
+
     Raises:
         ValueError: if there is none.
+
+    Warns:
+        UserWarning: names what is left out of a folder.
     """
     text = str(pattern)
     if Path(text).is_file():
@@ -36,18 +45,22 @@ def find(pattern: str | Path) -> list[Path]:
         if paths := sorted(path for path in map(Path, glob.glob(text, recursive=True)) if path.is_file()):
             return paths
         raise ValueError(f"no file matches {text}")
-    tables_in = [path for path in sorted(Path(text).iterdir()) if path.suffix.lower() in SUFFIXES]
-    for suffix in (".parquet", *TEXT_SUFFIXES):
-        paths = [path for path in tables_in if path.is_file() and path.suffix.lower() == suffix]
+    inside = [path for path in sorted(Path(text).iterdir()) if path.name[0] not in "._"]
+    if any(path.is_dir() and HIVE.fullmatch(path.name) for path in inside):
+        inside = [
+            path for path in sorted(Path(text).rglob("*")) if path.is_file() and path.name[0] not in "._"
+        ]
+    for suffix in (".parquet", *TEXT_SUFFIXES, ".xlsx"):
+        paths = [path for path in inside if path.is_file() and suffix_of(path) == suffix]
         if paths:
-            if others := [path.name for path in tables_in if path not in set(paths)]:
+            if others := [str(path.relative_to(text)) for path in inside if path not in set(paths)]:
                 warnings.warn(
                     f"of {text} only the {suffix} files are read; left out: {', '.join(others[:MOST_NAMED])}"
                     + (f" and {len(others) - MOST_NAMED:,} more" if len(others) > MOST_NAMED else ""),
                     stacklevel=2,
                 )
             return paths
-    raise ValueError(f"no file matches {text}/*{{{','.join((*SUFFIXES,))}}}")
+    raise ValueError(f"no file matches {text}/*{{{','.join(READ_SUFFIXES)}}}")
 
 
 def size(paths: Sequence[Path]) -> int:
@@ -73,8 +86,9 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
         yield file
 
 
+@by_their_names()
 def from_files(
-    pattern: str | Path,
+    pattern: str | Path | Sequence[Path],
     *,
     target: str | None,
     features: Sequence[str] | None = None,
@@ -82,13 +96,14 @@ def from_files(
     keep: Sequence[str] = (),
     any_kind: bool = False,
     scratch: str | Path | None = None,
+    form: Form = AS_FOUND,
 ) -> Files:
     """Files as one table that is read in parts, in place of a table in memory.
 
     Parquet files are read by row groups; CSV files are rewritten once as Parquet, some lines at a time.
 
     Args:
-        pattern: of paths, `folder/*.parquet`; or a folder, or a file.
+        pattern: of paths, `folder/*.parquet`; or a folder, or a file; or a list of paths.
         target: column to predict; None if there is none: only `row_groups` and `read` work then.
         features: columns to predict from; by default all others except the index of a pandas frame.
         drop: columns to leave out.
@@ -97,6 +112,7 @@ def from_files(
             estimator, takes them. Otherwise they must be numbers.
         scratch: folder for copies of CSV files as Parquet, which take about the same space; by default a
             temporary one that is deleted when the process ends.
+        form: how text files are written, where that isn't found.
 
     Raises:
         ValueError: if no file matches, or files differ in columns or types, by name; if a column is absent or
@@ -105,8 +121,8 @@ def from_files(
     Warns:
         UserWarning: names files and columns that are left out.
     """
-    paths = find(pattern)
-    suffixes = {check_suffix(path) for path in paths}
+    paths = plain(find(pattern) if isinstance(pattern, str | Path) else pattern, form)
+    form, suffixes = form.of_values, {check_suffix(path) for path in paths}
     if ".parquet" in suffixes and len(suffixes) > 1:
         raise ValueError(f"{pattern} matches Parquet and other files: name those of one kind")
     if suffixes == {".parquet"}:  # a file without rows may have columns without type
@@ -150,7 +166,8 @@ def from_files(
     text = frozenset(name for name, own in kinds.items() if any(map(_is_text, own)))
     stored = paths
     if kind is _text_columns:
-        stored, text = _as_parquet(paths, names, keep, features if any_kind else (), scratch)
+        folder = scratch_folder(scratch)
+        stored, text = _as_parquet(paths, names, keep, features if any_kind else (), folder, form)
     types = tuple("string" if name in text else _type_name(own) for name, own in kinds.items())
     row_groups = _find_row_groups(stored, paths)
     if not row_groups:
@@ -215,13 +232,14 @@ def _as_parquet(
     names: Sequence[str],
     keep: Sequence[str],
     any_kind: Sequence[str],
-    scratch: str | Path | None,
+    folder: Path,
+    form: Form,
 ) -> tuple[list[Path], frozenset[str]]:
     """Text files rewritten as Parquet, and which of their columns are text, where they may be."""
-    folder, text = scratch_folder(scratch), frozenset()
+    text, written = frozenset(), written_as(paths[0], names, form)
     while True:
         try:
-            return _rewritten(paths, names, keep, text, folder), text
+            return _rewritten(paths, names, keep, text, folder, form=form, written=written), text
         except TextFound as found:  # mostly in the first rows: it is begun anew
             if not set(found.names) <= set(any_kind):
                 raise
@@ -229,7 +247,12 @@ def _as_parquet(
 
 
 def _rewritten(
-    paths: Sequence[Path], names: Sequence[str], keep: Sequence[str], text: Collection[str], folder: Path
+    paths: Sequence[Path],
+    names: Sequence[str],
+    keep: Sequence[str],
+    text: Collection[str],
+    folder: Path,
+    **how: Any,
 ) -> list[Path]:
     """Text files rewritten as Parquet; each row group is what was read at once."""
     fields = [(name, pa.string() if name in text else pa.float64()) for name in names]
@@ -238,7 +261,7 @@ def _rewritten(
         written.append(Path(folder) / f"{i:06d}-{path.stem}.parquet")
         try:
             with pq.ParquetWriter(written[-1], schema, compression="zstd") as writer:
-                for block in blocks(path, names, keep, text):
+                for block in blocks(path, names, keep, text, **how):
                     writer.write_table(block.to_arrow().cast(schema), row_group_size=GROUP_ROWS)
         except OSError as error:
             raise OSError(

@@ -14,24 +14,26 @@ from jaxreg.plain import did_you_mean, listed
 from jaxreg.tables.csv import (
     BYTES_PER_VALUE,
     INDEX_NAME,
+    and_more,
     as_numbers,
     check_memory,
-    check_suffix,
-    csv_rows,
-    first_line,
-    header,
-    is_written,
     raise_faults,
     read_csv,
-    shown,
 )
+from jaxreg.tables.form import AS_FOUND, Form
+from jaxreg.tables.lines import check_suffix, csv_rows, first_line, header, is_written, shown
+from jaxreg.tables.plain import by_their_names, plain
 
 
-def read(path: Path, *, text: Collection[str] = (), empty: bool = False) -> pl.DataFrame:
+@by_their_names()
+def read(
+    path: Path, *, text: Collection[str] = (), empty: bool = False, form: Form = AS_FOUND
+) -> pl.DataFrame:
     """A CSV or Parquet file as a table, with at least one row unless `empty`.
 
     In a CSV file blank lines are skipped, values may be in quotes, and the separator is a comma or, if the
     first line has none, a semicolon, a tab or a bar. The columns in `text` are left as they are written.
+    Numbers may have decimal commas, separated thousands, currency and percent signs, which a warning says.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -40,7 +42,8 @@ def read(path: Path, *, text: Collection[str] = (), empty: bool = False) -> pl.D
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    table = _read_parquet(path) if check_suffix(path) == ".parquet" else read_csv(path, text)
+    path, form = plain([path], form)[0], form.of_values
+    table = _read_parquet(path) if check_suffix(path) == ".parquet" else read_csv(path, text, form)
     if table.height == 0 and not empty:
         raise ValueError(f"{path} has no rows: only the {listed(table.columns)}")
     return table
@@ -137,10 +140,12 @@ def numeric(
         elif column.dtype == pl.String:
             numbers = as_numbers(column)
             if numbers.null_count() > column.null_count():
-                odd = (numbers.alias("").is_null() & column.alias("").is_not_null()).arg_max()
+                odd = numbers.alias("").is_null() & column.alias("").is_not_null()
+                at = odd.arg_max()
+                where = f"{_where(path, table, name, at)}{and_more(odd)}"
                 faults.append(
-                    f"{called} holds text such as {shown(column[odd])}{_where(path, table, name, odd)}, "
-                    f"numbers such as 1234.5 are needed: {drop}encode it first"
+                    f"{called} holds text such as {shown(column[at])}{where}, numbers such as 1234.5 are "
+                    f"needed: {drop}encode it first"
                 )
             found.append(numbers)
         elif not (column.dtype.is_numeric() or column.dtype == pl.Boolean):

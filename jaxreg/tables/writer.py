@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from jaxreg.files import replacing
-from jaxreg.tables.csv import check_suffix
+from jaxreg.tables.lines import check_suffix
 
 
 def write(table: pl.DataFrame, path: Path) -> None:
