@@ -1255,5 +1255,6 @@ def test_what_is_said_of_how_a_file_is_written(run, refused, tmp_path):
     assert code == 0 and len(pl.read_csv(out.encode())) == 60
     code, _, err = run("evaluate", tmp_path / "m", tmp_path / "de.csv")
     assert code == 2 and f"error: {tmp_path / 'de.csv'} isn't UTF-8 text: line 2 has the byte 0xe4" in err
-    refused(["evaluate", tmp_path / "m", tmp_path / "de.csv", "--unpacked", 0], "--unpacked must be a positive")
-    refused(["predict", tmp_path / "m", tmp_path / "de.csv", "--decimal", ";"], "--decimal")
+    refused(
+        ["evaluate", tmp_path / "m", tmp_path / "de.csv", "--unpacked", 0], "--unpacked must be a positive"
+    )
