@@ -179,6 +179,13 @@ READ = [
         TWO,
         "the sheet 'a' is read, not 'b' (--sheet)",
     ),
+    (
+        "units.csv",
+        "x,y\nm,EUR\n1.5,10\n2.5,20\n",
+        {},
+        {"x": ["m", "1.5", "2.5"], "y": ["EUR", "10", "20"]},
+        "may have a second line of names or units ('m', 'EUR'), taken as a row: delete it",
+    ),
     ("second.xlsx", book(("a", [["u"], [1]]), ("b", ROWS)), {"sheet": "b"}, TWO, None),
 ]
 REFUSED = [

@@ -31,7 +31,8 @@ HELP_WIDTH = 80  # narrower columns would cut names of options
 START_SECONDS = 40  # as `hosts.START_SECONDS`, which isn't loaded here
 
 ROWS_HELP = (
-    "CSV or Parquet file, a folder of them, a pattern such as 'folder/*.parquet', or - for standard input"
+    "CSV, Parquet or Excel file, a folder of them, a pattern such as 'folder/*.parquet', or - for "
+    "standard input"
 )
 NoCache = Annotated[
     bool,
@@ -333,7 +334,8 @@ def evaluate_command(
     file: Annotated[
         Path,
         typer.Argument(
-            help="CSV or Parquet file with the model's columns and its target, or - for standard input."
+            help="CSV, Parquet or Excel file with the model's columns and its target, or - for standard "
+            "input."
         ),
     ],
     level: Annotated[float, typer.Option(help="Share of the probability inside the intervals.")] = 0.95,

@@ -99,6 +99,13 @@ def written_as(path: Path, names: Sequence[str], form: Form = AS_FOUND) -> dict[
     if first is None:  # no rows
         return {}
     odd = [name for name in names if as_numbers(first[name]).null_count() > first[name].null_count()]
+    units = [name for name in odd if len(first) > 2 and as_numbers(first[name][1:]).null_count() == 0]
+    if len(units) > 1:
+        shown_units = ", ".join(shown(first[name][0]) for name in units[:MOST_NAMED])
+        warnings.warn(
+            f"{path} may have a second line of names or units ({shown_units}), taken as a row: delete it",
+            stacklevel=3,
+        )
     found = notations(first, odd, form.decimal)
     if "," in (form.decimal, *(each.decimal for each in found.values())):
         found = notations(first, names, form.decimal)

@@ -39,6 +39,11 @@ class Notation(NamedTuple):
 
     def read(self, text: pl.Series) -> pl.Series:
         """The numbers that text writes, float64; null where it writes none."""
+        if self.thousands == "" and self.decimal == "," and not text.str.contains(".", literal=True).any():
+            # Most columns hold nothing but digits and commas, and take a third of the time.
+            quick = text.str.strip_chars().str.replace(",", ".", literal=True).cast(pl.Float64, strict=False)
+            if quick.null_count() == text.null_count() and quick.is_finite().all():
+                return quick
         separated, mark = SEPARATED_BY.get(self.thousands), re.escape(self.decimal)
         whole = rf"(?:[1-9]\d{{0,2}}(?:{separated}\d{{3}})+|\d+)" if separated else r"\d+"
         number = rf"(?:{whole}(?:{mark}\d*)?|{mark}\d+)(?:[eE][-+]?\d+)?"
