@@ -110,11 +110,18 @@ def written_as(path: Path, names: Sequence[str], form: Form = AS_FOUND) -> dict[
     if "," in (form.decimal, *(each.decimal for each in found.values())):
         found = notations(first, names, form.decimal)
     if found:
-        told = "; ".join(f"{name!r}: {notation.told()}" for name, notation in [*found.items()][:MOST_NAMED])
-        more = f"; and {len(found) - MOST_NAMED:,} more" if len(found) > MOST_NAMED else ""
+        named: dict[str, list[str]] = {}
+        for name, notation in found.items():
+            named.setdefault(notation.told(), []).append(name)
+        told = "; ".join(f"{words}: {_named(names)}" for words, names in named.items())
         choice = " (--decimal says which)" if any(each.doubtful for each in found.values()) else ""
-        warnings.warn(f"how columns write numbers: {told}{more}{choice}", stacklevel=3)
+        warnings.warn(f"how columns write numbers: {told}{choice}", stacklevel=3)
     return found
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(map(repr, names[:MOST_NAMED])) + more
 
 
 def blocks(

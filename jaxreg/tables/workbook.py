@@ -4,6 +4,7 @@ import csv
 import datetime
 import importlib
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def write_sheet(path: Path, copy: Path, sheet: str | None) -> None:
     try:
         with warnings.catch_warnings(action="ignore"):  # of styles and the like, which no value is
             results = openpyxl.load_workbook(path, data_only=True)
-            formulas = openpyxl.load_workbook(path)
+            formulas = openpyxl.load_workbook(path) if _has_formulas(path) else results
     except Exception as error:  # openpyxl raises what its parts do
         raise ValueError(f"{path} can't be read as a workbook: {str(error).splitlines()[0]}") from None
     names = results.sheetnames
@@ -66,6 +67,12 @@ def write_sheet(path: Path, copy: Path, sheet: str | None) -> None:
         csv.writer(file, lineterminator="\n").writerows(
             [_as_text(value) for value in row] for row in values.iter_rows(values_only=True)
         )
+
+
+def _has_formulas(path: Path) -> bool:
+    """Whether a sheet has any: a workbook is loaded once more to find them."""
+    with zipfile.ZipFile(path) as parts:
+        return any(b"<f" in parts.read(name) for name in parts.namelist() if "worksheets/" in name)
 
 
 def _quoted(names: list[str]) -> str:
