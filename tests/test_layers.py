@@ -22,8 +22,9 @@ ORDER = """
     training.inputs training.members training.chunks training.fitting training
     columns.values columns.counts columns.numbers columns.categories columns.times columns.kinds
     columns.columns columns
-    metrics.checked metrics.scores metrics.evaluation metrics.scorers metrics
-    calibration.scaling calibration.recalibration calibration.conformal calibration
+    metrics.checked metrics.scores metrics.groups metrics.evaluation metrics.scorers metrics
+    calibration.scaling calibration.recalibration calibration.conformal calibration.mondrian
+    calibration
     model model.fitted
     isotonic files model.archive model.header model.store cache plots.drawing plots.pictures plots.page plots
     report progress hosts

@@ -10,6 +10,7 @@ from jaxreg.calibration.conformal import ConformalQuantiles as ConformalQuantile
 from jaxreg.calibration.conformal import JackknifePlus as JackknifePlus
 from jaxreg.calibration.conformal import SplitConformal as SplitConformal
 from jaxreg.calibration.conformal import rank as rank
+from jaxreg.calibration.mondrian import MondrianConformal as MondrianConformal
 from jaxreg.calibration.recalibration import Recalibrated as Recalibrated
 from jaxreg.calibration.recalibration import Recalibration as Recalibration
 from jaxreg.calibration.scaling import NoiseScaling as NoiseScaling

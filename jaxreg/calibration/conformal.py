@@ -120,7 +120,7 @@ class SplitConformal(NamedTuple):
             ValueError: as `metrics.check_prediction`.
         """
         y, _ = check_prediction(prediction, y)
-        return cls(np.sort(_normalised_error(prediction, y), axis=0))
+        return cls(np.sort(normalised_error(prediction, y), axis=0))
 
     def __call__(self, prediction: Prediction) -> Conformal:
         """The prediction with conformal intervals."""
@@ -138,7 +138,8 @@ class SplitConformal(NamedTuple):
         return SplitConformal(self.scores[:, i])
 
 
-def _normalised_error(prediction: Prediction, y: np.ndarray) -> np.ndarray:
+def normalised_error(prediction: Prediction, y: np.ndarray) -> np.ndarray:
+    """Errors in units of the predicted std."""
     mean, std = (np.asarray(a, np.float64) for a in (prediction.mean, prediction.std))
     return np.abs(np.asarray(y, np.float64) - mean) / std
 
@@ -227,7 +228,7 @@ class JackknifePlus(NamedTuple):
         of_row = of_row.ravel()
         scores = np.empty(y.shape)
         for i, members in enumerate(sets):
-            scores[of_row == i] = _normalised_error(_by_members(prediction, members), y)[of_row == i]
+            scores[of_row == i] = normalised_error(_by_members(prediction, members), y)[of_row == i]
         return cls(sets, of_row, scores)
 
     def __call__(self, prediction: Prediction) -> Conformal:

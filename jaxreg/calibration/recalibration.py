@@ -48,7 +48,10 @@ class Calibrated(Record):
 
     def __getitem__(self: Own, rows: Any) -> Own:
         """The same for some rows, by a number, a slice, or a list of numbers or booleans."""
-        return self._replace(prediction=self.prediction[rows])
+        calibration = self.calibration
+        if hasattr(calibration, "rows"):  # one that knows of single rows
+            calibration = calibration.rows(rows)
+        return self._replace(prediction=self.prediction[rows], calibration=calibration)
 
     @property
     def mean(self) -> Array | np.ndarray:

@@ -5,6 +5,10 @@ from jaxreg.metrics.checked import Score as Score
 from jaxreg.metrics.checked import check_prediction as check_prediction
 from jaxreg.metrics.evaluation import Scores as Scores
 from jaxreg.metrics.evaluation import evaluate as evaluate
+from jaxreg.metrics.groups import GroupCoverage as GroupCoverage
+from jaxreg.metrics.groups import Slab as Slab
+from jaxreg.metrics.groups import coverage_by as coverage_by
+from jaxreg.metrics.groups import worst_slab as worst_slab
 from jaxreg.metrics.scorers import neg_crps as neg_crps
 from jaxreg.metrics.scorers import neg_nll as neg_nll
 from jaxreg.metrics.scores import LEVELS as LEVELS

@@ -13,6 +13,7 @@ from jaxreg.distributions.clipped import Clipped
 from jaxreg.distributions.gaussian import Gaussian
 from jaxreg.distributions.mixture import GaussianMixture
 from jaxreg.distributions.transformed import Affine
+from jaxreg.metrics.groups import GroupCoverage, coverage_by
 from jaxreg.metrics.scores import (
     calibration_error,
     coverage,
@@ -72,6 +73,7 @@ class SomeScores(IntervalScores, total=False):
     calibration_error: Number
     max_calibration_error: Number
     baseline: Scores
+    groups: GroupCoverage
 
 
 Exact = Gaussian | GaussianMixture | Affine | Clipped
@@ -99,6 +101,7 @@ def evaluate(
     level: float = 0.95,
     baseline: Baseline | None = None,
     sample_weight: TableLike | None = None,
+    groups: TableLike | str | None = None,
 ) -> SomeScores: ...
 def evaluate(
     prediction: Prediction,
@@ -107,6 +110,7 @@ def evaluate(
     level: TableLike = 0.95,
     baseline: Baseline | None = None,
     sample_weight: TableLike | None = None,
+    groups: TableLike | str | None = None,
 ) -> Scores | ComparedScores | SomeScores:
     """All scores of a prediction, and beside them those of a trivial one.
 
@@ -118,6 +122,7 @@ def evaluate(
         baseline: mean and standard deviation of the training targets, in units of y: what a reader who
             knows no features would predict for every row. Its scores come under the key "baseline".
         sample_weight: weight of each row or value.
+        groups: a label of each row, or "std" or "mean"; their `coverage_by` comes under the key "groups".
 
     Returns:
         `Scores` by name: numbers, or arrays `(d,)`. A score that the prediction can't give is left out:
@@ -161,6 +166,8 @@ def evaluate(
         "aleatoric": aleatoric,
         "epistemic": epistemic,
     }
+    if groups is not None:
+        scores["groups"] = coverage_by(prediction, y, groups, level, **weighted)
     if baseline is not None:
         zeros, outputs = jnp.zeros(np.shape(prediction.mean)), np.shape(prediction.mean)[1:]
         loc, scale = (np.asarray(a, np.float64) for a in baseline)
