@@ -23,6 +23,7 @@ from jaxreg import plots
 from jaxreg.data.frames import TableLike
 from jaxreg.distributions.base import Prediction
 from jaxreg.files import replacing
+from jaxreg.metrics.groups import GroupCoverage, coverage_by
 
 SUFFIXES = (".html", ".pdf")
 
@@ -31,6 +32,7 @@ SURPRISE = 1e-3
 
 # Fewer rows say nothing about calibration: a right prediction's calibration error is about 0.3 / sqrt(rows).
 FEWEST_ROWS = 10
+FEWEST_ROWS_BY_GROUP = 100
 CALIBRATION = "calibration_error", "max_calibration_error", "ence"
 
 # Of each score: how it is called, whether it is a share or has the target's unit, and what it says.
@@ -64,6 +66,8 @@ CAPTIONS = {
     "reliability": "How many values lie below each predicted quantile. A right model stays in the grey band.",
     "pit_histogram": "Flat is right; a hill means too wide, a valley too narrow, a slope off to one side.",
     "densities": "Predicted densities, each as high as all others, and what was observed.",
+    "coverage_by": "How many values lie inside their interval, group by group; the level should lie within "
+    "nearly all bars.",
     "band": "The mean and the interval over the feature, and the observed values.",
     "history": "Loss and validation NLL over the epochs.",
 }
@@ -147,6 +151,19 @@ def score_table(scores: Mapping[str, Any], rows: int | None = None) -> Table:
     return table
 
 
+def group_table(found: GroupCoverage, by: str) -> Table:
+    """Coverage by groups of rows, as a table for the terminal."""
+    level = f"{100 * found.level:g}%"
+    table = Table(title=f"by {by}", title_justify="left")
+    table.add_column("group", overflow="fold")
+    for name in ("rows", f"inside {level}", "below", "above", "width"):
+        table.add_column(name, justify="right")
+    for name, rows, *shares, width in zip(*found[:6], strict=True):
+        told = (_shown(share, "share") for share in shares)
+        table.add_row(name, f"{rows:,.0f}", *told, _shown(width, "unit"))
+    return table
+
+
 class Section(NamedTuple):
     """What a report says of one output.
 
@@ -157,6 +174,7 @@ class Section(NamedTuple):
         scores: from `metrics.evaluate`.
         x: the feature, where there is but one.
         x_label: its name, with its unit.
+        groups: coverage by what the rows are grouped by, beside fifths of predicted std and mean.
     """
 
     name: str
@@ -165,6 +183,7 @@ class Section(NamedTuple):
     scores: Mapping[str, Any]
     x: TableLike | None = None
     x_label: str = "x"
+    groups: Mapping[str, GroupCoverage] | None = None
 
 
 def write(path: Path, sections: list[Section], *, title: str, about: str) -> None:
@@ -204,7 +223,12 @@ def _drawn(section: Section) -> dict[str, Any]:
     """What `plots` draws of a section, names as they are."""
     labels = {"x_label": plots.literal(section.x_label), "label": plots.literal(section.name)}
     data = {"prediction": section.prediction, "y": section.y, "x": section.x}
-    return data | labels | {"level": section.scores["level"]}
+    level = section.scores["level"]
+    groups = {plots.literal(by): found for by, found in (section.groups or {}).items()}
+    if len(section.y) >= FEWEST_ROWS_BY_GROUP:
+        fifths = [coverage_by(section.prediction, section.y, by, level) for by in ("std", "mean")]
+        groups = {"predicted std and mean": fifths} | groups
+    return data | labels | {"level": level, "groups": groups}
 
 
 def _made_by() -> str:
@@ -222,7 +246,7 @@ def _html(sections: list[Section], title: str, about: str) -> str:
             "trivial": "baseline" in section.scores,
             "verdict": verdict(section.scores, len(section.y)),
             "pictures": [
-                {"caption": CAPTIONS[name], **_picture(draw)}
+                {"caption": CAPTIONS[name.partition(" ")[0]], **_picture(draw)}
                 for name, draw in plots.report_panels(**_drawn(section)).items()
             ],
         }

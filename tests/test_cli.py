@@ -1258,3 +1258,20 @@ def test_what_is_said_of_how_a_file_is_written(run, refused, tmp_path):
     refused(
         ["evaluate", tmp_path / "m", tmp_path / "de.csv", "--unpacked", 0], "--unpacked must be a positive"
     )
+
+
+def test_coverage_by_columns(run, refused, model, tmp_path):
+    rows = table(200).with_columns(town=pl.Series(["Oslo", None] * 100))
+    rows.write_csv(tmp_path / "rows.csv")
+    given = "evaluate", model, tmp_path / "rows.csv", "--by", "town", "--by", "area", "--by", "rooms"
+    code, out, err = run(*given, "--level", 0.9, "--report", tmp_path / "r.html")
+    assert (code, err) == (0, "") and "by town" in out and "inside 90%" in out and "area at most" in out
+    page = (tmp_path / "r.html").read_text()
+    for title in ("Coverage by predicted std and mean", "Coverage by town", "Coverage by rooms"):
+        assert title in page
+    by = json.loads(run(*given, "--json")[1])["scores"]["price"]["by"]
+    assert by["town"]["names"] == ["Oslo", "missing"] and by["town"]["rows"] == [100, 100]
+    assert by["rooms"]["names"] == ["1", "2", "3", "4", "5"] and by["area"]["rows"] == [40] * 5
+    refused(
+        ["evaluate", model, tmp_path / "rows.csv", "--by", "twon"], "no column 'twon'", "did you mean 'town'"
+    )

@@ -60,13 +60,13 @@ def test_fifths_hold_a_fifth_each():
         np.testing.assert_array_equal(found.rows, 200)
         values = np.asarray(getattr(prediction, what))
         edge = np.sort(values)[199]
-        assert found.names[0] == f"predicted {what} at most {edge:.4g}"
+        assert found.names[0] == f"{what} at most {edge:.4g}"
         own = values <= edge
         np.testing.assert_allclose(found.coverage[0], metrics.coverage(prediction[own], y[own]), rtol=1e-12)
     tied = Gaussian(np.zeros(50), np.repeat([0.0, 1.0], 25))
     np.testing.assert_array_equal(metrics.coverage_by(tied, np.zeros(50)).rows, 25)
     same = Gaussian(np.zeros(50), np.zeros(50))
-    assert metrics.coverage_by(same, np.zeros(50)).names == ("any predicted std",)
+    assert metrics.coverage_by(same, np.zeros(50)).names == ("any std",)
 
 
 @pytest.mark.parametrize("gap", [None, np.nan])

@@ -26,7 +26,8 @@ ORDER = """
     calibration.scaling calibration.recalibration calibration.conformal calibration.mondrian
     calibration
     model model.fitted
-    isotonic files model.archive model.header model.store cache plots.drawing plots.pictures plots.page plots
+    isotonic files model.archive model.header model.store cache
+    plots.drawing plots.pictures plots.groups plots.page plots
     report progress hosts
     training_data recipe
     tables.form tables.lines tables.notation tables.csv tables.workbook tables.plain tables.read

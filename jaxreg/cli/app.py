@@ -342,6 +342,13 @@ def evaluate_command(
     report_file: Annotated[
         Path | None, typer.Option("--report", help="Page with scores and pictures to write, .html or .pdf.")
     ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Column whose groups of rows are scored by coverage; may be given several times.",
+            callback=as_utf8,
+        ),
+    ] = None,
     as_json: Json = False,
     no_cache: NoCache = False,
     *,
@@ -353,7 +360,9 @@ def evaluate_command(
     from jaxreg.tables import Form
 
     _use_cache(no_cache)
-    evaluate.run(model, file, level=level, report_file=report_file, as_json=as_json, form=Form(**form))
+    evaluate.run(
+        model, file, level=level, report_file=report_file, as_json=as_json, form=Form(**form), by=by or ()
+    )
 
 
 @app.command("info")

@@ -1,8 +1,10 @@
 """`jaxreg evaluate`: what a model is worth on rows whose target is known."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 from jaxreg import report
 from jaxreg.checks import check_probability
@@ -11,10 +13,14 @@ from jaxreg.cli.json_output import print_json, scores_of
 from jaxreg.cli.outputs import check_output, only_numbers, trivial
 from jaxreg.cli.standard_input import as_file, called
 from jaxreg.data import Scaler, check_features
-from jaxreg.metrics import evaluate
+from jaxreg.metrics import coverage_by, evaluate
+from jaxreg.metrics.groups import edges_of, fifths_of
 from jaxreg.model import model_file
 from jaxreg.plain import counted
 from jaxreg.tables import Form, check_columns, numeric, plain, read, typed
+
+# A column of numbers with more of them is parted into fifths.
+MOST_VALUES = 12
 
 
 def run(
@@ -25,6 +31,7 @@ def run(
     report_file: Path | None,
     as_json: bool,
     form: Form,
+    by: Sequence[str] = (),
 ) -> None:
     """Print scores, and write a report if one is asked for."""
     check_probability("--level", level)
@@ -52,16 +59,24 @@ def run(
 
     about = f"{counted(len(y), 'row')} of {given}, predicted by {model.name}"
     x = only_numbers(rows[[*fitted.feature_names]])
+    check_columns(table, by, file)
+    groups = {name: labels_of(name, table.get_column(name)) for name in by}
     sections, found = [], {}
     for i, name in enumerate(fitted.target_names):
         one = prediction if prediction.mean.ndim == 1 else prediction.output(i)
         result = evaluate(one, y[:, i], level=level, baseline=trivial(fitted.y_scaler, i))
-        sections.append(report.Section(name, one, y[:, i], result, x, fitted.feature_names[0]))
+        covered = {column: coverage_by(one, y[:, i], own, level) for column, own in groups.items()}
+        shown = {"x_label": fitted.feature_names[0], "groups": covered}
+        sections.append(report.Section(name, one, y[:, i], result, x, **shown))
         advice = report.verdict(result, len(y))
         found[name] = scores_of(result) | {"advice": advice}
+        if by:
+            found[name]["by"] = {column: own._asdict() for column, own in covered.items()}
         if not as_json:
             say(f"{name}: {about}")
             show(report.score_table(result, len(y)))
+            for column, own in covered.items():
+                show(report.group_table(own, column))
             if advice:
                 say(advice)
     if report_file is not None:
@@ -71,3 +86,15 @@ def run(
         print_json({"model": model, "file": given, "rows": len(y), "scores": found, "report": report_file})
     elif report_file is not None:
         say(f"the report is in {report_file}")
+
+
+def labels_of(name: str, column: pl.Series) -> list[str | None]:
+    """The group of each row: a column's values, or of a number that has many its fifths."""
+    known = column.is_not_null().to_numpy()
+    if not column.dtype.is_numeric() or column.n_unique() <= MOST_VALUES:
+        return [None if value is None else str(value) for value in column.to_list()]
+    values = column.drop_nulls().cast(pl.Float64).to_numpy()
+    names, of_row = fifths_of(values, edges_of(values), name)
+    labels = np.full(len(column), None, object)
+    labels[known] = [names[i] for i in of_row]
+    return labels.tolist()

@@ -1,5 +1,7 @@
 """Coverage where it matters: group by group, and in the slab of features where it is worst."""
 
+import math
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +18,7 @@ FIFTHS = 5
 OF_PREDICTION = "std", "mean"
 # Halvings of the interval that the worst coverage is looked for in, and directions that are tried at once.
 HALVINGS, AT_ONCE = 30, 64
+NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
 class GroupCoverage(NamedTuple):
@@ -100,14 +103,20 @@ def group_rows(prediction: Prediction, groups: TableLike | str) -> tuple[tuple[s
         if groups not in OF_PREDICTION:
             raise ValueError(f"groups are labels of rows, 'std' or 'mean', got {groups!r}")
         values = np.asarray(getattr(prediction, groups), np.float64)
-        return fifths_of(values, edges_of(values), f"predicted {groups}")
+        return fifths_of(values, edges_of(values), groups)
     labels = np.array([named(label) for label in as_array(groups).tolist()])
     if labels.shape != (n,):
         raise ValueError(
             f"groups have shape {labels.shape}, expected a label for each of {counted(n, 'row')}"
         )
     names, of_row = np.unique(labels, return_inverse=True)
-    return tuple(names.tolist()), of_row
+    order = np.array(sorted(range(len(names)), key=lambda i: _place(names[i])), int)
+    return tuple(names[order].tolist()), np.argsort(order)[of_row]
+
+
+def _place(name: str) -> tuple[list[float], str]:
+    """What names are sorted by: the numbers in them, 9 before 10, and then as text."""
+    return [float(number.replace(",", "")) for number in NUMBER.findall(name)] or [math.inf], name
 
 
 def named(label: Any) -> str:
@@ -123,7 +132,7 @@ def edges_of(values: np.ndarray) -> np.ndarray:
 
 def fifths_of(values: np.ndarray, edges: np.ndarray, what: str) -> tuple[tuple[str, ...], np.ndarray]:
     """Names of the parts between edges, and which of them each value is in."""
-    ends = [f"{edge:.4g}" for edge in edges]
+    ends = [f"{float(f'{edge:.4g}'):,g}" for edge in edges]
     if not ends:
         return (f"any {what}",), np.zeros(len(values), int)
     between = [f"{low} to {high}" for low, high in zip(ends[:-1], ends[1:], strict=True)]

@@ -1,6 +1,7 @@
 """Pictures of predictions and of what they are worth, in matplotlib."""
 
 from jaxreg.plots.drawing import literal as literal
+from jaxreg.plots.groups import coverage_by as coverage_by
 from jaxreg.plots.page import report as report
 from jaxreg.plots.page import report_panels as report_panels
 from jaxreg.plots.pictures import band as band

@@ -1,6 +1,6 @@
 """All pictures of a prediction on one page."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from matplotlib.axes import Axes
@@ -8,7 +8,9 @@ from matplotlib.figure import Figure
 
 from jaxreg.data.frames import TableLike
 from jaxreg.distributions.base import Prediction
+from jaxreg.metrics.groups import GroupCoverage
 from jaxreg.plots.drawing import one_output
+from jaxreg.plots.groups import coverage_by
 from jaxreg.plots.pictures import (
     band,
     densities,
@@ -28,6 +30,7 @@ def report(
     x: TableLike | None = None,
     training: History | None = None,
     same_scale: bool = True,
+    groups: Mapping[str, GroupCoverage | Sequence[GroupCoverage]] | None = None,
     level: float = 0.95,
     label: str = "y",
     x_label: str = "x",
@@ -42,6 +45,7 @@ def report(
         x: the feature, where there is but one: the band over it is drawn too.
         training: the model's history.
         same_scale: whether its loss is in the units of its validation NLL, as in `history`.
+        groups: what `metrics.coverage_by` returns, by what the rows are grouped by.
         level: of intervals.
         label: name of the target, with its unit.
         x_label: name of the feature, with its unit.
@@ -54,7 +58,7 @@ def report(
     Raises:
         ValueError: as `metrics.check_prediction`, or for several outputs.
     """
-    shown = {"x": x, "training": training, "same_scale": same_scale}
+    shown = {"x": x, "training": training, "same_scale": same_scale, "groups": groups}
     panels = report_panels(prediction, y, **shown, level=level, label=label, x_label=x_label)
     page = Figure(figsize=(8.27, 11.69), layout="constrained")
     page.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
@@ -76,6 +80,7 @@ def report_panels(
     x: TableLike | None = None,
     training: History | None = None,
     same_scale: bool = True,
+    groups: Mapping[str, GroupCoverage | Sequence[GroupCoverage]] | None = None,
     level: float = 0.95,
     label: str = "y",
     x_label: str = "x",
@@ -93,6 +98,8 @@ def report_panels(
         panels["reliability"] = partial(reliability, **of, title="Reliability of the quantiles")
         panels["pit_histogram"] = partial(pit_histogram, **of, title="Where values fall in their predictions")
         panels["densities"] = partial(densities, **of, label=label, title="A few rows as predicted")
+    for by, found in (groups or {}).items():
+        panels[f"coverage_by {by}"] = partial(coverage_by, found, title=f"Coverage by {by}")
     if x is not None:
         drawn = {"train": (x, y), "points": "observed", "level": level, "labels": (x_label, label)}
         panels["band"] = partial(band, x, prediction, **drawn, title="Prediction")
