@@ -4,7 +4,7 @@ import base64
 import io
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from functools import partial
 from importlib.metadata import version
@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from jinja2 import Environment
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_pdf import PdfPages
@@ -23,7 +24,9 @@ from jaxreg import plots
 from jaxreg.data.frames import TableLike
 from jaxreg.distributions.base import Prediction
 from jaxreg.files import replacing
+from jaxreg.metrics.columns import Dependence, Importance
 from jaxreg.metrics.groups import GroupCoverage, coverage_by
+from jaxreg.plain import counted
 
 SUFFIXES = (".html", ".pdf")
 
@@ -68,6 +71,10 @@ CAPTIONS = {
     "densities": "Predicted densities, each as high as all others, and what was observed.",
     "coverage_by": "How many values lie inside their interval, group by group; the level should lie within "
     "nearly all bars.",
+    "importance": "By how much the CRPS rises when the values of a column are shuffled; whiskers are one "
+    "standard deviation over repeats.",
+    "importance_of_std": "By how much the predicted std changes then.",
+    "dependence": "Mean and interval where a column has these values in all rows, averaged over the rows.",
     "band": "The mean and the interval over the feature, and the observed values.",
     "history": "Loss and validation NLL over the epochs.",
 }
@@ -164,6 +171,20 @@ def group_table(found: GroupCoverage, by: str) -> Table:
     return table
 
 
+def importance_table(found: Importance, most: int = 20) -> Table:
+    """The importance of the most important columns, as a table for the terminal."""
+    more = len(found.names) - most
+    caption = f"{counted(more, 'column')} of less importance left out" if more > 0 else None
+    table = Table(title="what carries the prediction", title_justify="left", caption=caption)
+    table.add_column("column shuffled", overflow="fold")
+    table.add_column("CRPS rises by", justify="right")
+    table.add_column("std changes by", justify="right")
+    for name in plots.strongest(found, most=most):
+        i = found.names.index(name)
+        table.add_row(name, _shown(found.crps[i], "unit"), _shown(np.expm1(found.std[i]), "share"))
+    return table
+
+
 class Section(NamedTuple):
     """What a report says of one output.
 
@@ -174,6 +195,7 @@ class Section(NamedTuple):
         scores: from `metrics.evaluate`.
         x: the feature, where there is but one.
         x_label: its name, with its unit.
+        carries: importance of the columns, and how mean and interval depend on some of them.
         groups: coverage by what the rows are grouped by, beside fifths of predicted std and mean.
     """
 
@@ -184,6 +206,7 @@ class Section(NamedTuple):
     x: TableLike | None = None
     x_label: str = "x"
     groups: Mapping[str, GroupCoverage] | None = None
+    carries: tuple[Importance, Sequence[Dependence]] | None = None
 
 
 def write(path: Path, sections: list[Section], *, title: str, about: str) -> None:
@@ -228,7 +251,7 @@ def _drawn(section: Section) -> dict[str, Any]:
     if len(section.y) >= FEWEST_ROWS_BY_GROUP:
         fifths = [coverage_by(section.prediction, section.y, by, level) for by in ("std", "mean")]
         groups = {"predicted std and mean": fifths} | groups
-    return data | labels | {"level": level, "groups": groups}
+    return data | labels | {"level": level, "groups": groups, "carries": section.carries}
 
 
 def _made_by() -> str:

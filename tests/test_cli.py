@@ -1275,3 +1275,15 @@ def test_coverage_by_columns(run, refused, model, tmp_path):
     refused(
         ["evaluate", model, tmp_path / "rows.csv", "--by", "twon"], "no column 'twon'", "did you mean 'town'"
     )
+
+
+def test_what_carries_a_prediction(run, model, tmp_path):
+    table(100, seed=2).write_csv(tmp_path / "rows.csv")
+    given = "evaluate", model, tmp_path / "rows.csv", "--importance"
+    code, out, err = run(*given, "--report", tmp_path / "r.html")
+    assert (code, err) == (0, "") and "CRPS rises by" in out
+    page = (tmp_path / "r.html").read_text()
+    for title in ("What carries the prediction", "What carries its std", "Depending on area"):
+        assert title in page
+    found = json.loads(run(*given, "--json")[1])["scores"]["price"]["importance"]
+    assert found["names"] == ["area", "rooms"] and found["crps"][0] > found["crps"][1]

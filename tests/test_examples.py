@@ -126,3 +126,15 @@ def test_a_server(tmp_path, monkeypatch):
         {"error": "x has 3 features, the model was trained on 2"},
     )
     assert post(b"{")[0] == post(b"")[0] == "400 Bad Request"
+
+
+def test_shap_values(capsys):
+    pytest.importorskip("shap")
+    module = runpy.run_path(str(EXAMPLES / "shap_values.py"), run_name="__main__")
+    assert "std: mean absolute Shapley value" in capsys.readouterr().out
+    model, table, found = module["model"], module["table"], module["found"]
+    mean, std = model.predict(table[500:520], return_std=True)
+    base = [part.mean() for part in model.predict(table[:60], return_std=True)]
+    for what, whole, start in (("mean", mean, base[0]), ("std", std, base[1])):  # they add up
+        np.testing.assert_allclose(found[what].sum(axis=1), whole - start, rtol=1e-3, atol=1e-2)
+    assert abs(found["mean"]).mean(axis=0).argmax() == 0 and abs(found["std"]).mean(axis=0).argmax() == 1

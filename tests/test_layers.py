@@ -22,12 +22,12 @@ ORDER = """
     training.inputs training.members training.chunks training.fitting training
     columns.values columns.counts columns.numbers columns.categories columns.times columns.kinds
     columns.columns columns
-    metrics.checked metrics.scores metrics.groups metrics.evaluation metrics.scorers metrics
+    metrics.checked metrics.scores metrics.columns metrics.groups metrics.evaluation metrics.scorers metrics
     calibration.scaling calibration.recalibration calibration.conformal calibration.mondrian
     calibration
     model model.fitted
-    isotonic files model.archive model.header model.store cache
-    plots.drawing plots.pictures plots.groups plots.page plots
+    isotonic importance files model.archive model.header model.store cache
+    plots.drawing plots.pictures plots.groups plots.importance plots.page plots
     report progress hosts
     training_data recipe
     tables.form tables.lines tables.notation tables.csv tables.workbook tables.plain tables.read

@@ -349,6 +349,10 @@ def evaluate_command(
             callback=as_utf8,
         ),
     ] = None,
+    importance: Annotated[
+        bool,
+        typer.Option("--importance", help="Say what carries the prediction and its std, column by column."),
+    ] = False,
     as_json: Json = False,
     no_cache: NoCache = False,
     *,
@@ -361,7 +365,14 @@ def evaluate_command(
 
     _use_cache(no_cache)
     evaluate.run(
-        model, file, level=level, report_file=report_file, as_json=as_json, form=Form(**form), by=by or ()
+        model,
+        file,
+        level=level,
+        report_file=report_file,
+        as_json=as_json,
+        form=Form(**form),
+        by=by or (),
+        importance=importance,
     )
 
 

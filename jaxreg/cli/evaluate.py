@@ -6,21 +6,28 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from jaxreg import report
+from jaxreg import plots, report
 from jaxreg.checks import check_probability
 from jaxreg.cli.console import say, show
 from jaxreg.cli.json_output import print_json, scores_of
 from jaxreg.cli.outputs import check_output, only_numbers, trivial
 from jaxreg.cli.standard_input import as_file, called
+from jaxreg.columns import as_table
 from jaxreg.data import Scaler, check_features
+from jaxreg.distributions import Prediction
+from jaxreg.importance import dependence, permutation
 from jaxreg.metrics import coverage_by, evaluate
+from jaxreg.metrics.columns import Dependence, Importance
 from jaxreg.metrics.groups import edges_of, fifths_of
 from jaxreg.model import model_file
+from jaxreg.model.fitted import Fitted
 from jaxreg.plain import counted
 from jaxreg.tables import Form, check_columns, numeric, plain, read, typed
 
 # A column of numbers with more of them is parted into fifths.
 MOST_VALUES = 12
+# Rows that importance is measured on, and columns whose dependence is drawn.
+MOST_ROWS, MOST_DRAWN = 2000, 4
 
 
 def run(
@@ -32,6 +39,7 @@ def run(
     as_json: bool,
     form: Form,
     by: Sequence[str] = (),
+    importance: bool = False,
 ) -> None:
     """Print scores, and write a report if one is asked for."""
     check_probability("--level", level)
@@ -66,15 +74,20 @@ def run(
         one = prediction if prediction.mean.ndim == 1 else prediction.output(i)
         result = evaluate(one, y[:, i], level=level, baseline=trivial(fitted.y_scaler, i))
         covered = {column: coverage_by(one, y[:, i], own, level) for column, own in groups.items()}
-        shown = {"x_label": fitted.feature_names[0], "groups": covered}
+        carries = what_carries(fitted, rows, y, i, level) if importance else None
+        shown = {"x_label": fitted.feature_names[0], "groups": covered, "carries": carries}
         sections.append(report.Section(name, one, y[:, i], result, x, **shown))
         advice = report.verdict(result, len(y))
         found[name] = scores_of(result) | {"advice": advice}
+        if carries is not None:
+            found[name]["importance"] = carries[0]._asdict()
         if by:
             found[name]["by"] = {column: own._asdict() for column, own in covered.items()}
         if not as_json:
             say(f"{name}: {about}")
             show(report.score_table(result, len(y)))
+            if carries is not None:
+                show(report.importance_table(carries[0]))
             for column, own in covered.items():
                 show(report.group_table(own, column))
             if advice:
@@ -86,6 +99,23 @@ def run(
         print_json({"model": model, "file": given, "rows": len(y), "scores": found, "report": report_file})
     elif report_file is not None:
         say(f"the report is in {report_file}")
+
+
+def what_carries(
+    fitted: Fitted, rows: pl.DataFrame, y: np.ndarray, i: int, level: float
+) -> tuple[Importance, list[Dependence]]:
+    """Importance of the columns for one output, and how it depends on the most important ones."""
+
+    def predict(part: pl.DataFrame) -> Prediction:
+        found = fitted.predict(part)
+        return found if found.mean.ndim == 1 else found.output(i)
+
+    some = np.random.default_rng(0).permutation(len(y))[:MOST_ROWS]
+    names = fitted.feature_names
+    table = as_table(rows[[*names]])[some]
+    found = permutation(predict, table, y[some, i])
+    strongest = plots.strongest(found, most=MOST_DRAWN)
+    return found, [dependence(predict, table, name, level=level) for name in strongest]
 
 
 def labels_of(name: str, column: pl.Series) -> list[str | None]:

@@ -2,6 +2,9 @@
 
 from jaxreg.plots.drawing import literal as literal
 from jaxreg.plots.groups import coverage_by as coverage_by
+from jaxreg.plots.importance import dependence as dependence
+from jaxreg.plots.importance import importance as importance
+from jaxreg.plots.importance import strongest as strongest
 from jaxreg.plots.page import report as report
 from jaxreg.plots.page import report_panels as report_panels
 from jaxreg.plots.pictures import band as band

@@ -45,7 +45,7 @@ def coverage_by(
         label = f"{100 * CONSISTENCY:g}% interval" if i == 0 else None
         ax.errorbar(share, places, xerr=reach, fmt="o", color=f"C{i}", capsize=3, label=label)
         ticks += list(places)
-        shown += [_short(each.names[k]) for k in kept]
+        shown += [short(each.names[k]) for k in kept]
         at += len(kept) + 0.6
     ax.axvline(level, linestyle="--", color="0.4", linewidth=1, label=f"{100 * level:g}%")
     if more := sum(len(each.names) for each in every) - len(shown):
@@ -56,5 +56,6 @@ def coverage_by(
     return finished(ax, title)
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """A name that fits beside axes."""
     return literal(name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}...")

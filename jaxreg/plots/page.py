@@ -8,9 +8,11 @@ from matplotlib.figure import Figure
 
 from jaxreg.data.frames import TableLike
 from jaxreg.distributions.base import Prediction
+from jaxreg.metrics.columns import Dependence, Importance
 from jaxreg.metrics.groups import GroupCoverage
-from jaxreg.plots.drawing import one_output
+from jaxreg.plots.drawing import literal, one_output
 from jaxreg.plots.groups import coverage_by
+from jaxreg.plots.importance import dependence, importance
 from jaxreg.plots.pictures import (
     band,
     densities,
@@ -31,6 +33,7 @@ def report(
     training: History | None = None,
     same_scale: bool = True,
     groups: Mapping[str, GroupCoverage | Sequence[GroupCoverage]] | None = None,
+    carries: tuple[Importance, Sequence[Dependence]] | None = None,
     level: float = 0.95,
     label: str = "y",
     x_label: str = "x",
@@ -46,6 +49,7 @@ def report(
         training: the model's history.
         same_scale: whether its loss is in the units of its validation NLL, as in `history`.
         groups: what `metrics.coverage_by` returns, by what the rows are grouped by.
+        carries: what `importance.permutation` returns, and for some columns `importance.dependence`.
         level: of intervals.
         label: name of the target, with its unit.
         x_label: name of the feature, with its unit.
@@ -59,6 +63,7 @@ def report(
         ValueError: as `metrics.check_prediction`, or for several outputs.
     """
     shown = {"x": x, "training": training, "same_scale": same_scale, "groups": groups}
+    shown |= {"carries": carries}
     panels = report_panels(prediction, y, **shown, level=level, label=label, x_label=x_label)
     page = Figure(figsize=(8.27, 11.69), layout="constrained")
     page.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
@@ -81,6 +86,7 @@ def report_panels(
     training: History | None = None,
     same_scale: bool = True,
     groups: Mapping[str, GroupCoverage | Sequence[GroupCoverage]] | None = None,
+    carries: tuple[Importance, Sequence[Dependence]] | None = None,
     level: float = 0.95,
     label: str = "y",
     x_label: str = "x",
@@ -100,6 +106,14 @@ def report_panels(
         panels["densities"] = partial(densities, **of, label=label, title="A few rows as predicted")
     for by, found in (groups or {}).items():
         panels[f"coverage_by {by}"] = partial(coverage_by, found, title=f"Coverage by {by}")
+    if carries is not None:
+        found, columns = carries
+        panels["importance"] = partial(importance, found, title="What carries the prediction")
+        panels["importance_of_std"] = partial(importance, found, of="std", title="What carries its std")
+        for each in columns:
+            panels[f"dependence {each.name}"] = partial(
+                dependence, each, label=label, title=f"Depending on {literal(each.name)}"
+            )
     if x is not None:
         drawn = {"train": (x, y), "points": "observed", "level": level, "labels": (x_label, label)}
         panels["band"] = partial(band, x, prediction, **drawn, title="Prediction")
