@@ -75,7 +75,7 @@ def permutation(
     """
     check_whole("repeats", repeats, 1)
     table = as_table(X)
-    first = predict(table)
+    first = predict(X)  # whose warnings are said
     y, _ = check_prediction(first, y)
     before = np.log(np.asarray(first.std, np.float64))
 

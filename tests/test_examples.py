@@ -31,6 +31,7 @@ def test_sweep(monkeypatch, capsys):
 def test_every_example_is_run_here():
     assert {path.name for path in EXAMPLES.iterdir() if path.is_file()} == {
         "sweep.py",
+        "shap_values.py",  # where shap is installed
         "serve.py",  # by test_export
         "server.py",
         "loopback.sh",
