@@ -125,12 +125,12 @@ def test_ten_thousand_columns(tmp_path):
 def test_a_gzip_bomb_is_not_unpacked(tmp_path):
     block, packed = bytes(2**20), io.BytesIO()
     with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=1) as file:
-        for _ in range(1024):
+        for _ in range(300):
             file.write(block)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for name in ("t.csv", "t.parquet"):
         (tmp_path / name).write_bytes(packed.getvalue())
-        with pytest.raises(ValueError, match="unpacks to more than 234 MB, 50 times its size|can't be read"):
+        with pytest.raises(ValueError, match="unpacks to more than 100 MB|can't be read"):
             tables.read(tmp_path / name)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
 

@@ -42,7 +42,7 @@ def variants(effort: Effort) -> Iterator[dict]:
         contenders[f"{OURS}, products in {precision}"] = problem.ours(precision=precision)
     yield from timed("variants, TF32 where not said", problem.label, contenders, effort)
     sizes = "2" if effort.quick else "1,128,1024"
-    for flags in ("", COMMAND_BUFFERS):
+    for flags in ("",) if effort.quick else ("", COMMAND_BUFFERS):
         for each in process("ensemble", sizes, effort.seconds, XLA_FLAGS=flags)["found"]:
             question = f"variants, {'command buffers around loops' if flags else 'XLA as it is'}"
             label = problem.label | {"members": each["members"]}
