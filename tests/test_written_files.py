@@ -213,6 +213,8 @@ REFUSED = [
     ("small.csv.gz", gzip.compress(PLAIN.encode()), {"unpacked": 5}, "--unpacked MB allows more"),
     ("packed.zip", b"PK\x03\x04", {}, "tables are .csv, .tsv (tab-separated) or .parquet, .xlsx, or text"),
     ("packed.csv", b"PK\x03\x04", {}, "is a zip archive: unpack it"),
+    ("utf16.csv", PLAIN, {"encoding": "utf-16"}, "isn't utf-16 text"),
+    ("plain.csv", PLAIN, {"sheet": "a"}, "--sheet is for workbooks"),
     ("broken.xlsx", b"PK\x03\x04", {}, "can't be read as a workbook"),
     ("book.xlsx", book(("a", ROWS)), {"sheet": "A"}, "has no sheet 'A': it has 'a'; did you mean 'a'?"),
     (
@@ -270,6 +272,12 @@ def test_files_that_are_refused(tmp_path, reading, name, content, said, words):
     with pytest.raises(ValueError) as caught, warnings.catch_warnings(action="ignore"):
         reading(path, Form(**said))
     assert words in str(caught.value) and str(path) in str(caught.value), caught.value
+
+
+def test_parquet_takes_no_form_of_text(tmp_path):
+    tables.write(pl.DataFrame(TWO), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="--decimal, --na, .* are for text, which .*a.parquet isn't"):
+        tables.read(tmp_path / "a.parquet", form=Form(decimal=","))
 
 
 def test_folders_of_spark(tmp_path):

@@ -5,6 +5,7 @@ blank in the copy, so that messages name the lines of the file.
 """
 
 import codecs
+import contextlib
 import csv
 import io
 import itertools
@@ -25,7 +26,7 @@ from jaxreg.tables.form import AS_FOUND, Form
 from jaxreg.tables.lines import check_suffix, is_number, likely_separator
 from jaxreg.tables.workbook import MAGIC, write_sheet
 
-START_BYTES, CHUNK = 2**16, 2**20
+CHUNK = 2**20
 # How files that Arrow unpacks begin.
 PACKINGS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
 # What a compressed file may unpack to unless the user says more: so many times its size, or so many bytes.
@@ -62,10 +63,17 @@ def plain(paths: Sequence[Path], form: Form = AS_FOUND) -> list[Path]:
         with path.open("rb") as file:
             start = file.read(len(MAGIC))
         suffix = check_suffix(path, packed=True)
+        if form.sheet is not None and suffix != ".xlsx":
+            raise ValueError(f"--sheet is for workbooks, and {path} is none: leave it out")
         if start == b"PAR1" and suffix == ".parquet":
             if not form.named:
                 raise ValueError(
                     f"--no-header is for text files, and {path} has names of columns: leave it out"
+                )
+            if form != AS_FOUND:
+                raise ValueError(
+                    f"--decimal, --na, --encoding and --unpacked are for text, which {path} isn't: leave "
+                    "them out"
                 )
             keys = _partitions(path)
             found.append(_with_partitions(path, copy_of(path, suffix), keys) if keys else path)
@@ -151,8 +159,9 @@ def _chunks(
         raise ValueError(
             f"{path}: there is no encoding {encoding!r}; cp1252 is Windows' and utf-16 Excel's"
         ) from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} isn't {encoding} text ({error.reason}): give another --encoding") from None
+    except UnicodeError as error:
+        why = getattr(error, "reason", error)
+        raise ValueError(f"{path} isn't {encoding} text ({why}): give another --encoding") from None
     except OSError as error:
         if not packing or error.errno:
             raise
@@ -192,17 +201,22 @@ def _head(start: bytes) -> _Head:
 
 def _values(text: bytes) -> list[str]:
     """The values of a text's first line, which spaces part where nothing else does."""
-    try:
-        values = likely_separator(Path(), text)[1]
-    except ValueError:
-        return []
-    return values if len(values) > 1 else values[0].split()
+    values = _parted(text)
+    return values if len(values) > 1 else " ".join(values).split()
+
+
+def _parted(text: bytes) -> list[str]:
+    """The same, where spaces part nothing."""
+    with contextlib.suppress(ValueError):  # which is raised with the file's name later
+        return likely_separator(Path(), text)[1]
+    return []
 
 
 def _parted_by_spaces(lines: Sequence[bytes]) -> int:
     """How many values each of some lines has, if spaces part them and nothing else does."""
-    written = [line.decode("utf-8", "replace") for line in lines[:-1] or lines if line.strip()][:LOOKED_AT]
-    if len(written) < 2 or len(likely_separator(Path(), "".join(written).encode())[1]) > 1:
+    some = itertools.islice((line for line in lines[:-1] or lines if line.strip()), LOOKED_AT)
+    written = [line.decode("utf-8", "replace") for line in some]
+    if len(written) < 2 or len(_parted("".join(written).encode())) != 1:
         return 0
     first, *others = (len(row) for row in _by_spaces(written))
     numbers = all(any(map(is_number, row)) for row in _by_spaces(written[1:]))
