@@ -104,7 +104,7 @@ READ = [
         'x,y\n"1,500",10\n"2,500",20\n',
         {},
         {"x": [1500.0, 2500.0], "y": [10.0, 20.0]},
-        "which may be decimal commas: 'x' (--decimal says which)",
+        "which may be decimal commas: 'x' (--decimal . or , says otherwise)",
     ),
     ("no-doubt.csv", 'x,y\n"1,500",10\n"2,500",20\n', {"decimal": ","}, TWO, "decimal commas: 'x'"),
     (
@@ -276,8 +276,8 @@ def test_files_that_are_refused(tmp_path, reading, name, content, said, words):
 
 def test_parquet_takes_no_form_of_text(tmp_path):
     tables.write(pl.DataFrame(TWO), tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match="--decimal, --na, .* are for text, which .*a.parquet isn't"):
-        tables.read(tmp_path / "a.parquet", form=Form(decimal=","))
+    with pytest.raises(ValueError, match="--encoding and --unpacked are for text, and .*a.parquet is none"):
+        tables.read(tmp_path / "a.parquet", form=Form(encoding="cp1252"))
 
 
 def test_folders_of_spark(tmp_path):
@@ -289,7 +289,12 @@ def test_folders_of_spark(tmp_path):
             tables.write(table, folder / "part-0.parquet")
     (tmp_path / "_SUCCESS").touch()
     (tmp_path / "notes.csv").write_text("a\n1\n")
-    with pytest.warns(UserWarning, match="only the .parquet files are read; left out: notes.csv"):
+    (tmp_path / "_delta_log").mkdir()
+    tables.write(pl.DataFrame({"other": [1]}), tmp_path / "_delta_log" / "1.parquet")
+    with (
+        pytest.warns(UserWarning, match="only the .parquet files are read; left out: notes.csv"),
+        pytest.warns(UserWarning, match="columns from the names of folders: 'year', 'town'"),
+    ):
         files = tables.from_files(tmp_path, target="y", any_kind=True)
     assert files.features == ("x", "year", "town") and files.rows == 8
     rows = pl.concat([files.table(group) for group in files.row_groups])

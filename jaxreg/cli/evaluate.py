@@ -10,7 +10,7 @@ from jaxreg import plots, report
 from jaxreg.checks import check_probability
 from jaxreg.cli.console import say, show
 from jaxreg.cli.json_output import print_json, scores_of
-from jaxreg.cli.outputs import check_output, only_numbers, trivial
+from jaxreg.cli.outputs import check_output, only_numbers, trivial, written_as_before
 from jaxreg.cli.standard_input import as_file, called
 from jaxreg.columns import as_table
 from jaxreg.data import Scaler, check_features
@@ -43,6 +43,8 @@ def run(
 ) -> None:
     """Print scores, and write a report if one is asked for."""
     check_probability("--level", level)
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder: evaluate takes one file")
     given, file = called(Path(file.name)), as_file(file)
     if report_file is not None:
         report.check_suffix(report_file)
@@ -53,7 +55,7 @@ def run(
         raise ValueError(
             f"{model} doesn't say what its columns are called: use jaxreg.metrics.evaluate in Python"
         )
-    table = read(file, form=form)
+    table = read(file, form=written_as_before(form, fitted))
     check_columns(table, fitted.target_names, file)
     known = set(fitted.feature_names) <= set(table.columns)
     if isinstance(fitted.x_scaler, Scaler):

@@ -32,7 +32,7 @@ from jaxreg.model.checkpoints import Checkpoint, Interrupted, StopOnSignal
 from jaxreg.model.fitted import Fitted
 from jaxreg.plain import counted
 from jaxreg.progress import can_draw, shown
-from jaxreg.tables import Form, find, from_files, names_of, plain
+from jaxreg.tables import Form, decimal_of, find, from_files, names_of, plain
 from jaxreg.training import Hook
 from jaxreg.training.members import computed_on
 
@@ -106,7 +106,9 @@ def run(asked: Asked, kept: Kept, cluster: Cluster | None, settings: dict[str, A
     types = dict(zip(ensemble.feature_names_in_, rows.dtypes, strict=False))
     fitted = ensemble.fitted_
     types = tuple(map(types.get, fitted.feature_names))
-    fitted = fitted._replace(feature_dtypes=types, target_dtypes=rows.dtypes[-1:])
+    written = {} if rows.decimal is None else {"decimal": rows.decimal}
+    settings = (fitted.settings or {}) | written
+    fitted = fitted._replace(feature_dtypes=types, target_dtypes=rows.dtypes[-1:], settings=settings)
     x, y = rows.test
     section = None
     if len(y):
@@ -140,6 +142,7 @@ def read_rows(
                 for given in others if path is not None else ():
                     check_output(path, given, kept.folder)
         paths, form = plain(paths, asked.form), asked.form.of_values
+        form = form._replace(decimal=form.decimal or decimal_of(paths, form))
         names = names_of(paths[0])
         said = {what: split_names(what, given, names, paths[0]) for what, given in asked.columns.items()}
         for what, given in said.items():
@@ -152,7 +155,8 @@ def read_rows(
     said = {SETTINGS[what]: given for what, given in said.items() if given}
     stages.reading(asked.file)
     if cluster is None and not is_streamed(paths, asked.how):
-        return rows_in_memory(paths, asked.target, drop, asked.test_fraction, asked.seed, form=form), said
+        rows = rows_in_memory(paths, asked.target, drop, asked.test_fraction, asked.seed, form=form)
+        return rows._replace(decimal=form.decimal), said
     with hosts.checked_by_all():
         files = from_files(paths, target=asked.target, drop=drop, any_kind=True, form=form)
     if cluster is not None:
@@ -160,7 +164,8 @@ def read_rows(
         given |= {"own_files": cluster.own_files, "checkpoint": kept.folder is not None}
         check_same_job(files, given | {"checkpoint_every": kept.every, "settings": settings | said})
         files = replace(files, own_share=cluster.own_files)
-    return streamed_rows(files, said, asked.test_fraction, asked.seed), {}
+    rows = streamed_rows(files, said, asked.test_fraction, asked.seed)
+    return rows._replace(decimal=form.decimal), {}
 
 
 def checkpoint_of(kept: Kept, settings: dict[str, Any], streamed: bool) -> list[Checkpoint]:

@@ -50,12 +50,14 @@ class Rows(NamedTuple):
         test: features and target of the rows to score it on, as they are in the file.
         total: rows in all.
         dtypes: of the columns, the target last.
+        decimal: the decimal mark of text files, where one was found or said.
     """
 
     train: tuple[Any, ...]
     test: tuple[pl.DataFrame | np.ndarray, np.ndarray]
     total: int
     dtypes: tuple[str, ...]
+    decimal: str | None = None
 
 
 def is_streamed(paths: list[Path], how: str) -> bool:

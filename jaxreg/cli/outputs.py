@@ -8,6 +8,8 @@ import polars as pl
 from jaxreg.data.scaler import Scaler
 from jaxreg.distributions import Prediction
 from jaxreg.files import check_writable
+from jaxreg.model.fitted import Fitted
+from jaxreg.tables.form import Form
 
 PREDICTED = "mean", "std", "lower", "upper"
 
@@ -16,6 +18,11 @@ def prediction_table(prediction: Prediction, level: float) -> pl.DataFrame:
     """Mean, standard deviation and interval as columns."""
     lower, upper = prediction.interval(level)
     return pl.DataFrame(dict(zip(PREDICTED, (prediction.mean, prediction.std, lower, upper), strict=True)))
+
+
+def written_as_before(form: Form, fitted: Fitted) -> Form:
+    """How files are written: with the decimal mark of those that were trained on, unless another is said."""
+    return form._replace(decimal=form.decimal or (fitted.settings or {}).get("decimal"))
 
 
 def trivial(scaler: Scaler, i: int) -> tuple[float, float]:

@@ -9,7 +9,7 @@ import polars as pl
 
 from jaxreg.checks import check_probability
 from jaxreg.cli.inputs import is_streamed, no_rows
-from jaxreg.cli.outputs import PREDICTED, check_output, prediction_table
+from jaxreg.cli.outputs import PREDICTED, check_output, prediction_table, written_as_before
 from jaxreg.cli.standard_input import as_file
 from jaxreg.data.scaler import Scaler
 from jaxreg.model import model_file
@@ -59,6 +59,7 @@ def run(
             f"{model} predicts {outputs[0]} targets, this command writes only one: use "
             "jaxreg.model_file.load in Python"
         )
+    form = written_as_before(form, fitted)
     with Writer(out_file) as writer:
         if is_streamed(paths, how):
             parts = rows_in_turn(paths, fitted, keep, form)

@@ -15,27 +15,11 @@ from jaxreg.plain import counted, listed
 
 # Texts that stand for a missing value.
 GAPS = (
-    *(
-        "",
-        "?",
-        "-",
-        "--",
-        ".",
-        "\\N",
-        "NA",
-        "N/A",
-        "n/a",
-        "na",
-        "<NA>",
-        "NaN",
-        "nan",
-        "NaT",
-        "NULL",
-        "null",
-        "None",
-    ),
+    *("", "?", "\\N", "NA", "N/A", "n/a", "na", "<NA>", "NaN", "nan", "NaT", "NULL", "null", "None"),
     *("#N/A", "#N/A N/A", "#NA", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#NULL!"),
 )
+# Texts that do so among numbers alone: elsewhere they may be levels.
+GAPS_AMONG_NUMBERS = "-", "--", "."
 
 # How text may write a time. One that other formats of the list read otherwise is ambiguous.
 TIME_FORMATS = (
@@ -200,6 +184,12 @@ def without_gaps(text: pl.Series) -> pl.Series:
     return stripped.set(stripped.is_in(GAPS), None)
 
 
+def without_number_gaps(text: pl.Series) -> pl.Series:
+    """The same without what stands for a missing value among numbers."""
+    bare = without_gaps(text)
+    return bare.set(bare.is_in(GAPS_AMONG_NUMBERS), None)
+
+
 def numbers_in(text: pl.Series) -> pl.Series:
     """The numbers that a column's text writes; null where there is none."""
     numbers = without_gaps(text).cast(pl.Float64, strict=False)
@@ -208,7 +198,10 @@ def numbers_in(text: pl.Series) -> pl.Series:
 
 def is_numbers(column: pl.Series) -> bool:
     """Whether nearly all of a column's text is numbers."""
-    return column.dtype == pl.String and _nearly_all(column, numbers_in)
+    if column.dtype != pl.String:
+        return False
+    bare = without_number_gaps(column)
+    return bare.null_count() < len(bare) and _nearly_all(bare, numbers_in)
 
 
 def times_in(text: pl.Series, time_format: str) -> pl.Series:

@@ -3,6 +3,7 @@
 from jaxreg.tables.csv import KEPT as KEPT
 from jaxreg.tables.csv import as_numbers as as_numbers
 from jaxreg.tables.csv import blocks as blocks
+from jaxreg.tables.csv import decimal_of as decimal_of
 from jaxreg.tables.find import GROUP_ROWS as GROUP_ROWS
 from jaxreg.tables.find import find as find
 from jaxreg.tables.find import from_files as from_files

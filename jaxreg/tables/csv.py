@@ -5,18 +5,20 @@ import io
 import itertools
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
 
 from jaxreg.columns.values import GAPS
+from jaxreg.files import renamed
 from jaxreg.machine import memory
 from jaxreg.plain import counted
 from jaxreg.tables.form import AS_FOUND, Form
 from jaxreg.tables.lines import (
     BLOCK_BYTES,
     BYTE_ORDER_MARK,
+    check_suffix,
     check_text,
     checked_rows,
     csv_rows,
@@ -91,32 +93,58 @@ class TextFound(ValueError):
 
 
 def written_as(path: Path, names: Sequence[str], form: Form = AS_FOUND) -> dict[str, Notation]:
-    """How columns of a CSV file write numbers where not as Python does, by its first rows; a warning says it.
+    """How columns of a CSV file write numbers where not as Python does, by its first rows."""
+    first = next(_texts(path, form), None)
+    return {} if first is None else _written_in(path, *first, names, form)
 
-    Only where one of them has decimal commas, numbers that Python could read are asked too.
+
+def decimal_of(paths: Sequence[Path], form: Form = AS_FOUND) -> str | None:
+    """The decimal mark that the first of some files with numbers says it has; None where none is found."""
+    for path in paths:
+        if check_suffix(path) == ".parquet":
+            continue
+        names = list(filter(None, header(path)))
+        with warnings.catch_warnings(action="ignore"):  # said when the file is read
+            found = written_as(path, names, form).values()
+        marks = [each.decimal for each in found if not each.doubtful]
+        if marks:
+            return max(sorted(set(marks)), key=marks.count)
+    return None
+
+
+def _written_in(
+    path: Path, found: pl.DataFrame, separator: str, names: Sequence[str], form: Form
+) -> dict[str, Notation]:
+    """The same of some rows.
+
+    Numbers that Python could read are asked too only where others of the file have decimal commas, and
+    commas don't part its values.
     """
-    first = next((found.head(BLOCK_LINES) for found, _ in _texts(path, form)), None)
-    if first is None:  # no rows
-        return {}
+    first = found.head(BLOCK_LINES)
     odd = [name for name in names if as_numbers(first[name]).null_count() > first[name].null_count()]
     units = [name for name in odd if len(first) > 2 and as_numbers(first[name][1:]).null_count() == 0]
     if len(units) > 1:
         shown_units = ", ".join(shown(first[name][0]) for name in units[:MOST_NAMED])
+        called = renamed(str(path))
         warnings.warn(
-            f"{path} may have a second line of names or units ({shown_units}), taken as a row: delete it",
-            stacklevel=3,
+            f"{called} may have a second line of names or units ({shown_units}), taken as a row: delete it",
+            stacklevel=4,
         )
-    found = notations(first, odd, form.decimal)
-    if "," in (form.decimal, *(each.decimal for each in found.values())):
-        found = notations(first, names, form.decimal)
-    if found:
+    written = notations(first, odd, form.decimal)
+    if form.decimal == "," or separator != "," and "," in [each.decimal for each in written.values()]:
+        written = notations(first, names, form.decimal)
+    if written:
         named: dict[str, list[str]] = {}
-        for name, notation in found.items():
+        for name, notation in written.items():
+            if notation == Notation():  # but for gaps
+                continue
             named.setdefault(notation.told(), []).append(name)
-        told = "; ".join(f"{words}: {_named(names)}" for words, names in named.items())
-        choice = " (--decimal says which)" if any(each.doubtful for each in found.values()) else ""
-        warnings.warn(f"how columns write numbers: {told}{choice}", stacklevel=3)
-    return found
+        told = "; ".join(f"{words}: {_named(own)}" for words, own in named.items())
+        both = any(each.doubtful or each.decimal == "," and each.thousands for each in written.values())
+        choice = " (--decimal . or , says otherwise)" if both else ""
+        if named:
+            warnings.warn(f"how columns write numbers: {told}{choice}", stacklevel=4)
+    return written
 
 
 def _named(names: Sequence[str]) -> str:
@@ -131,21 +159,21 @@ def blocks(
     text: Collection[str] = (),
     *,
     form: Form = AS_FOUND,
-    written: Mapping[str, Notation] | None = None,
 ) -> Iterator[pl.DataFrame]:
     """Some columns of a CSV file of any size, some rows at a time, as float64; missing values are null.
 
-    Those in `text` come as they are written, and those in `kept` too, their names prefixed with `KEPT`;
-    `written` says which write numbers otherwise than Python.
+    Those in `text` come as they are written, and those in `kept` too, their names prefixed with `KEPT`.
 
     Raises:
         ValueError: names the line that has too many values or a quote out of place, or the line and column of
             a value that isn't a number.
     """
-    rows = 0
+    rows, written = 0, None
     for found, separator in _texts(path, form, kept):
+        if written is None:
+            written = _written_in(path, found, separator, names, form)
         own = {name: found.get_column(name) for name in names}
-        own |= {name: plainly(own[name], each) for name, each in (written or {}).items() if name in own}
+        own |= {name: plainly(own[name], each) for name, each in written.items()}
         numbers = [column for name, column in own.items() if name not in text]
         own |= {one.name: one for one in _floats(path, numbers, separator, rows)}
         yield pl.DataFrame([*own.values(), *(found.get_column(KEPT + name) for name in kept)])

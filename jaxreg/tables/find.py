@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 
 from jaxreg.files import scratch_folder
 from jaxreg.plain import did_you_mean, listed
-from jaxreg.tables.csv import KEPT, TextFound, blocks, written_as
+from jaxreg.tables.csv import KEPT, TextFound, blocks, decimal_of
 from jaxreg.tables.form import AS_FOUND, Form
-from jaxreg.tables.lines import READ_SUFFIXES, check_suffix, header, suffix_of
+from jaxreg.tables.lines import READ_SUFFIXES, check_suffix, header, is_packed, suffix_of
 from jaxreg.tables.plain import HIVE, by_their_names, plain
 from jaxreg.tables.read import index_columns
 from jaxreg.tables.row_groups import RowGroup
@@ -47,12 +47,22 @@ def find(pattern: str | Path) -> list[Path]:
         raise ValueError(f"no file matches {text}")
     inside = [path for path in sorted(Path(text).iterdir()) if path.name[0] not in "._"]
     if any(path.is_dir() and HIVE.fullmatch(path.name) for path in inside):
+        inside = [path for path in sorted(Path(text).rglob("*")) if path.is_file()]
         inside = [
-            path for path in sorted(Path(text).rglob("*")) if path.is_file() and path.name[0] not in "._"
+            path for path in inside if not any(part[0] in "._" for part in path.relative_to(text).parts)
         ]
+        if not any(suffix_of(path) == ".parquet" for path in inside):
+            raise ValueError(
+                f"{text} has folders key=value without Parquet files, the only ones they are read with"
+            )
     for suffix in (".parquet", *TEXT_SUFFIXES, ".xlsx"):
         paths = [path for path in inside if path.is_file() and suffix_of(path) == suffix]
         if paths:
+            bare = Counter(path.with_suffix("") if is_packed(path) else path for path in paths)
+            if twice := [str(path) for path, count in bare.items() if count > 1]:
+                raise ValueError(
+                    f"{twice[0]} is there packed and unpacked: leave one out, its rows count twice"
+                )
             if others := [str(path.relative_to(text)) for path in inside if path not in set(paths)]:
                 warnings.warn(
                     f"of {text} only the {suffix} files are read; left out: {', '.join(others[:MOST_NAMED])}"
@@ -166,6 +176,7 @@ def from_files(
     text = frozenset(name for name, own in kinds.items() if any(map(_is_text, own)))
     stored = paths
     if kind is _text_columns:
+        form = form._replace(decimal=form.decimal or decimal_of(paths, form))
         folder = scratch_folder(scratch)
         stored, text = _as_parquet(paths, names, keep, features if any_kind else (), folder, form)
     types = tuple("string" if name in text else _type_name(own) for name, own in kinds.items())
@@ -236,10 +247,10 @@ def _as_parquet(
     form: Form,
 ) -> tuple[list[Path], frozenset[str]]:
     """Text files rewritten as Parquet, and which of their columns are text, where they may be."""
-    text, written = frozenset(), written_as(paths[0], names, form)
+    text: frozenset[str] = frozenset()
     while True:
         try:
-            return _rewritten(paths, names, keep, text, folder, form=form, written=written), text
+            return _rewritten(paths, names, keep, text, folder, form=form), text
         except TextFound as found:  # mostly in the first rows: it is begun anew
             if not set(found.names) <= set(any_kind):
                 raise

@@ -104,7 +104,7 @@ def first_line(path: Path, content: bytes) -> tuple[str, list[str]]:
     if len(names) > 1 and all(map(is_number, names)) and not _is_numbered(names):
         raise ValueError(
             f"{path} seems to have no line of names, its first has numbers alone: say --no-header, which "
-            "calls columns 0, 1, 2 ..."
+            "calls columns 0, 1, 2 ... (or rename them, if these are names)"
         )
     repeated = next((name for name, count in Counter(names).items() if name and count > 1), None)
     if repeated is not None:
@@ -131,10 +131,12 @@ def likely_separator(path: Path, content: bytes) -> tuple[str, list[str]]:
     """What parts the values of a CSV file, and those of its first line."""
     first = {each: _first_rows(content, each) for each in _separators(path)}
 
-    def likely(separator: str) -> tuple[bool, bool, int]:
+    def likely(separator: str) -> tuple[bool, bool, bool, int]:
         names, values = first[separator]
         whole = not any('"' in name for name in names)
-        return whole, len(names) > 1 and len(values) in (0, len(names)), len(names)
+        parts = len(names) > 1 and len(values) in (0, len(names))
+        # Commas stand in numbers and names too, the others hardly ever.
+        return whole, parts, parts and separator != ",", len(names)
 
     separator = max(first, key=likely)  # the first of equally likely ones
     names, _ = first[separator]
@@ -208,7 +210,12 @@ def check_suffix(path: Path, *, packed: bool = False) -> str:
 def suffix_of(path: Path) -> str:
     """The lower-case suffix of a file, without that of its compression."""
     name = Path(path.name.lower())
-    return (name.with_suffix("") if name.suffix in PACKED_SUFFIXES else name).suffix
+    return (name.with_suffix("") if is_packed(name) else name).suffix
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a file's name says that it is compressed."""
+    return path.suffix.lower() in PACKED_SUFFIXES
 
 
 def shown(value: object) -> str:

@@ -32,9 +32,12 @@ PACKINGS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
 # What a compressed file may unpack to unless the user says more: so many times its size, or so many bytes.
 TIMES_UNPACKED, BYTES_UNPACKED = 50, 10**8
 UTF_16 = "utf-16"
+# In which spaces may part values.
+SPACED_SUFFIXES = (".txt", ".data")
 # What programs write to say what parts values.
 SEPARATOR_LINE = re.compile(rb"sep=.", re.IGNORECASE)
-HIVE = re.compile(r"(\w+)=(.*)")
+HIVE = re.compile(r"([^=/]+)=(.*)")
+PLAIN_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?")
 HIVE_GAP = "__HIVE_DEFAULT_PARTITION__"
 LOOKED_AT = 20
 
@@ -59,6 +62,14 @@ def plain(paths: Sequence[Path], form: Form = AS_FOUND) -> list[Path]:
         CALLED[str(copy)] = CALLED.get(str(path), str(path)) + above
         return copy
 
+    parted = {path: _partitions(path) for path in paths if path.suffix.lower() == ".parquet"}
+    if len({frozenset(keys) for keys in parted.values()}) > 1:
+        odd, *_ = sorted(parted, key=lambda path: len(parted[path]))
+        raise ValueError(f"{odd} lies in other folders than the rest, whose names are columns: leave it out")
+    keys = {key: [own[key] for own in parted.values()] for key in next(iter(parted.values()), {})}
+    if keys:
+        warnings.warn(f"columns from the names of folders: {', '.join(map(repr, keys))}", stacklevel=2)
+    numbers = {key for key, values in keys.items() if all(map(_is_plain_number, values))}
     for path in paths:
         with path.open("rb") as file:
             start = file.read(len(MAGIC))
@@ -70,13 +81,12 @@ def plain(paths: Sequence[Path], form: Form = AS_FOUND) -> list[Path]:
                 raise ValueError(
                     f"--no-header is for text files, and {path} has names of columns: leave it out"
                 )
-            if form != AS_FOUND:
+            if form.encoding is not None or form.unpacked is not None:
                 raise ValueError(
-                    f"--decimal, --na, --encoding and --unpacked are for text, which {path} isn't: leave "
-                    "them out"
+                    f"--encoding and --unpacked are for text, and {path} is none: leave them out"
                 )
-            keys = _partitions(path)
-            found.append(_with_partitions(path, copy_of(path, suffix), keys) if keys else path)
+            constants = {key: _constant(own, key in numbers) for key, own in parted[path].items()}
+            found.append(_with_partitions(path, copy_of(path, suffix), constants) if constants else path)
         elif start == MAGIC and suffix == ".xlsx":
             sheet = scratch_folder() / "sheet.csv"
             CALLED[str(sheet)] = CALLED.get(str(path), str(path))
@@ -103,18 +113,24 @@ def _plain_text(path: Path, form: Form, copy_of: Callable[[Path, str], Path]) ->
     with path.open("rb") as file:
         magic = file.read(4)
     packing = next((own for mark, own in PACKINGS.items() if magic.startswith(mark)), None)
-    encoding = form.encoding or (UTF_16 if magic[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else None)
+    encoding = form.encoding
+    if encoding is None:
+        with _chunks(path, packing, None, form.unpacked) as chunks:
+            mark = next(chunks, b"")[:2]
+        encoding = UTF_16 if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else None
+    suffix = check_suffix(path, packed=True)
     with _chunks(path, packing, encoding, form.unpacked) as chunks:
         start = next(chunks, b"").removeprefix(codecs.BOM_UTF8)
-        head = _head(start)
+        head = _head(start, spaces=suffix in SPACED_SUFFIXES)
         copied = packing or encoding or head.text != start or head.columns or not form.named
+        if packing and not start.strip():
+            raise ValueError(f"{path} is empty: a first line with column names and rows are needed")
         if not (copied and start.strip()):
             return path
-        suffix = check_suffix(path, packed=True)
         copy = copy_of(path, suffix if suffix in (".csv", ".tsv") and not head.columns else ".txt")
         chunks = itertools.chain([head.text], chunks)
         if head.columns:
-            chunks = _by_tabs(chunks, head.columns)
+            chunks = _by_tabs(chunks, head.columns, path)
         with copy.open("wb") as out:
             if not form.named:
                 first = next(chunks)
@@ -147,6 +163,8 @@ def _chunks(
             yield chunk
 
     try:
+        if encoding is not None and not codecs.lookup(encoding)._is_text_encoding:
+            raise LookupError
         with path.open("rb") as file:
             stream = pa.CompressedInputStream(pa.PythonFile(file), packing) if packing else file
             chunks = read(stream)
@@ -182,7 +200,7 @@ class _Head(NamedTuple):
     columns: int
 
 
-def _head(start: bytes) -> _Head:
+def _head(start: bytes, *, spaces: bool) -> _Head:
     lines, comments = start.splitlines(keepends=True), []
     for i, line in enumerate(lines):
         bare = line.strip()
@@ -190,13 +208,15 @@ def _head(start: bytes) -> _Head:
             break
         comments += [i] if bare else []
     if comments and lines[comments[-1]].startswith(b"#"):
-        names = lines[comments[-1]].removeprefix(b"# ")  # as NumPy writes them
+        last = lines[comments[-1]]
+        names = last.removeprefix(b"# ")  # as NumPy writes them
         row = _values(b"".join(lines[comments[-1] + 1 :]))
-        if len(_values(names)) == len(row) > 1 and any(map(is_number, row)):
+        alone = last[1:2].strip() != b"" and len(_parted(last)) > 1  # a name that begins with #
+        if len(_values(names)) == len(row) > 1 and (alone or any(map(is_number, row))):
             lines[comments.pop()] = names
     for i in comments:
         lines[i] = b"\n"
-    return _Head(b"".join(lines), len(comments), _parted_by_spaces(lines))
+    return _Head(b"".join(lines), len(comments), _parted_by_spaces(lines) if spaces else 0)
 
 
 def _values(text: bytes) -> list[str]:
@@ -220,20 +240,26 @@ def _parted_by_spaces(lines: Sequence[bytes]) -> int:
         return 0
     first, *others = (len(row) for row in _by_spaces(written))
     numbers = all(any(map(is_number, row)) for row in _by_spaces(written[1:]))
-    same = len(set(others)) == 1 and others[0] - first in (0, 1)  # R names rows, but not that column
-    return others[0] if same and numbers and others[0] > 1 else 0
+    by_r = others[0] == first + 1 and all(line.startswith('"') for line in written)  # which names rows
+    same = len(set(others)) == 1 and (others[0] == first or by_r)
+    return others[0] if same and numbers and first > 1 else 0
 
 
 def _by_spaces(lines: Iterable[str]) -> Iterator[list[str]]:
     return csv.reader((" ".join(line.split()) for line in lines), delimiter=" ")
 
 
-def _by_tabs(chunks: Iterable[bytes], columns: int) -> Iterator[bytes]:
+def _by_tabs(chunks: Iterable[bytes], columns: int, path: Path) -> Iterator[bytes]:
     """Lines whose values spaces part, parted by tabs; the names are filled up in front."""
     is_first = True
-    for row in _by_spaces(_lines(chunks)):
+    for line, row in enumerate(_by_spaces(_lines(chunks)), 1):
         if row and is_first:
             row, is_first = [""] * (columns - len(row)) + row, False
+        if row and len(row) != columns:
+            raise ValueError(
+                f"{path} has {counted(len(row), 'value')} in line {line}, parted by spaces, and {columns} "
+                "before: write NA where one is missing, or quote what has spaces"
+            )
         text = io.StringIO()
         csv.writer(text, delimiter="\t", lineterminator="\n").writerow(row)
         yield text.getvalue().encode("utf-8", "surrogateescape")
@@ -251,7 +277,7 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
 def _partitions(path: Path) -> dict[str, str]:
     """What the folders right above a file say of its rows: `year=2024/month=1/a.parquet`."""
     found = {}
-    for folder in path.resolve().parents:
+    for folder in path.absolute().parents:
         named = HIVE.fullmatch(folder.name)
         if named is None:
             break
@@ -259,11 +285,11 @@ def _partitions(path: Path) -> dict[str, str]:
     return found
 
 
-def _with_partitions(path: Path, copy: Path, keys: dict[str, str]) -> Path:
+def _with_partitions(path: Path, copy: Path, constants: dict[str, pa.Scalar]) -> Path:
     """A copy of a Parquet file that has what its folders say as columns."""
     with pq.ParquetFile(path) as file:
         own = file.schema_arrow
-        constants = {key: _constant(value) for key, value in keys.items() if key not in own.names}
+        constants = {key: value for key, value in constants.items() if key not in own.names}
         for key, value in constants.items():
             own = own.append(pa.field(key, value.type))
         with pq.ParquetWriter(copy, own, compression="zstd") as writer:
@@ -275,8 +301,11 @@ def _with_partitions(path: Path, copy: Path, keys: dict[str, str]) -> Path:
     return copy
 
 
-def _constant(text: str) -> pa.Scalar:
+def _constant(text: str, number: bool) -> pa.Scalar:
     value = None if text == HIVE_GAP else urllib.parse.unquote(text)
-    return (
-        pa.scalar(float(value), pa.float64()) if value and is_number(value) else pa.scalar(value, pa.string())
-    )
+    return pa.scalar(value and float(value), pa.float64()) if number else pa.scalar(value, pa.string())
+
+
+def _is_plain_number(text: str) -> bool:
+    """Whether a folder's value is a number, and no code such as 01067."""
+    return text == HIVE_GAP or PLAIN_NUMBER.fullmatch(text) is not None

@@ -37,7 +37,7 @@ def write_sheet(path: Path, copy: Path, sheet: str | None) -> None:
             formulas = openpyxl.load_workbook(path) if _has_formulas(path) else results
     except Exception as error:  # openpyxl raises what its parts do
         raise ValueError(f"{path} can't be read as a workbook: {str(error).splitlines()[0]}") from None
-    names = results.sheetnames
+    names = [each.title for each in results.worksheets]  # without charts
     if sheet is not None and sheet not in names:
         raise ValueError(
             f"{path} has no sheet {sheet!r}: it has {_quoted(names)}{did_you_mean(sheet, names)}"
@@ -56,17 +56,27 @@ def write_sheet(path: Path, copy: Path, sheet: str | None) -> None:
         for cell in row
         if cell.data_type == "f" and values[cell.coordinate].value is None
     ]
-    if empty:
+    formulas_there = sum(cell.data_type == "f" for row in written.iter_rows() for cell in row)
+    if empty and len(empty) == formulas_there:
         faults.append(
             f"{counted(len(empty), 'formula')} without a result, the first in {empty[0]}: open and save it "
             "in a spreadsheet program"
         )
+    elif empty:
+        told = f"{path}: {counted(len(empty), 'formula')} without a result, taken as missing"
+        warnings.warn(told, stacklevel=2)
     if faults:
         raise ValueError(f"{path} has {'; and '.join(faults)}")
+    rows = list(values.iter_rows(values_only=True))
+    timed = [any(_has_time(value) for value in column) for column in zip(*rows, strict=True)]
     with copy.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(
-            [_as_text(value) for value in row] for row in values.iter_rows(values_only=True)
+            [_as_text(value, with_time) for value, with_time in zip(row, timed, strict=True)] for row in rows
         )
+
+
+def _has_time(value: Any) -> bool:
+    return isinstance(value, datetime.datetime) and value.time() != datetime.time()
 
 
 def _has_formulas(path: Path) -> bool:
@@ -80,9 +90,9 @@ def _quoted(names: list[str]) -> str:
     return ", ".join(map(repr, names[:MOST_NAMED])) + more
 
 
-def _as_text(value: Any) -> Any:
+def _as_text(value: Any, with_time: bool) -> Any:
     if value is None or isinstance(value, bool):
         return WORDS[value]
-    if isinstance(value, datetime.datetime) and value.time() == datetime.time():
+    if isinstance(value, datetime.datetime) and not with_time:
         value = value.date()
     return value.isoformat() if isinstance(value, datetime.date | datetime.time) else value
