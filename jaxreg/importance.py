@@ -56,7 +56,7 @@ def permutation(
     `permutation_importance` does it.
 
     Args:
-        predict: gives rows' distributions, `model.predict_dist` or `fitted.predict`.
+        predict: gives distributions of a polars frame's rows, `model.predict_dist` or `fitted.predict`.
         X: features, on rows that the model wasn't trained on: frames or arrays as it takes them.
         y: observed values, `(n,)` or `(n, d)`; of several targets their mean CRPS counts.
         repeats: how often each column is shuffled.
@@ -93,7 +93,7 @@ def permutation(
 
 
 def dependence(
-    predict: Predict, X: TableLike, name: str, *, level: float = 0.95, points: int = 20, seed: int = 0
+    predict: Predict, X: TableLike, name: str | int, *, level: float = 0.95, points: int = 20, seed: int = 0
 ) -> Dependence:
     """How mean and interval depend on one column, averaged over the others as they are in at most 500 rows.
 
@@ -121,13 +121,13 @@ def dependence(
     """
     check_probability("level", level)
     check_whole("points", points, 2)
-    table = as_table(X)
+    table, name = as_table(X), str(name)
     if name not in table.columns:
         raise ValueError(
             f"there is no column {name!r}, there is {listed(table.columns)}"
             f"{did_you_mean(name, table.columns)}"
         )
-    column = table.get_column(name)
+    column = table.get_column(name).alias("")  # a name that polars may take for a pattern
     known = column.drop_nulls()
     if not len(known):
         raise ValueError(f"column {name!r} holds no values")
@@ -135,7 +135,7 @@ def dependence(
         ranks = np.linspace(0.01, 0.99, points) * (len(known) - 1)
         values = known.sort()[np.unique(np.round(ranks).astype(int))].unique(maintain_order=True)
     else:
-        values = known.value_counts(sort=True).get_column(name)[:MOST_LEVELS]
+        values = known.value_counts(sort=True, name="rows").get_column("")[:MOST_LEVELS]
     some = table.sample(min(len(table), ROWS_AVERAGED), seed=seed)
     ends = []
     for value in values:

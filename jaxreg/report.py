@@ -36,6 +36,8 @@ SURPRISE = 1e-3
 # Fewer rows say nothing about calibration: a right prediction's calibration error is about 0.3 / sqrt(rows).
 FEWEST_ROWS = 10
 FEWEST_ROWS_BY_GROUP = 100
+# Groups that a table shows.
+MOST_GROUPS = 40
 CALIBRATION = "calibration_error", "max_calibration_error", "ence"
 
 # Of each score: how it is called, whether it is a share or has the target's unit, and what it says.
@@ -165,7 +167,9 @@ def group_table(found: GroupCoverage, by: str) -> Table:
     table.add_column("group", overflow="fold")
     for name in ("rows", f"inside {level}", "below", "above", "width"):
         table.add_column(name, justify="right")
-    for name, rows, *shares, width in zip(*found[:6], strict=True):
+    if more := len(found.names) - MOST_GROUPS:
+        table.caption = f"{counted(more, 'more group')}: --json has all" if more > 0 else None
+    for name, rows, *shares, width in list(zip(*found[:6], strict=True))[:MOST_GROUPS]:
         told = (_shown(share, "share") for share in shares)
         table.add_row(name, f"{rows:,.0f}", *told, _shown(width, "unit"))
     return table

@@ -1286,3 +1286,19 @@ def test_what_carries_a_prediction(run, model, tmp_path):
         assert title in page
     found = json.loads(run(*given, "--json")[1])["scores"]["price"]["importance"]
     assert found["names"] == ["area", "rooms"] and len(found["crps"]) == len(found["std_spread"]) == 2
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_decimal_mark_is_kept_in_the_model(run, tmp_path):
+    rows = "".join(f"{1 + i % 9}.{100 + i};{i},5\n" for i in range(60))
+    (tmp_path / "de.csv").write_text("x;y\n" + rows)
+    (tmp_path / "new.csv").write_text(
+        "x\n" + "".join(line.split(";")[0] + "\n" for line in rows.split("\n")[:4])
+    )
+    given = "--members", 2, "--frequencies", 1, "--epochs", 2, "--frequency-scale", 1, "--noise", 1
+    assert run("fit", tmp_path / "de.csv", "--target", "y", "--out", tmp_path / "m", *given)[0] == 0
+    assert model_file.load(tmp_path / "m").settings["decimal"] == ","
+    with_target, without = (
+        run("predict", tmp_path / "m", tmp_path / f"{name}.csv") for name in ("de", "new")
+    )
+    assert without[1].split() == with_target[1].split()[:5] and "points between thousands: 'x'" in without[2]

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 from mapie.regression import SplitConformalRegressor
 from scipy.stats import betabinom
@@ -177,6 +178,8 @@ WRONG = {
     "labels": (lambda: MondrianConformal.fit(ONE, Y)(ONE, ["a"] * 30), "fitted by the predicted std"),
     "other features": (lambda: metrics.worst_slab(ONE, Y, np.zeros((9, 2))), r"expected \(30, features\)"),
     "gaps": (lambda: metrics.worst_slab(ONE, Y, np.full((30, 1), np.nan)), "finite numbers"),
+    "text": (lambda: metrics.worst_slab(ONE, Y, [["a"]] * 30), "x holds what is no number"),
+    "a word for labels": (lambda: MondrianConformal.fit(ONE, Y, "std"), "leave them out for fifths"),
     "few rows": (lambda: metrics.worst_slab(ONE[:4], Y[:4], Y[:4, None]), "4 rows are too few"),
 }
 
@@ -192,3 +195,11 @@ def test_a_group_that_weighs_nothing_has_no_coverage():
     found = metrics.coverage_by(ONE, Y, ["a", "b"] * 15, sample_weight=[1.0, 0.0] * 15)
     assert found.coverage[0] == 1 and np.isnan(found.coverage[1])
     assert not isinstance(found.rows, jax.Array)
+
+
+def test_groups_stand_in_the_order_of_their_numbers():
+    labels = ["2024-01-28", "2024-01-03", "2024-02-01"] * 10
+    assert metrics.coverage_by(ONE, Y, labels).names == ("2024-01-03", "2024-01-28", "2024-02-01")
+    assert metrics.coverage_by(ONE, Y, ["10", "9", "-3"] * 10).names == ("-3", "9", "10")
+    assert metrics.coverage_by(ONE, Y, pd.Series(["a", pd.NA] * 15, dtype="string")).names == ("a", "missing")
+    assert metrics.coverage_by(ONE, Y, [1.0, 2.0] * 15).names == ("1", "2")

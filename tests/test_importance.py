@@ -110,3 +110,10 @@ def test_what_is_refused():
     for words, call in calls.items():
         with pytest.raises(ValueError, match=words):
             call()
+
+
+@pytest.mark.parametrize("name", ["count", "^b.*$", "rows"])
+def test_columns_of_any_name(name):
+    x = pd.DataFrame({name: ["a", "b"] * 10, "b2": np.arange(20.0)})
+    found = importance.dependence(lambda rows: Gaussian(np.zeros(len(rows)), np.zeros(len(rows))), x, name)
+    assert sorted(found.values) == ["a", "b"]

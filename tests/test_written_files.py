@@ -5,6 +5,7 @@ import gzip
 import tempfile
 import unicodedata
 import warnings
+from datetime import datetime
 from pathlib import Path
 
 import openpyxl
@@ -141,7 +142,63 @@ READ = [
     ("r2.csv", '"";"x";"y"\n"1";1,5;10\n"2";2,5;20\n', {}, {"": [1.0, 2.0], **TWO}, "decimal commas: 'x'"),
     ("pandas.csv", ",x,y\n0,1.5,10\n1,2.5,20\n", {}, {"": [0.0, 1.0], **TWO}, None),
     ("pandas-germany.csv", "x;y\n1,5;10,0\n2,5;20,0\n", {}, TWO, "decimal commas"),
-    ("sheet-of-blanks.csv", "x,y,,\n1.5,10,,\n,,,\n2.5,20,,\n,,,\n", {}, TWO, None),
+    (
+        "sheet-of-blanks.csv",
+        "x,y,,\n1.5,10,,\n,,,\n2.5,20,,\n,,,\n",
+        {},
+        TWO,
+        "2 lines of separators alone skipped",
+    ),
+    (
+        "places.csv",
+        'place,x\n"52,13",3.301\n"51,12",3.299\n',
+        {},
+        {"place": [52.13, 51.12], "x": [3.301, 3.299]},
+        "decimal commas: 'place'",
+    ),
+    (
+        "few-thousands.csv",
+        "x;y\n" + "1;0,5\n" * 300 + "1.299;5,0\n",
+        {},
+        {"x": [1.0] * 300 + [1299.0], "y": [0.5] * 300 + [5.0]},
+        "decimal commas and points between thousands: 'x'; decimal commas: 'y'",
+    ),
+    (
+        "codes.csv",
+        'ip,account,grade,day\n192.168.100.200,12.345.678,1-,"01,02"\n192.168.100.201,12.345.679,2-,"03,04"\n',
+        {},
+        {
+            "ip": ["192.168.100.200", "192.168.100.201"],
+            "account": ["12.345.678", "12.345.679"],
+            "grade": ["1-", "2-"],
+            "day": ["01,02", "03,04"],
+        },
+        None,
+    ),
+    ("strand.csv", "x,y\n+,1\n-,2\n.,3\n", {}, {"x": ["+", "-", "."], "y": [1.0, 2.0, 3.0]}, None),
+    ("hash.csv", "#x,kind\nA,B\nC,D\n", {}, {"#x": ["A", "C"], "kind": ["B", "D"]}, None),
+    (
+        "names-with-commas.csv",
+        "Preis, EUR;y\n15;3,5\n16;4,5\n",
+        {},
+        {"Preis, EUR": [15.0, 16.0], "y": [3.5, 4.5]},
+        "decimal commas: 'y'",
+    ),
+    (
+        "no-names-germany.csv",
+        "1,5;10\n2,5;20\n",
+        {"named": False},
+        {"0": [1.5, 2.5], "1": [10.0, 20.0]},
+        "'0'",
+    ),
+    ("excel-packed.csv.gz", gzip.compress(PLAIN.encode("utf-16")), {}, TWO, None),
+    (
+        "midnight.xlsx",
+        book(("a", [["x", "y"], [datetime(2024, 1, 1), 1], [datetime(2024, 1, 1, 6), 2]])),
+        {},
+        {"x": ["2024-01-01T00:00:00", "2024-01-01T06:00:00"], "y": [1.0, 2.0]},
+        None,
+    ),
     ("no-names.csv", "1.5,10\n2.5,20\n", {"named": False}, {"0": [1.5, 2.5], "1": [10.0, 20.0]}, None),
     (
         "faults.csv",
@@ -213,6 +270,14 @@ REFUSED = [
     ("small.csv.gz", gzip.compress(PLAIN.encode()), {"unpacked": 5}, "--unpacked MB allows more"),
     ("packed.zip", b"PK\x03\x04", {}, "tables are .csv, .tsv (tab-separated) or .parquet, .xlsx, or text"),
     ("packed.csv", b"PK\x03\x04", {}, "is a zip archive: unpack it"),
+    (
+        "short.txt",
+        "a b y\n" + "1 2 3\n" * 30 + "31 93\n",
+        {},
+        "has 2 values in line 32, parted by spaces, and 3",
+    ),
+    ("empty.csv.gz", gzip.compress(b""), {}, "is empty: a first line"),
+    ("rot13.csv", PLAIN, {"encoding": "rot13"}, "there is no encoding 'rot13'"),
     ("utf16.csv", PLAIN, {"encoding": "utf-16"}, "isn't utf-16 text"),
     ("plain.csv", PLAIN, {"sheet": "a"}, "--sheet is for workbooks"),
     ("broken.xlsx", b"PK\x03\x04", {}, "can't be read as a workbook"),
@@ -309,3 +374,23 @@ def test_all_that_is_wrong_with_a_column_is_counted(tmp_path):
         tables.numeric(tables.read(path), ["y"], path)
     with pytest.raises(ValueError, match=words):
         tables.from_files(path, target="y", any_kind=True)
+
+
+def test_a_file_that_is_there_twice(tmp_path):
+    written(tmp_path, "a.csv", PLAIN)
+    written(tmp_path, "a.csv.gz", gzip.compress(PLAIN.encode()))
+    with pytest.raises(ValueError, match="a.csv is there packed and unpacked"):
+        tables.find(tmp_path)
+
+
+def test_files_that_write_numbers_each_in_its_way(tmp_path):
+    for name, text in (
+        ("a", "x;y\n1.299,99;2\n2,5;3\n"),
+        ("b", "x;y\n1.500;2\n2.500;3\n"),
+        ("c", "x;y\n$5;2,5\n"),
+    ):
+        written(tmp_path, f"{name}.csv", text)
+    with pytest.warns(UserWarning, match="decimal commas"):
+        files = tables.from_files(tmp_path, target="y", any_kind=True)
+    found = pl.concat([files.table(group) for group in files.row_groups])
+    assert found["x"].to_list() == [1299.99, 2.5, 1500, 2500, 5] and found["y"].to_list() == [2, 3, 2, 3, 2.5]

@@ -62,6 +62,10 @@ class MondrianConformal(NamedTuple):
             edges = edges_of(std)
             names, of_row = fifths_of(std, edges, STD)
         else:
+            if isinstance(groups, str):
+                raise ValueError(
+                    f"groups are labels of rows, got {groups!r}: leave them out for fifths of the std"
+                )
             edges, (names, of_row) = None, group_rows(prediction, groups)
         scores = normalised_error(prediction, y)
         return cls(names, tuple(np.sort(scores[of_row == i]) for i in range(len(names))), edges)
@@ -82,7 +86,7 @@ class MondrianConformal(NamedTuple):
         if unknown := [name for name in names if name not in self.names]:
             few = ", ".join(map(repr, unknown[:MOST_NAMED]))
             raise ValueError(f"no held-out row had the group {few}: {self}")
-        own = np.array([self.names.index(name) for name in names])
+        own = np.array([self.names.index(name) for name in names], int)
         return Conformal(prediction, OfRows(self, own[of_row]))
 
     def __repr__(self) -> str:

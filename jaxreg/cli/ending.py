@@ -56,6 +56,8 @@ def _explain(error: Exception) -> NoReturn:
     if isinstance(error, ValueError | OSError | MemoryError | FloatingPointError):
         code = 2 if isinstance(error, ValueError | FileNotFoundError) else 1
         report(error, code)
+    if isinstance(error, ModuleNotFoundError) and "pip install" in str(error):
+        report(error, 2)
     if jax is not None and (fault := _platform_fault(jax)) is not None:
         report(fault, 2)
     _raise_alone()

@@ -122,6 +122,7 @@ def what_carries(
 
 def labels_of(name: str, column: pl.Series) -> list[str | None]:
     """The group of each row: a column's values, or of a number that has many its fifths."""
+    column = column.fill_nan(None) if column.dtype.is_float() else column
     known = column.is_not_null().to_numpy()
     if not column.dtype.is_numeric() or column.n_unique() <= MOST_VALUES:
         return [None if value is None else str(value) for value in column.to_list()]

@@ -14,11 +14,13 @@ from jaxreg.metrics.checked import check_prediction
 from jaxreg.plain import check_whole, counted
 
 FIFTHS = 5
+# Rows of one half, below which a slab says nothing.
+FEWEST_OF_A_SLAB = 5
 # What rows can be grouped by without labels.
 OF_PREDICTION = "std", "mean"
 # Halvings of the interval that the worst coverage is looked for in, and directions that are tried at once.
 HALVINGS, AT_ONCE = 30, 64
-NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
+NUMBER = re.compile(r"(?:(?<![\w-])-)?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
 class GroupCoverage(NamedTuple):
@@ -121,7 +123,12 @@ def _place(name: str) -> tuple[list[float], str]:
 
 def named(label: Any) -> str:
     """A label as text; gaps are one group."""
-    return "missing" if label is None or label != label else str(label)
+    if label is None or type(label).__name__ in ("NAType", "NaTType"):
+        return "missing"
+    is_number = isinstance(label, float)
+    if is_number and not label == label:
+        return "missing"
+    return str(int(label)) if is_number and label.is_integer() else str(label)
 
 
 def edges_of(values: np.ndarray) -> np.ndarray:
@@ -197,13 +204,18 @@ def worst_slab(
     check_whole("directions", directions, 1)
     y, _ = check_prediction(prediction, y)
     check_one_output(prediction)
-    x = np.asarray(x, np.float64)
+    try:
+        x = np.asarray(x, np.float64)
+    except (ValueError, TypeError):
+        raise ValueError(
+            "x holds what is no number: give features as numbers, model.columns_.transform(x)"
+        ) from None
     if x.ndim != 2 or len(x) != len(y):
         raise ValueError(f"x has shape {x.shape}, expected ({len(y)}, features)")
     if not np.isfinite(x).all():
         raise ValueError("x has missing or infinite values: give features as finite numbers")
     fewest = int(np.ceil(share * (len(y) // 2)))
-    if fewest < 2:
+    if fewest < FEWEST_OF_A_SLAB:
         raise ValueError(f"{counted(len(y), 'row')} are too few for slabs of a share of {share}")
     lower, upper = (np.asarray(end, np.float64) for end in prediction.interval(level))
     inside = ((y >= lower) & (y <= upper)).astype(float)
@@ -225,8 +237,11 @@ def worst_slab(
     _, way, (low, high) = best
     along = x[judge] @ ways[way]
     within = (along >= low) & (along <= high)
-    coverage = float(inside[judge][within].mean()) if within.any() else float("nan")
-    return Slab(coverage, int(within.sum()), ways[way], (low, high))
+    if not within.any():
+        raise ValueError(
+            f"{counted(len(y), 'row')} are too few: the slab found on one half holds none of the other"
+        )
+    return Slab(float(inside[judge][within].mean()), int(within.sum()), ways[way], (low, high))
 
 
 def _lowest_means(values: np.ndarray, fewest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -26,7 +26,9 @@ from jaxreg.tables.lines import (
     header,
     line_of_row,
     more_values,
+    separators_alone,
     shown,
+    warn_of_skipped,
     without_blank_lines,
 )
 from jaxreg.tables.notation import Notation, notations, plainly
@@ -54,6 +56,8 @@ def read_csv(path: Path, text: Collection[str], form: Form = AS_FOUND) -> pl.Dat
     # Python parses quotes and lone carriage returns; polars would accept malformed ones.
     if b'"' in content or re.search(rb"\r(?!\n)", content):
         content = _rewritten(path, content, separator, names)
+    else:
+        warn_of_skipped(path, separators_alone(content, separator))
     labels = [name or f"\0{i}" for i, name in enumerate(names, 1)]
     content = without_blank_lines(content, separator)
     try:
@@ -131,7 +135,7 @@ def _written_in(
             stacklevel=4,
         )
     written = notations(first, odd, form.decimal)
-    if form.decimal == "," or separator != "," and "," in [each.decimal for each in written.values()]:
+    if separator != "," and "," in (form.decimal, *(each.decimal for each in written.values())):
         written = notations(first, names, form.decimal)
     if written:
         named: dict[str, list[str]] = {}
@@ -278,13 +282,15 @@ def _holds_quotes(path: Path) -> bool:
 def _split_by_bytes(path: Path, separator: str, names: list[str]) -> Iterator[tuple[bytes, int]]:
     """The lines after the first, some at a time, and how many they are."""
     with path.open("rb") as file:
-        rest, first = file.read(len(BYTE_ORDER_MARK)).removeprefix(BYTE_ORDER_MARK), True
+        rest, first, skipped = file.read(len(BYTE_ORDER_MARK)).removeprefix(BYTE_ORDER_MARK), True, 0
         while part := file.read(BLOCK_BYTES):
             end = (rest + part).rfind(b"\n") + 1
             whole, rest = (rest + part)[:end], (rest + part)[end:]
             if first and whole:
                 whole, first = b"\n" + whole.lstrip(b" \r\n").partition(b"\n")[2], False
+            skipped += separators_alone(b"\n" + whole.removesuffix(b"\n"), separator)
             yield without_blank_lines(whole, separator), whole.count(b"\n")
+        warn_of_skipped(path, skipped + separators_alone(b"\n" + rest, separator))
         yield without_blank_lines(rest, separator), 1
 
 

@@ -7,10 +7,12 @@ import itertools
 import math
 import re
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from jaxreg.files import renamed
 from jaxreg.plain import counted
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".data", ".parquet")
@@ -55,14 +57,17 @@ def line_of_row(path: Path, separator: str, row: int) -> int:
 
 def checked_rows(path: Path, reader: "csv._reader", width: int) -> Iterator[list[str]]:
     """The rows that aren't blank, or an error that names a line."""
-    line = 0
+    line, skipped = 0, 0
     try:
         for row in reader:
             if len(row) > width:
                 raise ValueError(f"{path} {_too_many(reader.line_num, width)}")
             if is_written(row):
                 yield row
+            else:
+                skipped += len(row) > 1
             line = reader.line_num
+        warn_of_skipped(path, skipped)
     except csv.Error as error:
         where = f"the row that begins in line {line + 1}"
         if "field larger" in str(error):
@@ -181,6 +186,19 @@ def more_values(path: Path, separator: str, width: int) -> str | None:
 
 def _too_many(line: int, width: int) -> str:
     return f"has more values in line {line} than the {counted(width, 'name')} of its first line"
+
+
+def separators_alone(content: bytes, separator: str) -> int:
+    """How many lines hold separators and nothing else."""
+    part = re.escape(separator).encode()
+    return len(re.findall(rb"\n[ %s]*%s[ %s]*\r?(?=\n|\Z)" % (part, part, part), content))
+
+
+def warn_of_skipped(path: Path, lines: int) -> None:
+    """Say how many lines of separators alone were skipped: predictions have no rows for them."""
+    if lines:
+        told = f"{renamed(str(path))}: {counted(lines, 'line')} of separators alone skipped"
+        warnings.warn(told, stacklevel=4)
 
 
 def without_blank_lines(content: bytes, separator: str) -> bytes:

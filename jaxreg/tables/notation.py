@@ -45,7 +45,8 @@ class Notation(NamedTuple):
 
     def read(self, text: pl.Series) -> pl.Series:
         """The numbers that text writes, float64; null where it writes none."""
-        if self.thousands == "" and self.decimal == "," and not text.str.contains(".", literal=True).any():
+        codes = text.head(FIRST_VALUES).str.contains(r"^\s*[-+]?0\d").any()
+        if self.marks == (",", "") and not codes and not text.str.contains(".", literal=True).any():
             # Most columns hold nothing but digits and commas, and take a third of the time.
             quick = text.str.strip_chars().str.replace(",", ".", literal=True).cast(pl.Float64, strict=False)
             if quick.null_count() == text.null_count() and quick.is_finite().all():
@@ -61,6 +62,11 @@ class Notation(NamedTuple):
         digits = digits.str.replace_all(MINUS, "-").str.replace(r"^\((.*)\)$", "-$1")
         digits = digits.str.replace(r"^(.*\d)-$", "-$1").str.replace(mark, ".").str.replace(r"^\+", "")
         return digits.set(~bare.str.contains(pattern), None).cast(pl.Float64, strict=False)
+
+    @property
+    def marks(self) -> tuple[str, str]:
+        """What stands in its numbers."""
+        return self.decimal, self.thousands
 
     def told(self) -> str:
         """In words."""

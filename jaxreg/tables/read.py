@@ -164,6 +164,7 @@ def numeric(
 
 def _where(path: Path, table: pl.DataFrame, name: str, row: int) -> str:
     """Where a value of a file stands."""
+    path = plain([path])[0]
     if check_suffix(path) == ".parquet":
         return f" in row {row + 1}"
     content, i = path.read_bytes(), table.columns.index(name)
