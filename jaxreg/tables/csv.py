@@ -43,6 +43,8 @@ BYTES_PER_VALUE = 8
 MOST_NAMED = 20
 
 BLOCK_LINES = 2**17
+# How many of its first lines say how a file writes numbers.
+INSPECTED_LINES = 2**14
 
 
 def read_csv(path: Path, text: Collection[str], form: Form = AS_FOUND) -> pl.DataFrame:
@@ -124,7 +126,7 @@ def _written_in(
     Numbers that Python could read are asked too only where others of the file have decimal commas, and
     commas don't part its values.
     """
-    first = found.head(BLOCK_LINES)
+    first = found.head(INSPECTED_LINES)
     odd = [name for name in names if as_numbers(first[name]).null_count() > first[name].null_count()]
     units = [name for name in odd if len(first) > 2 and as_numbers(first[name][1:]).null_count() == 0]
     if len(units) > 1:

@@ -151,7 +151,14 @@ def _possible(column: pl.Series) -> list[Notation]:
 
 def plainly(column: pl.Series, notation: Notation) -> pl.Series:
     """A column with its numbers as such, or, where other text stands among them, as Python writes them."""
-    numbers, bare = notation.read(column.alias("")), without_number_gaps(column.alias(""))
-    if numbers.null_count() == bare.null_count():
+    numbers = notation.read(column.alias(""))
+    if numbers.null_count() == column.null_count():
+        return numbers.alias(column.name)
+    bare = without_number_gaps(column.alias(""))
+    unread = bare.filter(numbers.is_null()).drop_nulls()
+    for each in (Notation(notation.decimal, thousands) for thousands in SEPARATED_BY):
+        if len(unread) and each.read(unread).null_count() == 0:  # thousands that the first rows lack
+            return numbers.fill_null(each.read(bare)).alias(column.name)
+    if not len(unread):
         return numbers.alias(column.name)
     return numbers.cast(pl.String).zip_with(numbers.is_not_null(), bare).alias(column.name)
