@@ -137,7 +137,8 @@ def _written_in(
             stacklevel=4,
         )
     written = notations(first, odd, form.decimal)
-    if separator != "," and "," in (form.decimal, *(each.decimal for each in written.values())):
+    by_commas = separator == "," and found.width > 1
+    if not by_commas and "," in (form.decimal, *(each.decimal for each in written.values())):
         written = notations(first, names, form.decimal)
     if written:
         named: dict[str, list[str]] = {}
