@@ -59,6 +59,7 @@ def test_speed_bench_in_its_quick_form(tmp_path, capsys):
         assert not timed or timed[0]["times_ours"] == "1"
 
 
+@pytest.mark.slow
 def test_a_rival_that_trains_otherwise_is_found():
     class Faster(speed.rivals.Eager):
         def run(self, orders):

@@ -609,7 +609,7 @@ def parts(tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("read", ["stream", "whole"])
+@pytest.mark.parametrize("read", ["stream", pytest.param("whole", marks=pytest.mark.slow)])
 def test_fit_on_many_files(run, parts, tmp_path, read):
     given = ["--read", read, "--batch-size", 32, "--drop", "rooms", "--report", tmp_path / "r.html"]
     given = given if read == "stream" else [*given[:-2], "--frequency-scale", 1]
@@ -626,6 +626,7 @@ def test_fit_on_many_files(run, parts, tmp_path, read):
         jax.tree.map(np.testing.assert_array_equal, model_file.load(same).params, fitted.params)
 
 
+@pytest.mark.slow
 def test_size_decides_what_is_streamed_and_that_is_said(run, parts, tmp_path, monkeypatch):
     monkeypatch.setattr(jaxreg.cli.inputs, "memory", lambda: 10 * 600 * 3 * 8 - 1.0)
     said = "3 files hold 0.0 GB of values: rows are read as they are needed (--read whole reads all)"
@@ -860,6 +861,7 @@ def test_what_is_said_of_columns(run, refused, tmp_path):
         assert re.search(words, refused(train(tmp_path / "rows.csv", tmp_path / "n", *given)))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default:columns")
 def test_files_without_names_of_columns(run, refused, tmp_path):
     rows = table(60).with_columns(city=pl.Series(["Rome", "Oslo", "Bonn"] * 20), date=pl.lit("x"))
@@ -935,6 +937,7 @@ def test_columns_of_any_kind_are_trained_on(run, refused, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_words_for_true_and_false_are_numbers(run, tmp_path):
     rows = table().with_columns(old=pl.Series(["True", "False", "true"] * 20))
     rows.write_csv(tmp_path / "rows.csv")

@@ -353,6 +353,7 @@ fit_ensemble(jax.random.key(1), trainer, rows, members=40, epochs=3, side_by_sid
 """
 
 
+@pytest.mark.slow
 def test_the_first_state_is_let_go_of():
     done = subprocess.run([sys.executable, "-c", LET_GO], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[1:] == ["0 True"] * 2

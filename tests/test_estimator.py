@@ -514,7 +514,7 @@ AROUND = {
 
 
 @pytest.mark.parametrize("what", AROUND)
-@pytest.mark.parametrize("scorer", [neg_nll, neg_crps])
+@pytest.mark.parametrize("scorer", [neg_nll, pytest.param(neg_crps, marks=pytest.mark.slow)])
 def test_scorers_see_through_what_is_around_the_estimator(what, scorer):
     """The estimator alone standardises as all of these do, so its score is theirs."""
     x, y = rows()
@@ -671,6 +671,7 @@ def of_any_kind(n=80):
     return frame, frame["a"] + 3.0 * (frame["city"] == "Rome") + 0.1 * rng.normal(size=n)
 
 
+@pytest.mark.slow
 def test_scikit_learns_tools_take_frames_of_any_kind():
     frame, y = of_any_kind()
     model = DeepEnsembleRegressor(**SMALL | {"epochs": 60, "learning_rate": 2e-2})

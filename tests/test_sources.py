@@ -114,6 +114,7 @@ def test_processes_that_are_more_than_row_groups_read_all(folder):
             np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_neighbours_in_a_stream_know_little_of_each_other(folder):
     """Rows that are sorted on the disk come mixed over the buffer."""
     files = sources.from_files(str(folder), target="y")
