@@ -268,6 +268,7 @@ def test_a_constant_feature_is_warned_of(run, houses, tmp_path):
     assert err.startswith("warning: ") and err.count("\n") == 1 and "'floors'" in err
 
 
+@pytest.mark.slow
 def test_settings_are_those_of_the_estimator(run, houses, tmp_path):
     given = ["--loss", "crps", "--validation-fraction", 0.2, "--time-limit", 60, "--batch-size", 8]
     given += ["--frequency-scale", 0.5, "--activation", "gelu", "--learning-rate", 1e-2]
@@ -637,6 +638,7 @@ def test_size_decides_what_is_streamed_and_that_is_said(run, parts, tmp_path, mo
     assert run(*short)[2] == ""
 
 
+@pytest.mark.slow
 def test_a_streamed_run_resumes_within_an_epoch(run, parts, tmp_path, monkeypatch):
     monkeypatch.setattr(feeds, "BLOCK_ROWS", 64)
     kept = tmp_path / "kept"
@@ -738,6 +740,7 @@ def test_rows_that_cannot_be_read_are_not_the_fault_of_what_is_written(
 ODD_NAMES = ["*", "^y.*$", "^.*$", "y1", "a.b", "a", "(x)", "['y']"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "target, read",
     [
@@ -821,6 +824,7 @@ INDEX = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default:.*the index of a data frame")
 @pytest.mark.parametrize(
     "what", [pytest.param(name, marks=pytest.mark.slow) if "Parquet" in name else name for name in INDEX]
@@ -839,6 +843,7 @@ def test_the_index_of_a_frame_is_no_feature(run, tmp_path, what):
         assert run("predict", tmp_path / "m", tmp_path / f"rows.{kind}", "--read", read)[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default:columns")
 def test_what_is_said_of_columns(run, refused, tmp_path):
     rows = table(80).with_columns(
@@ -894,6 +899,7 @@ def test_rows_without_a_target_are_left_out(run, houses, tmp_path):
     assert err == "warning: 1 of 60 rows have no 'price': left out\n"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default:columns")
 def test_columns_of_any_kind_are_trained_on(run, refused, tmp_path):
     rng = np.random.default_rng(0)
@@ -1013,6 +1019,7 @@ def test_results_as_json(run, houses, tmp_path):
     assert all(f"`{name}`" in text for name in {*found, *SCORES})
 
 
+@pytest.mark.slow
 def test_noise_and_bounds_are_options(run, houses, tmp_path):
     code, out, _ = run(*train(houses, tmp_path / "m", "--noise", 2, "--bounds", "0,"))
     assert code == 0 and re.search(r"every prediction is +│ at least 0 ", out)
@@ -1104,6 +1111,7 @@ def test_an_empty_standard_input(refused, model, monkeypatch, tmp_path):
         refused(["fit", "-", "--target", "y", "--out", tmp_path / "m"], "standard input is empty")
 
 
+@pytest.mark.slow
 def test_stages_are_told_where_there_is_no_terminal(houses, tmp_path, monkeypatch, capsys):
     given = train(houses, tmp_path / "m", "--frequency-scale", "auto", "--epochs", 8)
     monkeypatch.setattr(sys, "argv", ["jaxreg", *map(str, given)])

@@ -610,6 +610,7 @@ def test_a_member_that_fails_on_a_source_lets_the_others_be(sinusoid, as_source)
     assert states.step.tolist() == [36, 0, 36]
 
 
+@pytest.mark.slow
 def test_fewer_members_side_by_side_where_memory_holds_no_more(sinusoid, monkeypatch):
     real, limit = chunks._advance, 3
     asked = []
@@ -638,6 +639,7 @@ def test_fewer_members_side_by_side_where_memory_holds_no_more(sinusoid, monkeyp
         fit_ensemble(KEY, TRAINER, sinusoid, side_by_side=10, **settings)
 
 
+@pytest.mark.slow
 def test_precision_of_products(sinusoid):
     class Program(Hook):
         def begin(self, job):

@@ -155,6 +155,7 @@ def test_other_numbers_of_rows_compile_nothing():
     assert fit_all(range(201, 241)) == 2
 
 
+@pytest.mark.slow
 def test_search_compiles_once_for_each_size_of_fold():
     x, y = rows(100)
     ensemble = DeepEnsembleRegressor(**SMALL | {"hidden": (7,), "batch_size": 16})
@@ -230,6 +231,7 @@ def test_numbers_of_any_size(size, offset):
     np.testing.assert_allclose(std / size, spread, rtol=2e-2)
 
 
+@pytest.mark.slow
 def test_arrays_of_any_kind():
     x = np.random.default_rng(0).integers(0, 5, (60, 3))
     y = x[:, 0] - 2 * x[:, 1]

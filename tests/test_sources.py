@@ -397,6 +397,7 @@ def kinds_of_columns(n=400):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "parquet", "levels"])
 @pytest.mark.filterwarnings("default:columns|.*have no 'y'")
 def test_columns_are_learned_of_files_as_of_a_table(tmp_path, kind, monkeypatch):

@@ -692,6 +692,7 @@ def test_rows_that_fill_up_change_nothing(sinusoid, x64, monkeypatch, name):
     close(filled, fit_ensemble(KEY, trainer, (x, y), **given))
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_at_0_trains(sinusoid):
     def log_normal(y, mean, log_var):
         return gaussian_nll(jnp.log(y), mean, log_var)
