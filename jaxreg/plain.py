@@ -28,8 +28,18 @@ def listed(names: Sequence[str], most: int = 20) -> str:
     >>> listed(["a", "b", "c"], most=2)
     "columns 'a', 'b' and 1 more"
     """
+    return ("columns " if len(names) > 1 else "column ") + quoted(names, most)
+
+
+def quoted(names: Sequence[str], most: int = 20) -> str:
+    """Names for a message.
+
+    >>> from jaxreg.plain import quoted
+    >>> quoted(["a", "b", "c"], most=2)
+    "'a', 'b' and 1 more"
+    """
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ("columns " if len(names) > 1 else "column ") + ", ".join(map(repr, names[:most])) + more
+    return ", ".join(map(repr, names[:most])) + more
 
 
 def did_you_mean(name: str, names: Sequence[str]) -> str:

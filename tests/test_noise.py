@@ -188,7 +188,7 @@ def test_jackknife_takes_members_with_components():
 def test_members_and_weights_that_none_has(members, weights, message):
     means, log_vars, *_ = parts()
     with pytest.raises(ValueError, match=message):
-        GaussianMixture(means, log_vars, weights, members if members is None else np.array(members)).mean  # noqa: B018
+        GaussianMixture(means, log_vars, weights, members if members is None else np.array(members)).mean  # noqa: B018 - raises
 
 
 def family(name, seed=0):
@@ -345,7 +345,7 @@ def test_nothing_leaves_the_bounds(bounds):
 
 def test_bounds_of_what_has_no_components():
     with pytest.raises(ValueError, match="a Gaussian or a GaussianMixture is needed, got a Laplace"):
-        Clipped(Affine(Laplace(np.zeros(2), np.zeros(2)), 0.0, 1.0), 0.0).mean  # noqa: B018
+        Clipped(Affine(Laplace(np.zeros(2), np.zeros(2)), 0.0, 1.0), 0.0).mean  # noqa: B018 - raises
 
 
 def rows(n=300, seed=0):

@@ -9,6 +9,7 @@ from jaxreg.data.frames import TableLike
 from jaxreg.distributions.base import Prediction
 from jaxreg.metrics.checked import check_prediction
 from jaxreg.metrics.groups import check_one_output, edges_of, fifths_of, group_rows
+from jaxreg.plain import quoted
 
 STD = "predicted std"
 MOST_NAMED = 5
@@ -84,14 +85,12 @@ class MondrianConformal(NamedTuple):
             return Conformal(prediction, OfRows(self, np.searchsorted(self.edges, std)))
         names, of_row = group_rows(prediction, groups)
         if unknown := [name for name in names if name not in self.names]:
-            few = ", ".join(map(repr, unknown[:MOST_NAMED]))
-            raise ValueError(f"no held-out row had the group {few}: {self}")
+            raise ValueError(f"no held-out row had the group {quoted(unknown, MOST_NAMED)}: {self}")
         own = np.array([self.names.index(name) for name in names], int)
         return Conformal(prediction, OfRows(self, own[of_row]))
 
     def __repr__(self) -> str:
-        more = f" and {len(self.names) - MOST_NAMED} more" if len(self.names) > MOST_NAMED else ""
-        return f"MondrianConformal({', '.join(map(repr, self.names[:MOST_NAMED]))}{more})"
+        return f"MondrianConformal({quoted(self.names, MOST_NAMED)})"
 
 
 class OfRows(NamedTuple):

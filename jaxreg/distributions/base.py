@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     class Record(tuple[Any, ...]):
         """A NamedTuple, an index of which type checkers would take for that of a field."""
 
-        def __new__(cls, *fields: Any, **named: Any) -> Self: ...  # noqa: D102
+        def __new__(cls, *fields: Any, **named: Any) -> Self: ...  # noqa: D102 - for type checkers
         def _replace(self, **fields: Any) -> Self: ...
 
 else:

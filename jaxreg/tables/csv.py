@@ -1,4 +1,4 @@
-"""Tables in files, CSV and Parquet (polars); errors name the line, row or column."""
+"""CSV files, whole or some rows at a time (polars); errors name the line, row or column."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ import polars as pl
 from jaxreg.columns.values import GAPS
 from jaxreg.files import renamed
 from jaxreg.machine import memory
-from jaxreg.plain import counted
+from jaxreg.plain import counted, quoted
 from jaxreg.tables.form import AS_FOUND, Form
 from jaxreg.tables.lines import (
     BLOCK_BYTES,
@@ -105,16 +105,16 @@ def written_as(path: Path, names: Sequence[str], form: Form = AS_FOUND) -> dict[
 
 
 def decimal_of(paths: Sequence[Path], form: Form = AS_FOUND) -> str | None:
-    """The decimal mark that the first of some files with numbers says it has; None where none is found."""
+    """The decimal mark that the first text file with rows says it has; None where it says nothing."""
     for path in paths:
         if check_suffix(path) == ".parquet":
-            continue
-        names = list(filter(None, header(path)))
-        with warnings.catch_warnings(action="ignore"):  # said when the file is read
-            found = written_as(path, names, form).values()
-        marks = [each.decimal for each in found if not each.doubtful]
-        if marks:
-            return max(sorted(set(marks)), key=marks.count)
+            return None
+        names, first = list(filter(None, header(path))), next(_texts(path, form), None)
+        if first is not None:
+            with warnings.catch_warnings(action="ignore"):  # said when the file is read
+                found = _written_in(path, *first, names, form).values()
+            marks = [each.decimal for each in found if not each.doubtful]
+            return max(sorted(set(marks)), key=marks.count) if marks else None
     return None
 
 
@@ -146,17 +146,12 @@ def _written_in(
             if notation == Notation():  # but for gaps
                 continue
             named.setdefault(notation.told(), []).append(name)
-        told = "; ".join(f"{words}: {_named(own)}" for words, own in named.items())
+        told = "; ".join(f"{words}: {quoted(own)}" for words, own in named.items())
         both = any(each.doubtful or each.decimal == "," and each.thousands for each in written.values())
         choice = " (--decimal . or , says otherwise)" if both else ""
         if named:
             warnings.warn(f"how columns write numbers: {told}{choice}", stacklevel=4)
     return written
-
-
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(map(repr, names[:MOST_NAMED])) + more
 
 
 def blocks(

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -178,7 +177,7 @@ def from_files(
     if kind is _text_columns:
         form = form._replace(decimal=form.decimal or decimal_of(paths, form))
         folder = scratch_folder(scratch)
-        stored, text = _as_parquet(paths, names, keep, features if any_kind else (), folder, form)
+        stored, text = _as_parquet(paths, names, keep, features if any_kind else (), folder=folder, form=form)
     types = tuple("string" if name in text else _type_name(own) for name, own in kinds.items())
     row_groups = _find_row_groups(stored, paths)
     if not row_groups:
@@ -243,6 +242,7 @@ def _as_parquet(
     names: Sequence[str],
     keep: Sequence[str],
     any_kind: Sequence[str],
+    *,
     folder: Path,
     form: Form,
 ) -> tuple[list[Path], frozenset[str]]:
@@ -250,7 +250,7 @@ def _as_parquet(
     text: frozenset[str] = frozenset()
     while True:
         try:
-            return _rewritten(paths, names, keep, text, folder, form=form), text
+            return _rewritten(paths, names, keep, text, folder=folder, form=form), text
         except TextFound as found:  # mostly in the first rows: it is begun anew
             if not set(found.names) <= set(any_kind):
                 raise
@@ -262,8 +262,9 @@ def _rewritten(
     names: Sequence[str],
     keep: Sequence[str],
     text: Collection[str],
+    *,
     folder: Path,
-    **how: Any,
+    form: Form,
 ) -> list[Path]:
     """Text files rewritten as Parquet; each row group is what was read at once."""
     fields = [(name, pa.string() if name in text else pa.float64()) for name in names]
@@ -272,7 +273,7 @@ def _rewritten(
         written.append(Path(folder) / f"{i:06d}-{path.stem}.parquet")
         try:
             with pq.ParquetWriter(written[-1], schema, compression="zstd") as writer:
-                for block in blocks(path, names, keep, text, **how):
+                for block in blocks(path, names, keep, text, form=form):
                     writer.write_table(block.to_arrow().cast(schema), row_group_size=GROUP_ROWS)
         except OSError as error:
             raise OSError(

@@ -8,10 +8,9 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from jaxreg.plain import counted, did_you_mean
+from jaxreg.plain import counted, did_you_mean, quoted
 
 MAGIC = b"PK\x03\x04"
-MOST_NAMED = 5
 # Python's values as CSV files write them.
 WORDS = {None: "", True: "true", False: "false"}
 
@@ -39,17 +38,16 @@ def write_sheet(path: Path, copy: Path, sheet: str | None) -> None:
         raise ValueError(f"{path} can't be read as a workbook: {str(error).splitlines()[0]}") from None
     names = [each.title for each in results.worksheets]  # without charts
     if sheet is not None and sheet not in names:
-        raise ValueError(
-            f"{path} has no sheet {sheet!r}: it has {_quoted(names)}{did_you_mean(sheet, names)}"
-        )
+        raise ValueError(f"{path} has no sheet {sheet!r}: it has {quoted(names)}{did_you_mean(sheet, names)}")
     if sheet is None and len(names) > 1:
         warnings.warn(
-            f"{path}: the sheet {names[0]!r} is read, not {_quoted(names[1:])} (--sheet)", stacklevel=2
+            f"{path}: the sheet {names[0]!r} is read, not {quoted(names[1:])} (--sheet)",
+            stacklevel=2,
         )
     values, written = results[sheet or names[0]], formulas[sheet or names[0]]
     faults = []
     if merged := sorted(map(str, values.merged_cells.ranges)):
-        faults.append(f"merged cells ({_quoted(merged)}), of which only the first has a value: split them")
+        faults.append(f"merged cells ({quoted(merged)}), of which only the first has a value: split them")
     empty = [
         cell.coordinate
         for row in written.iter_rows()
@@ -83,11 +81,6 @@ def _has_formulas(path: Path) -> bool:
     """Whether a sheet has any: a workbook is loaded once more to find them."""
     with zipfile.ZipFile(path) as parts:
         return any(b"<f" in parts.read(name) for name in parts.namelist() if "worksheets/" in name)
-
-
-def _quoted(names: list[str]) -> str:
-    more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(map(repr, names[:MOST_NAMED])) + more
 
 
 def _as_text(value: Any, with_time: bool) -> Any:
