@@ -1,60 +1,46 @@
 """A scikit-learn regressor: an ensemble with calibrated error bars, for tables of any kind."""
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import polars as pl
 from jaxtyping import Float
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.metrics import r2_score
-from sklearn.utils import Tags, check_array, check_random_state
-from sklearn.utils.validation import (
-    _check_sample_weight,
-    check_consistent_length,
-    check_is_fitted,
-    validate_data,
-)
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from jaxreg import hosts
 from jaxreg.calibration.scaling import NoiseScaling
-from jaxreg.checks import check_same_shape, check_varies
-from jaxreg.columns import as_table
-from jaxreg.data.frames import (
-    TableLike,
-    as_array,
-    as_floats,
-    check_numbers,
-    column_dtypes,
-    column_names,
-)
+from jaxreg.checks import check_same_shape
+from jaxreg.data.frames import TableLike, as_floats, check_numbers
 from jaxreg.data.rows import Source
-from jaxreg.data.scaler import Scaler, without_unit
+from jaxreg.data.scaler import Scaler
 from jaxreg.distributions.clipped import Clipped
 from jaxreg.distributions.transformed import Affine
+from jaxreg.going_on import check_goes_on, settings_of_model
 from jaxreg.metrics.scorers import neg_crps as neg_crps
 from jaxreg.metrics.scorers import neg_nll as neg_nll
 from jaxreg.model import model_file
 from jaxreg.model.fitted import Fitted
 from jaxreg.networks.models import MixtureRegressor, with_components
 from jaxreg.networks.prediction import predict_ensemble
-from jaxreg.plain import counted
 from jaxreg.progress import shown
 from jaxreg.recipe import (
     PRIOR_ROWS,
     Choice,
     Recipe,
     TimeLimit,
+    choices_of,
     choose,
     final_scores,
     make_recipe,
 )
 from jaxreg.settings import EnsembleSettings, check_settings, documented
+from jaxreg.table_rows import TableRows, check_known, numbers_fit, seen, unmasked
 from jaxreg.training import TrainState
 from jaxreg.training.feeds import size_class
 from jaxreg.training.fitting import without_failed
@@ -63,16 +49,9 @@ from jaxreg.training.inputs import more_rows
 from jaxreg.training_data import FEWEST_ROWS, OF_COLUMNS, TrainingData, of_files, of_table
 
 # Settings that a file says nothing of, or not always.
-UNTOLD = "hooks", "verbose", *OF_COLUMNS
-
-
-@contextmanager
-def _numbers_fit() -> Iterator[None]:
-    """Python's whole numbers know no bounds, and scikit-learn lets the error of those too large through."""
-    try:
-        yield
-    except OverflowError as error:
-        raise ValueError(f"a value is too large for float64 ({error}): scale it first") from None
+UNTOLD = "hooks", "verbose", "warm_start", *OF_COLUMNS
+# Networks begin anew once there are so many times the rows that they began with.
+ANEW = 2
 
 
 @documented
@@ -97,8 +76,9 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         calibration_: the `NoiseScaling`; None without held-out rows.
         columns_: the `Columns`, how each is taken, which `print(model.columns_)` shows; None of files that
             were standardised before.
-        frequency_scale_: of each member, `(members,)`.
-        components_: of the mixture that each member predicts, `(members,)`.
+        frequency_scale_: of each member that was kept, `(members,)`.
+        components_: of the mixture that each of them predicts, `(members,)`.
+        rows_: what `partial_fit`, or `fit` with warm_start, learned from; None else, and of a file.
         bounds_: of the target, in its units; None for none.
         fitted_: the `Fitted` that predicts.
         n_iter_: epochs that the longest member trained for.
@@ -144,48 +124,111 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
                 columns taken otherwise than they may seem, and counts rows without a target.
             RuntimeWarning: names members whose loss stopped being finite; they are left out.
         """
-        check_settings(self)
-        check_hooks(self.hooks)
-        limit, hooks = TimeLimit(self.time_limit), [*self.hooks, *([shown()] if self.verbose else ())]
-        seed = check_random_state(self.random_state).randint(2**31 - 1)
-        key = jax.random.key(seed)
-        if isinstance(X, Source):
-            training_data = self._from_source(key, X, y, sample_weight)
-        else:
-            training_data = self._from_table(key, X, y, sample_weight)
-        recipe = make_recipe(self, training_data)
-        choices = choose(key, self, training_data, hooks)
-        if training_data.mesh is not None:  # processors of different kinds might choose otherwise
-            chosen = hosts.gather({"choices": np.array(choices)})[0]["choices"]
-            choices = [Choice(float(scale), int(components)) for scale, components in chosen]
-        self.frequency_scale_, self.components_ = map(np.array, zip(*choices, strict=True))
-        states, self.history_ = recipe.fit(key, training_data, choices, [*hooks, *limit.hooks])
-        limit.warn_if_stopped(self.history_)
-        if isinstance(recipe.model, MixtureRegressor):
-            model, params = with_components(recipe.model, states.params, int(self.components_.max()))
-            recipe, states = recipe._replace(model=model), states._replace(params=params)
-        return self._keep(states, recipe, training_data, int(seed))
+        start = self.fitted_ if self.warm_start and hasattr(self, "fitted_") else None
+        return self._trained((X, y, sample_weight), start, keep=bool(self.warm_start))
+
+    def partial_fit(
+        self, X: TableLike | Source, y: TableLike | None = None, sample_weight: TableLike | None = None
+    ):
+        """Go on from what was learned, with more rows; the first call is `fit`.
+
+        Networks that see new rows alone forget the old ones, so the estimator keeps the rows that it is
+        given in `rows_` and trains on all of them, at 0.3 times the learning rate. Columns grow by levels and
+        gaps that are new, their scales stay, and each member holds out the rows that it did. Networks that
+        began with few rows stay behind: once there are twice as many, all begins anew.
+
+        Args:
+            X: features, as `fit` takes them, of the same columns; few rows will do.
+            y: their targets.
+            sample_weight: their weights.
+
+        Raises:
+            ValueError: as `fit` does, and names other columns than those of the first rows.
+
+        Warns:
+            UserWarning: as `fit` does, and names the columns that grew. Where the rows before weren't kept,
+                as of a plain `fit` or of a file: it goes on with the new rows alone.
+
+        >>> import numpy as np
+        >>> from jaxreg import DeepEnsembleRegressor
+        >>> x = np.linspace(-1, 1, 200)[:, None]
+        >>> settings = {"members": 2, "hidden": (16,), "epochs": 20, "frequency_scale": 0, "noise": 1}
+        >>> model = DeepEnsembleRegressor(**settings, random_state=0)
+        >>> for part in (slice(0, None, 2), slice(1, None, 2)):
+        ...     model = model.partial_fit(x[part], x[part, 0] ** 2)
+        >>> len(model.rows_.y)
+        200
+        """
+        start, rows = getattr(self, "fitted_", None), getattr(self, "rows_", None)
+        if start is not None and rows is None:
+            warnings.warn(
+                f"the {start.settings['rows']:,} rows that the model was trained on weren't kept: it goes on "
+                "with the new ones alone, and forgets some of what it learned",
+                stacklevel=2,
+            )
+        return self._trained((X, y, sample_weight), start, before=rows, keep=True)
 
     def fit_files(self, files: Source, own_files: bool = False):
         """The same as `fit(files)`; in a run of many processes `own_files` sets the files' `own_share`."""
         many = own_files and jax.process_count() > 1
         return self.fit(replace(files, own_share=True) if many else files)
 
-    def _from_table(
-        self, key: jax.Array, X: TableLike, y: TableLike | None, sample_weight: TableLike | None
-    ) -> TrainingData:
-        """What members learn from, of a table in memory."""
-        names, types = (column_names(X), _target_names(y)), (column_dtypes(X), column_dtypes(y))
-        rows = self._check_rows(X, y, sample_weight)
-        training_data = of_table(key, self, rows, names=names, types=types)
-        self.columns_ = training_data.scalers[0]
-        return training_data
+    def _trained(
+        self,
+        given: tuple[TableLike | Source, TableLike | None, TableLike | None],
+        start: Fitted | None,
+        *,
+        before: TableRows | None = None,
+        keep: bool,
+    ):
+        """Train on features, targets and weights, after rows that were given before, and keep the rows."""
+        check_settings(self)
+        check_hooks(self.hooks)
+        if start is not None:
+            check_goes_on(self, start)
+        limit, hooks = TimeLimit(self.time_limit), [*self.hooks, *([shown()] if self.verbose else ())]
+        if start is None:
+            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        else:
+            seed = start.settings["seed"]
+        key, rows = jax.random.key(seed), None
+        if isinstance(given[0], Source):
+            training_data = self._from_source(key, *given, start)
+        else:
+            least = FEWEST_ROWS if before is None else 1
+            rows = TableRows.checked(self, given, reset=start is None, least=least)
+            rows = rows if before is None else before.joined(rows)
+            if (
+                before is not None
+                and start is not None
+                and len(rows.y) >= ANEW * start.settings["began_with"]
+            ):
+                start = None
+            training_data = of_table(key, self, rows.known(), names=rows.names, types=rows.types, start=start)
+            self.columns_ = training_data.scalers[0]
+        recipe = make_recipe(self, training_data)
+        choices = choose(key, self, training_data, hooks)
+        if training_data.mesh is not None:  # processors of different kinds might choose otherwise
+            chosen = hosts.gather({"choices": np.array(choices)})[0]["choices"]
+            choices = [Choice(float(scale), int(components)) for scale, components in chosen]
+        states, self.history_ = recipe.fit(key, training_data, choices, [*hooks, *limit.hooks])
+        limit.warn_if_stopped(self.history_)
+        kept = np.flatnonzero(self.history_.failed_epoch < 0)
+        self.frequency_scale_, self.components_ = np.transpose([choices[i] for i in kept])
+        self.components_ = self.components_.astype(int)
+        if isinstance(recipe.model, MixtureRegressor):
+            model, params = with_components(recipe.model, states.params, int(self.components_.max()))
+            recipe, states = recipe._replace(model=model), states._replace(params=params)
+        self.rows_ = rows if keep else None
+        return self._keep(states, recipe, training_data, seed)
 
-    def _from_source(self, key: jax.Array, files: Any, y: Any, sample_weight: Any) -> TrainingData:
+    def _from_source(
+        self, key: jax.Array, files: Any, y: Any, sample_weight: Any, start: Fitted | None
+    ) -> TrainingData:
         """What members learn from, of rows that are read as they are needed."""
         if y is not None or sample_weight is not None:
             raise ValueError("rows in files have their target with them, and no weights: pass them alone")
-        training_data = of_files(key, self, files)
+        training_data = of_files(key, self, files, start)
         taken = training_data.scalers[0]
         self.columns_ = None if isinstance(taken, Scaler) else taken
         self.feature_names_in_ = np.array(files.features, object)
@@ -202,18 +245,20 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
             x, y, *weight = training_data.held_out.get("validation", training_data.data)
             n, size = len(x), size_class(len(x))
             x, y, weight = (more_rows(part, size) for part in (x, y, weight[0] if weight else np.ones(n)))
-            unseen = np.zeros((self.members, size + 1), bool)
+            unseen = np.zeros((len(kept), size + 1), bool)
             # No row, -1, is one more than there are.
             np.put_along_axis(unseen, training_data.held_out["validation_rows"], True, axis=1)
             seen = predict_ensemble(recipe.model, self.members_, x)
             self.calibration_ = NoiseScaling.fit_held_out(
                 seen, y, unseen[kept, :-1], sample_weight=weight, prior_rows=PRIOR_ROWS
             )
-        asked = self._described()
+        asked, start = self._described(), training_data.start
+        began_with = training_data.rows if start is None else start.settings["began_with"]
         self.bounds_ = training_data.bounds
         settings = asked | {
             "hidden": list(recipe.model.hidden),
             "rows": training_data.rows,
+            "began_with": began_with,
             "epochs": recipe.epochs,
             "batch_size": recipe.batch_size,
             "seed": seed,
@@ -223,6 +268,9 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
             if self.bounds_ is None
             else [end if np.isfinite(end) else None for end in self.bounds_],
             "trained_epochs": self.n_iter_,
+            "held_out": None
+            if training_data.folds is None
+            else training_data.folds.of_members(np.flatnonzero(kept))._asdict(),
             "automatic": [name for name, value in asked.items() if value == "auto"],
         }
         feature_names, target_names, feature_dtypes, target_dtypes = training_data.columns
@@ -263,26 +311,17 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
             ValueError: as `model_file.load` does, and if the file isn't of an ensemble of this kind.
         """
         fitted = model_file.load(path)
-        settings, names = fitted.settings or {}, [field.name for field in fields(EnsembleSettings)]
-        known = {name: settings[name] for name in names if name in settings}
+        known, settings = settings_of_model(fitted), fitted.settings or {}
         if fitted.members is None or not {"members", "rows", "seed"} <= set(settings):
             raise ValueError(f"{path} holds no {cls.__name__}: model_file.load reads it")
-        for name, value in known.items():
-            known[name] = tuple(value) if isinstance(value, list) else value
-        known |= dict.fromkeys(settings.get("automatic", ()), "auto")
-        seed = settings["seed"]
-        model = cls(
-            **known
-            | {"random_state": seed if type(known.get("random_state")) is str else known.get("random_state")}
-        )
+        if type(known.get("random_state")) is str:
+            known["random_state"] = settings["seed"]
+        model = cls(**known)
         check_settings(model)
         columns = None if isinstance(fitted.x_scaler, Scaler) else fitted.x_scaler
         model.fitted_, model.members_, model.columns_ = fitted, fitted.params, columns
         model.calibration_, model.history_ = fitted.calibration, None
-        model.frequency_scale_, model.components_ = (
-            np.broadcast_to(settings.get(name, default), settings["members"])
-            for name, default in (("frequency_scale", np.nan), ("noise", 1))
-        )
+        model.frequency_scale_, model.components_ = map(np.array, zip(*choices_of(fitted), strict=True))
         model.n_iter_, model.bounds_ = settings.get("trained_epochs"), fitted.bounds
         model.n_features_in_ = len(fitted.x_scaler.loc if columns is None else columns.kinds)
         names = (
@@ -299,11 +338,11 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         dist = self.predict_dist(X)
         return (dist.mean, dist.std) if return_std else dist.mean
 
-    @_numbers_fit()
+    @numbers_fit()
     def predict_dist(self, X: TableLike) -> Affine | Clipped:
         """Predict each row's distribution: a `GaussianMixture` in the target's units, within its bounds."""
         check_is_fitted(self)
-        return self.fitted_.predict(self._seen(X, reset=False))
+        return self.fitted_.predict(seen(self, X, reset=False))
 
     def predict_interval(self, X: TableLike, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """Predict the central interval of each row, `(lower, upper)`."""
@@ -315,76 +354,19 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
 
     def score(self, X: TableLike, y: TableLike, sample_weight: TableLike | None = None) -> float:
         """R squared of the mean: of several targets the mean of theirs, each over the rows that have it."""
-        mean, y = self.predict(X), _unmasked(y)
+        mean, y = self.predict(X), unmasked(y)
         check_numbers(y, "y", gaps=np.asarray(y).ndim == 2)
         y = as_floats(y)
         check_same_shape(y=y, mean=mean)
         weight = _check_sample_weight(sample_weight, mean, dtype=np.float64, ensure_non_negative=True)
         known = ~np.isnan(y).reshape(len(y), -1)
-        _check_known(known)
+        check_known(known)
         columns = zip(known.T, y.reshape(known.shape).T, mean.reshape(known.shape).T, strict=True)
         return float(np.mean([r2_score(a[own], b[own], sample_weight=weight[own]) for own, a, b in columns]))
 
     def score_nll(self, X: TableLike, y: TableLike, sample_weight: TableLike | None = None) -> float:
         """Mean negative log-likelihood in nats, lower is better; it depends on the target's unit."""
         return -neg_nll(self, X, y, sample_weight)
-
-    def _seen(self, X: TableLike, *, reset: bool) -> TableLike:
-        """Features that scikit-learn has seen: numbers as float64, else as they are."""
-        X = _unmasked(X)
-        if not _is_array_of_numbers(X):
-            validate_data(self, X, reset=reset, skip_check_array=True)
-            return X
-        least = FEWEST_ROWS if reset else 1
-        # What isn't finite is named by column where it can't be taken.
-        settings = {"dtype": np.float64, "ensure_all_finite": False, "ensure_min_samples": least}
-        return validate_data(self, X, reset=reset, **settings)
-
-    @_numbers_fit()
-    def _check_rows(
-        self, X: TableLike, y: TableLike, sample_weight: TableLike | None
-    ) -> tuple[pl.DataFrame, np.ndarray, np.ndarray | None]:
-        """Features as a table, targets and weights as float64; weights are 0 where a target is missing."""
-        if y is None:
-            raise ValueError(
-                f"This {type(self).__name__} estimator requires y to be passed, but the target y is None."
-            )
-        table, y = as_table(self._seen(X, reset=True)), _unmasked(y)
-        check_numbers(y, "y", gaps=True)
-        y = y if column_names(y) is None else as_floats(y)
-        y = check_array(
-            y,
-            ensure_2d=False,
-            allow_nd=True,
-            dtype=np.float64,
-            ensure_all_finite="allow-nan",
-            input_name="y",
-        )
-        if y.ndim not in (1, 2):
-            raise ValueError(f"y must have shape (rows,) or (rows, outputs), got {y.shape}")
-        check_consistent_length(table, y)
-        kept, weight = np.ones(len(y), bool), None
-        if sample_weight is not None:
-            weight = _check_sample_weight(sample_weight, y, dtype=np.float64, ensure_non_negative=True)
-            kept = weight > 0
-            _check_enough(kept, "a positive sample_weight")
-            weight = without_unit(np.where(kept, weight, 0.0))
-        if (missing := np.isnan(y)).any():
-            _check_known(~missing)
-            known = ~missing.reshape(len(y), -1).all(axis=1)
-            if y.ndim == 2:
-                weight = ~missing * (1.0 if weight is None else weight[:, None])
-            kept &= known
-            _check_enough(kept, "a target")
-            if not known.all():
-                count = int((~known).sum())
-                warnings.warn(f"{count:,} of {len(y):,} rows have no target: left out", stacklevel=5)
-        _check_enough(kept, "all that is needed")
-        table, y, weight = table.filter(kept), y[kept], None if weight is None else weight[kept]
-        for i, column in enumerate(y.reshape(len(y), -1).T):
-            which = "y" if y.ndim == 1 else f"y, column {i},"
-            check_varies(which, float(np.nanmin(column)), float(np.nanmax(column)))
-        return table, y, weight
 
     def _described(self) -> dict:
         """The settings as a model file can hold them."""
@@ -409,40 +391,3 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
 def _one_or_all(values: np.ndarray) -> Any:
     """The number that all members have, or a list of theirs."""
     return values[0].item() if (values == values[0]).all() else values.tolist()
-
-
-def _check_known(known: np.ndarray) -> None:
-    """Raise, and name the target, if one is missing in all rows."""
-    empty = np.flatnonzero(~known.any(axis=0))
-    if empty.size:
-        which = "y" if known.ndim == 1 else f"y, column {empty[0]},"
-        raise ValueError(f"{which} is missing in all rows: leave it out")
-
-
-def _check_enough(kept: np.ndarray, what: str) -> None:
-    """Raise if too few rows have what is needed."""
-    if (count := int(kept.sum())) < FEWEST_ROWS:
-        few = counted(count, "row")
-        why = f"{few} have {what}, {FEWEST_ROWS} are needed"
-        raise ValueError(f"{few} are too few, {FEWEST_ROWS} are needed" if kept.all() else why)
-
-
-def _is_array_of_numbers(values: Any) -> bool:
-    """Whether scikit-learn is to check it: an array, sparse ones among them, or nested lists of numbers."""
-    if column_names(values) is not None:
-        return False
-    dtype = values.dtype if hasattr(values, "dtype") else as_array(values).dtype
-    return np.dtype(dtype).kind in "biufc"
-
-
-def _unmasked(values: Any) -> Any:
-    """Masked values as missing ones."""
-    return values.astype(np.float64).filled(np.nan) if isinstance(values, np.ma.MaskedArray) else values
-
-
-def _target_names(y: TableLike) -> tuple[str, ...] | None:
-    names = column_names(y)
-    if names is not None:
-        return tuple(names)
-    name = getattr(y, "name", None)
-    return None if name is None else (str(name),)

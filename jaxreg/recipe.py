@@ -14,8 +14,9 @@ import numpy as np
 
 from jaxreg.calibration.scaling import NoiseScaling
 from jaxreg.checks import over_outputs
-from jaxreg.columns import Columns
+from jaxreg.columns import Columns, carried
 from jaxreg.data.rows import Source
+from jaxreg.model.fitted import Fitted
 from jaxreg.networks.embeddings import PeriodicEmbedding
 from jaxreg.networks.models import ACTIVATIONS, SMALLEST_STD, MeanVarRegressor, MixtureRegressor
 from jaxreg.networks.prediction import predict_ensemble
@@ -39,6 +40,9 @@ AUTO_BATCHES = 256
 STREAM_STEPS = 200_000
 STREAM_EPOCHS = (1, 60)
 DECAY_ROWS = 1000
+
+# Where training goes on from a model: a share of the learning rate that a new one has.
+GOING_ON_RATE = 0.3
 
 # Weight, in rows, of the prior that the networks' noise is right as it is.
 PRIOR_ROWS = 125.0
@@ -153,7 +157,7 @@ class Recipe(NamedTuple):
         choices: Sequence[Choice],
         hooks: Sequence[Hook],
     ) -> tuple[TrainState, History]:
-        """Train a member for each choice."""
+        """Train a member for each choice, from the parameters of a model where training goes on from one."""
         # One after another, so that one program serves any number of them.
         keys, example = jax.random.split(key, len(choices)), training_data.sample[0][:1]
         most = getattr(self.model, "components", 1)
@@ -163,6 +167,9 @@ class Recipe(NamedTuple):
                 for own, choice in zip(keys, choices, strict=True)
             ]
             states = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.block_until_ready(states))
+            if (start := training_data.start) is not None:
+                params = carried(start.params, start.x_scaler, training_data.scalers[0])
+                states = states._replace(params=params)
         return fit_ensemble(
             key,
             self.trainer,
@@ -180,20 +187,23 @@ class Recipe(NamedTuple):
 
 def make_recipe(settings: Any, training_data: TrainingData, share: float = 1.0) -> Recipe:
     """How an estimator of some settings trains its members, for a share of the epochs."""
-    x, y, *weight = training_data.sample
+    start, (x, y, *weight) = training_data.start, training_data.sample
     columns = training_data.scalers[0] if isinstance(training_data.scalers[0], Columns) else None
     numbers = x.shape[1] if columns is None else columns.numbers
     frequencies = min(settings.frequencies, max(MOST_FREQUENCIES // max(numbers, 1), 1))
     embedding = PeriodicEmbedding(frequencies) if frequencies else None
     components = max(candidates(settings)[1])
     kind = MeanVarRegressor if components == 1 else partial(MixtureRegressor, components=components)
-    model = kind(
-        hidden=settings.hidden,
-        outputs=None if y.ndim == 1 else y.shape[1],
-        activation=ACTIVATIONS[settings.activation],
-        embedding=embedding if columns is None else columns.embedding(embedding),
-        smallest_std=smallest_std(y, *weight),
-    )
+    if start is None:
+        model = kind(
+            hidden=settings.hidden,
+            outputs=None if y.ndim == 1 else y.shape[1],
+            activation=ACTIVATIONS[settings.activation],
+            embedding=embedding if columns is None else columns.embedding(embedding),
+            smallest_std=smallest_std(y, *weight),
+        )
+    else:
+        model = start.model.clone(embedding=columns.embedding(start.model.embedding.embedding))
     data, used, batch_size, epochs = (
         training_data.data,
         training_data.used,
@@ -207,7 +217,8 @@ def make_recipe(settings: Any, training_data: TrainingData, share: float = 1.0) 
         epochs = stream_epochs(steps) if streamed else auto_epochs(steps)
     epochs = math.ceil(share * epochs)
     decay = settings.weight_decay * math.sqrt(DECAY_ROWS / training_data.rows)
-    optimizer = adamw(settings.learning_rate, decay, steps=epochs * steps)
+    rate = settings.learning_rate * (1 if start is None else GOING_ON_RATE)
+    optimizer = adamw(rate, decay, steps=epochs * steps)
     trainer = make_trainer(model, optimizer, LOSSES[settings.loss], scaled_nll)
     return Recipe(model, trainer, batch_size, epochs, max(math.ceil(settings.patience * epochs), 1))
 
@@ -222,6 +233,8 @@ def candidates(settings: Any) -> tuple[tuple[float, ...], tuple[int, ...]]:
 
 def choose(key: jax.Array, settings: Any, training_data: TrainingData, hooks: Sequence[Hook]) -> list[Choice]:
     """For each member what is asked for of the frequencies' scale and the noise, or small ensembles find."""
+    if (start := training_data.start) is not None:
+        return choices_of(start)
     scales, components = candidates(settings)
     few = Choice(
         SCALE_OF_FEW if len(scales) > 1 else scales[0],
@@ -242,6 +255,16 @@ def choose(key: jax.Array, settings: Any, training_data: TrainingData, hooks: Se
     hooks = [hook.for_trial() for hook in hooks]
     hooks = [*limit.hooks, *(hook for hook in hooks if hook is not None)]
     return try_choices(key, settings, training_data.trial, hooks)
+
+
+def choices_of(start: Fitted) -> list[Choice]:
+    """What the members of a model took; 1 where it doesn't say."""
+    known, members = start.settings or {}, start.members
+    scales, components = (
+        np.broadcast_to(known.get(name, default), members)
+        for name, default in (("frequency_scale", 1.0), ("noise", 1))
+    )
+    return [Choice(float(scale), int(own)) for scale, own in zip(scales, components, strict=True)]
 
 
 def smallest_std(y: np.ndarray, weight: np.ndarray | None = None) -> float:

@@ -120,6 +120,12 @@ def number(
     return check
 
 
+def true_or_false(name: str, value: Any) -> None:
+    """A check for True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
 def finite_or(word: str) -> Check:
     """A check for a finite number that isn't negative, or a word."""
 
@@ -253,6 +259,11 @@ class EnsembleSettings:
         Sequence[str | int], columns, "columns to take as numbers; text among them that is none is a gap."
     ] = ()
     drop: Annotated[Sequence[str | int], columns, "columns to leave out."] = ()
+    warm_start: Annotated[
+        bool,
+        true_or_false,
+        "whether `fit` goes on from the networks that are there, whose columns and scales stay.",
+    ] = False
     verbose: Annotated[int, whole(0), "1 shows how far the training is: a bar on a terminal, else lines."] = 0
     random_state: Annotated[
         Any, anything, "seed of weights, folds and the order of rows: None, an integer or a RandomState."

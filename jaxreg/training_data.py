@@ -11,11 +11,14 @@ import polars as pl
 from jax.sharding import Mesh
 
 from jaxreg import hosts
-from jaxreg.columns import Columns
+from jaxreg.columns import Columns, of_scaled
 from jaxreg.data.border import default_dtype
 from jaxreg.data.far import warn_of_far
-from jaxreg.data.rows import Source, fold_rows, key_words
+from jaxreg.data.held_out import HeldOut
+from jaxreg.data.rows import Source, key_words
 from jaxreg.data.scaler import Scaler
+from jaxreg.going_on import check_all_members, held_out_before
+from jaxreg.model.fitted import Fitted
 from jaxreg.plain import counted, listed
 from jaxreg.training.inputs import HELD_OUT_ROWS, held_out_sample
 
@@ -41,6 +44,8 @@ class TrainingData(NamedTuple):
         scalers: what standardised features and target; `Columns` did the features of a table in memory.
         columns: names of features and targets, None where they have none, and the types of both.
         bounds: of the target, in its own units; None for none.
+        folds: which rows of a table members hold out, by their fingerprints; None for none.
+        start: the model that training goes on from; None for none.
         mesh: devices of all processes, over which members are distributed; None for those of this one.
     """
 
@@ -53,6 +58,8 @@ class TrainingData(NamedTuple):
     scalers: tuple[Columns | Scaler, Scaler]
     columns: tuple[tuple[str, ...] | None, ...]
     bounds: tuple[float, float] | None = None
+    folds: HeldOut | None = None
+    start: Fitted | None = None
     mesh: Mesh | None = None
 
     @property
@@ -68,23 +75,39 @@ def of_table(
     *,
     names: tuple[Sequence[str] | None, Sequence[str] | None],
     types: tuple[Sequence[str], Sequence[str]],
+    start: Fitted | None = None,
 ) -> TrainingData:
-    """A table, its checked targets and weights; `names` and `types` of the columns and the targets."""
+    """A table, its checked targets and weights; `names` and `types` of the columns and the targets.
+
+    With a model to go on from, its scales stay, and so do the rows that its members hold out.
+    """
     table, y, weight = rows
     called = [f"the target {name!r}" for name in names[1] or ()]
     if names[1] is None:
         called = ["the target"] if y.ndim == 1 else [f"target {i}" for i in range(y.shape[1])]
     warn_of_far(y.reshape(len(y), -1).T, called, stacklevel=4)
     of_row = None if weight is None else weight.reshape(len(y), -1).max(axis=1)
-    asked = {name: getattr(settings, name) for name in OF_COLUMNS}
-    columns = Columns.fit(table, of_row, **asked)._replace(named=names[0] is not None)
-    scaler, dtype = Scaler.fit(y, weight=weight), default_dtype(np.dtype(np.float64))
+    if start is None:
+        asked = {name: getattr(settings, name) for name in OF_COLUMNS}
+        columns = Columns.fit(table, of_row, **asked)._replace(named=names[0] is not None)
+        scaler = Scaler.fit(y, weight=weight)
+    else:
+        columns, scaler = start.x_scaler.grown(start.x_scaler.counted(table)), start.y_scaler
+    dtype = default_dtype(np.dtype(np.float64))
     # Missing targets, which weigh nothing, are 0.
-    arrays = columns.transform(table), np.nan_to_num(scaler.transform(y)), weight
+    inputs, scaled = columns.transform(table), scaler.transform(y)
+    arrays = inputs, np.nan_to_num(scaled), weight
     data = tuple(array.astype(dtype) for array in arrays if array is not None)
-    folds, held_out, used = folds_of(settings, len(y)), {}, len(y)
+    held_out, used = {}, len(y)
+    numbers = of_scaled(columns, table, inputs, scaled)
+    members = int(settings.members) if start is None else start.members
+    folds = None if start is None else held_out_before(start, numbers, FOLD_ROWS)
+    if folds is None and (parts := folds_of(settings, len(y))) is not None:
+        if start is not None:
+            warnings.warn("members hold out other rows than they did: these are none of them", stacklevel=5)
+        folds = HeldOut.drawn(key_words(key), numbers, members=members, folds=parts)
     if folds is not None:
-        own, held_out_rows = fold_rows(key, len(y), int(settings.members), folds)
+        own, held_out_rows = folds.rows(numbers)
         held_out, used = {"rows": own, "validation_rows": held_out_rows}, own.shape[1]
     type_of = dict(zip(table.columns, types[0], strict=True))
     about = (
@@ -94,10 +117,11 @@ def of_table(
         types[1],
     )
     bounds = bounds_of(settings.bounds, (float(np.nanmin(y)), float(np.nanmax(y))), called)
-    return TrainingData(data, data, len(y), used, used, held_out, (columns, scaler), about, bounds)
+    rest = held_out, (columns, scaler), about, bounds, folds, start
+    return TrainingData(data, data, len(y), used, used, *rest)
 
 
-def of_files(key: jax.Array, settings: Any, files: Any) -> TrainingData:
+def of_files(key: jax.Array, settings: Any, files: Any, start: Fitted | None = None) -> TrainingData:
     """Rows that are read as they are needed."""
     asked = {name: getattr(settings, name) for name in OF_COLUMNS}
     if not hasattr(files, "learned"):
@@ -120,7 +144,10 @@ def of_files(key: jax.Array, settings: Any, files: Any) -> TrainingData:
     if processes > 1:
         files = replace(files, process=(jax.process_index(), processes))
         mesh = hosts.make_mesh(settings.members)
-    if files.units is None:
+    if start is not None:
+        check_all_members(settings, start)
+        files = files.learned(units=(start.x_scaler, start.y_scaler))
+    elif files.units is None:
         files = files.learned(**asked)
     elif said := [name for name, given in asked.items() if len(given)]:
         raise ValueError(f"the files know already how columns are taken: leave out {listed(said)}")
@@ -140,7 +167,7 @@ def of_files(key: jax.Array, settings: Any, files: Any) -> TrainingData:
     about = taken, (files.target,), tuple(map(type_of.get, taken)), files.types[-1:]
     used = files.rows // processes if by_share else files.rows
     bounds = bounds_of(settings.bounds, files.target_ends, [f"the target {files.target!r}"])
-    rest = files.units, about, bounds, mesh
+    rest = files.units, about, bounds, None, start, mesh
     return TrainingData(files, sample, files.rows, used, sample_used, held_out, *rest)
 
 

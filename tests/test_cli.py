@@ -24,6 +24,8 @@ import jaxreg.cli.inputs
 import jaxreg.cli.predict
 from jaxreg import PeriodicEmbedding, Scaler, cli, metrics, recipe, report, sources
 from jaxreg.cli import console
+from jaxreg.cli.inputs import rows_in_memory
+from jaxreg.data import HeldOut
 from jaxreg.estimator import DeepEnsembleRegressor
 from jaxreg.model import archive, model_file
 from jaxreg.model.checkpoints import Checkpoint, StopOnSignal
@@ -281,7 +283,7 @@ def test_settings_are_those_of_the_estimator(run, houses, tmp_path):
     }  # fmt: skip
     assert expected.items() <= settings.items()
     code, out, _ = run("fit", "--help")
-    named = {"categories", "numbers", "verbose", "random_state", "hooks"}  # otherwise, or not at all
+    named = {"categories", "numbers", "verbose", "random_state", "hooks", "warm_start"}  # otherwise or not
     names = set(inspect.signature(DeepEnsembleRegressor).parameters) - named - {"hidden"}
     assert code == 0 and all("--" + name.replace("_", "-")[:20] in out for name in names)
 
@@ -1313,3 +1315,40 @@ def test_the_decimal_mark_is_kept_in_the_model(run, tmp_path):
         run("predict", tmp_path / "m", tmp_path / f"{name}.csv") for name in ("de", "new")
     )
     assert without[1].split() == with_target[1].split()[:5] and "points between thousands: 'x'" in without[2]
+
+
+@pytest.mark.parametrize("how", ["whole", pytest.param("stream", marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("default")
+def test_going_on_from_a_model(run, refused, tmp_path, how):
+    rows = table(300)
+    seen, more = rows[:200], rows.sample(fraction=1, shuffle=True, seed=1)
+    for name, part in {"old": seen, "all": more.with_columns(extra=1)}.items():
+        part.write_parquet(tmp_path / f"{name}.parquet")
+    old, new = tmp_path / "old.model", tmp_path / "new.model"
+    assert run(*train(tmp_path / "old.parquet", old, "--seed", 3, "--read", how))[0] == 0
+    arguments = "fit", tmp_path / "all.parquet", "--from", old, "--out", new, "--read", how
+    code, out, err = run(*arguments, "--epochs", 1)
+    assert code == 0, err
+    assert "left out, because the model doesn't have them: column 'extra'" in err
+    before, after = map(model_file.load, (old, new))
+    assert after.settings["epochs"] == 1 and after.settings["members"] == 2
+    assert after.y_scaler.loc == before.y_scaler.loc and after.feature_names == before.feature_names
+    if how == "whole":
+        known = {"held_out": HeldOut.of(before.settings["test_rows"]), "features": ["area", "rooms"]}
+        files = [tmp_path / "old.parquet"], [tmp_path / "all.parquet"]
+        whole, longer = (rows_in_memory(file, "price", [], 0.1, 3, **known) for file in files)
+        tested, still, trained = (
+            set(zip(*x.get_columns(), y, strict=True)) for x, y in (whole.test, longer.test, longer.train)
+        )
+        assert len(tested) == 20 and tested <= still and not still & trained
+        assert after.settings["test_rows"] == before.settings["test_rows"]
+        assert after.settings["rows"] == len(trained) == 300 - len(still)
+    more.drop("rooms").write_parquet(tmp_path / "less.parquet")
+    start = "fit", tmp_path / "all.parquet", "--out", tmp_path / "x.model"
+    refused((*start, "--from", old, "--members", 3), "members is 3, the model has 2")
+    refused((*start, "--from", old, "--seed", 0, "--drop", "area"), "--seed and --drop: leave that out")
+    refused((*start, "--from", old, "--target", "area"), "--target area: ", "predicts column 'price'")
+    refused((*start, "--from", tmp_path / "none.model"), "there is no model file")
+    refused(start, "--target is missing")
+    less = "fit", tmp_path / "less.parquet", "--from", old, "--out", tmp_path / "x.model"
+    refused(less, "has no column 'rooms', which the model has")

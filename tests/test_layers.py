@@ -16,12 +16,12 @@ ORDER = """
     distributions.base distributions.quantile distributions.family distributions.gaussian
     distributions.mixture distributions.any_mixture distributions.scale_families distributions.maps
     distributions.families distributions.transformed distributions.clipped distributions
-    data.frames data.far data.scaler data.border data.rows data.example data
+    data.frames data.far data.scaler data.border data.rows data.held_out data.example data
     networks.embeddings networks.models networks.prediction networks
     training.losses training.optimizers training.trainer training.hooks training.feeds training.run
     training.inputs training.members training.chunks training.fitting training
     columns.values columns.counts columns.numbers columns.categories columns.times columns.kinds
-    columns.columns columns
+    columns.columns columns.growth columns.fingerprints columns
     metrics.checked metrics.scores metrics.columns metrics.groups metrics.evaluation metrics.scorers metrics
     calibration.scaling calibration.recalibration calibration.conformal calibration.mondrian
     calibration
@@ -29,11 +29,11 @@ ORDER = """
     isotonic importance files model.archive model.header model.store cache
     plots.drawing plots.pictures plots.groups plots.importance plots.page plots
     report progress hosts
-    training_data recipe
+    going_on training_data table_rows recipe
     tables.form tables.lines tables.notation tables.csv tables.workbook tables.plain tables.read
     tables.writer tables.prefetch tables.row_groups tables.learn tables.stream tables.find tables
     model.checkpoints model.model_file model.export model.torch_weights estimator skpro_regressor
-    cli.console cli.ending cli.aborts cli.standard_input cli.outputs cli.inputs cli.json_output
+    cli.console cli.ending cli.aborts cli.standard_input cli.outputs cli.inputs cli.json_output cli.options
     cli.demo cli.fit cli.predict cli.evaluate cli.info cli.app cli
 """.split()
 # Where names are imported when they are asked for.

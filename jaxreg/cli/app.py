@@ -1,13 +1,10 @@
 """The `jaxreg` command: its names and options. What each command does is imported when it runs."""
 
-import functools
 import glob
-import inspect
 import math
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +13,9 @@ import typer
 import jaxreg
 from jaxreg.cli import ending
 from jaxreg.cli.console import as_utf8, say
-from jaxreg.settings import EnsembleSettings, check_settings, settings_of
+from jaxreg.cli.options import number as as_number
+from jaxreg.cli.options import said_with_start, with_form, with_settings
+from jaxreg.settings import EnsembleSettings, check_settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,9 +23,6 @@ app = typer.Typer(
     help="Regression networks that say how sure they are.",
 )
 
-# Settings of the estimator that aren't options of `jaxreg fit`, and types that typer reads itself.
-NO_OPTIONS = "hidden", "categories", "numbers", "drop", "verbose", "random_state", "hooks"
-TYPES = int, float, str, float | None
 HELP_WIDTH = 80  # narrower columns would cut names of options
 START_SECONDS = 40  # as `hosts.START_SECONDS`, which isn't loaded here
 
@@ -47,40 +43,6 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but warnings a
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON object on standard output, errors too (docs/command.md).")
 ]
-# How files are written, where a command can't find it: the fields of `tables.Form`.
-FORM = {
-    "no_header": (
-        Annotated[
-            bool,
-            typer.Option("--no-header", help="The file begins with a row: columns are called 0, 1, 2 ..."),
-        ],
-        False,
-    ),
-    "decimal": (
-        Annotated[
-            Literal[".", ","] | None, typer.Option(help="Decimal mark; found, where values leave no doubt.")
-        ],
-        None,
-    ),
-    "na": (
-        Annotated[
-            list[str] | None,
-            typer.Option(help="Text that stands for a missing value; may be given several times."),
-        ],
-        None,
-    ),
-    "encoding": (Annotated[str | None, typer.Option(help="Encoding of text, cp1252 for example.")], None),
-    "sheet": (Annotated[str | None, typer.Option(help="Sheet of a workbook; by default the first.")], None),
-    "unpacked": (
-        Annotated[
-            float | None,
-            typer.Option(
-                help="Most MB that a compressed file may have; by default 100, or 50 times its size."
-            ),
-        ],
-        None,
-    ),
-}
 Model = Annotated[Path, typer.Argument(help="Model file, from jaxreg fit.")]
 
 
@@ -153,60 +115,23 @@ def demo(
     demo.run(out_dir, seed, epochs, demo.Columns(data, x, y, x_test) if data is not None else None)
 
 
-def with_settings(command: Callable) -> Callable:
-    """A command whose `settings` become an option for each setting of the estimator."""
-    signature = inspect.signature(command)
-    options = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=getattr(EnsembleSettings, name),
-            annotation=Annotated[
-                setting.type if setting.type in TYPES else str, typer.Option(help=setting.description)
-            ],
-        )
-        for name, setting in settings_of(EnsembleSettings).items()
-        if name not in NO_OPTIONS
-    ]
-    kept = [parameter for name, parameter in signature.parameters.items() if name != "settings"]
-    command.__signature__ = signature.replace(parameters=[*kept, *options])
-    return command
-
-
-def with_form(command: Callable) -> Callable:
-    """A command whose `form` becomes an option for each thing that may be said of how files are written."""
-    signature = inspect.signature(command)
-
-    @functools.wraps(command)
-    def own(**given: Any) -> None:
-        asked = {name: given.pop(name) for name in FORM}
-        unpacked = asked["unpacked"]
-        if unpacked is not None and not 0 < unpacked < math.inf:
-            raise ValueError(f"--unpacked must be a positive number of MB, got {unpacked}")
-        form = {"named": not asked["no_header"], "gaps": tuple(asked["na"] or ())}
-        form |= {name: asked[name] for name in ("decimal", "encoding", "sheet")}
-        command(form=form | {"unpacked": unpacked and int(unpacked * 1e6)}, **given)
-
-    options = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        for name, (annotation, default) in FORM.items()
-    ]
-    kept = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for name, parameter in signature.parameters.items()
-        if name != "form"
-    ]
-    own.__signature__ = signature.replace(parameters=[*kept, *options])
-    return own
-
-
 @app.command("fit")
 @with_form
 @with_settings
 def fit_command(
+    context: Any,
     file: Annotated[Path, typer.Argument(help=f"{ROWS_HELP}; one row for each observation.")],
-    target: Annotated[list[str], typer.Option(help="Column to predict.", callback=as_utf8)],
     out_file: Annotated[Path, typer.Option("--out", help="Model file to write.")],
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Column to predict; not needed with --from.", callback=as_utf8),
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="Model to go on from with these rows, new ones and best the old ones with them."
+        ),
+    ] = None,
     drop: Annotated[
         list[str] | None,
         typer.Option(help="Columns to leave out: a, or a,b,c; may be given several times.", callback=as_utf8),
@@ -267,17 +192,23 @@ def fit_command(
             "--split-rows is gone, batches aren't split over processes any more: members are distributed "
             "over them, and with --own-files those of each process learn from its share of the files"
         )
+    start_with = said_with_start(context, settings) if start is not None else None
+    target = target or []
+    if start is None and not target:
+        raise ValueError("--target is missing: it names the column to predict")
     if len(target) > 1:
         raise ValueError(
             f"--target is given {len(target)} times, the command predicts one column: several targets are "
             "for Python, DeepEnsembleRegressor().fit(x, y) with y of shape (n, d)"
         )
-    numbers = {name: _number(value) for name, value in settings.items()}
+    numbers = {name: as_number(value) for name, value in settings.items()}
     check_settings(EnsembleSettings(**numbers))
+    if start_with is not None:
+        numbers = {name: numbers[name] for name in start_with}
     if own_files and not distributed:
         raise ValueError("--own-files parts the files of a run of several processes: give --distributed too")
     if not distributed:  # where all processes have to say so together
-        check_there(file)
+        check_there(file, model=start)
     if resume and checkpoint is None:
         raise ValueError("--resume goes on from a checkpoint: name its folder with --checkpoint")
     if not 0 <= test_fraction < 1:
@@ -295,7 +226,16 @@ def fit_command(
     said = {"--drop": drop, "--category": category, "--number": number}
     columns = {option: tuple(given or ()) for option, given in said.items()}
     asked = fit.Asked(
-        file, target[0], columns, Form(**form), read, test_fraction, seed, out_file, report_file
+        file,
+        target[0] if target else None,
+        columns,
+        Form(**form),
+        read,
+        test_fraction,
+        seed,
+        out_file,
+        report_file,
+        start,
     )
     fit.run(asked, kept, cluster, numbers, fit.Talk(quiet, as_json))
 
@@ -401,17 +341,3 @@ def export_command(
 def _use_cache(no_cache: bool) -> None:
     if not no_cache:
         jaxreg.use_cache()
-
-
-def _number(value: Any) -> Any:
-    """A number that was given as text, or no number, where a word might have been; or two with a comma."""
-    if value == "None":
-        return None
-    if isinstance(value, str) and value.count(",") == 1:
-        return tuple(_number(part.strip()) if part.strip() else None for part in value.split(","))
-    for kind in (int, float):
-        try:
-            return kind(value) if isinstance(value, str) else value
-        except ValueError:
-            continue
-    return value

@@ -1,6 +1,7 @@
 """`jaxreg fit`: an ensemble trained on the rows of files, scored on some of them, kept in a model file."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,15 +23,18 @@ from jaxreg.cli.inputs import (
     streamed_rows,
 )
 from jaxreg.cli.json_output import print_json, scores_of
-from jaxreg.cli.outputs import check_output, only_numbers, trivial
+from jaxreg.cli.outputs import check_output, only_numbers, trivial, written_as_before
 from jaxreg.cli.standard_input import as_file, called
+from jaxreg.data import HeldOut, Scaler
 from jaxreg.estimator import DeepEnsembleRegressor
+from jaxreg.going_on import check_goes_on
 from jaxreg.machine import unused_gpu
 from jaxreg.metrics import evaluate
 from jaxreg.model import model_file
 from jaxreg.model.checkpoints import Checkpoint, Interrupted, StopOnSignal
 from jaxreg.model.fitted import Fitted
-from jaxreg.plain import counted
+from jaxreg.model.header import read_header
+from jaxreg.plain import counted, did_you_mean, listed
 from jaxreg.progress import can_draw, shown
 from jaxreg.tables import Form, decimal_of, find, from_files, names_of, plain
 from jaxreg.training import Hook
@@ -43,11 +47,24 @@ SETTINGS = {"--category": "categories", "--number": "numbers"}
 EVERY, EVERY_STREAMED = 20, 0.1
 
 
+class Known(NamedTuple):
+    """What a model that training goes on from says of rows: its columns, and those kept to score it on."""
+
+    features: tuple[str, ...]
+    held_out: HeldOut | None
+
+
 class Asked(NamedTuple):
-    """What is trained on, and where the results go; `columns` is what each option says of them."""
+    """What is trained on, and where the results go.
+
+    Attributes:
+        columns: what each option says of them.
+        start: a model file to go on from, which knows the target.
+        known: what that says of the rows.
+    """
 
     file: Path
-    target: str
+    target: str | None
     columns: dict[str, tuple[str, ...]]
     form: Form
     how: str
@@ -55,6 +72,8 @@ class Asked(NamedTuple):
     seed: int
     out_file: Path
     report_file: Path | None
+    start: Path | None = None
+    known: Known | None = None
 
 
 class Kept(NamedTuple):
@@ -90,6 +109,10 @@ def run(asked: Asked, kept: Kept, cluster: Cluster | None, settings: dict[str, A
         aborts.take_over(None)
     first = jax.process_index() == 0 if cluster is not None else True  # the first process writes and talks
     out.quiet = talk.quiet or talk.as_json or not first
+    start = None if asked.start is None else DeepEnsembleRegressor.load(asked.start)
+    if start is not None:
+        check_goes_on(start.set_params(**settings), start.fitted_)
+        asked = as_trained(asked, start.fitted_)
     tried = "auto" in (settings.get("frequency_scale"), settings.get("noise"))
     stages = Stages(2 + tried, silent=talk.quiet or not first)
     rows, said = read_rows(asked, kept, cluster, settings, stages)
@@ -100,13 +123,17 @@ def run(asked: Asked, kept: Kept, cluster: Cluster | None, settings: dict[str, A
             f"{counted(rows.total, 'row')} and a --test-fraction of {asked.test_fraction} leave too few"
         )
     streamed = len(rows.train) == 1
-    ensemble = train(rows, asked.seed, settings, checkpoint_of(kept, settings, streamed), stages)
+    ensemble = start or DeepEnsembleRegressor(random_state=asked.seed)
+    ensemble.set_params(**settings, warm_start=start is not None)
+    train(rows, ensemble, checkpoint_of(kept, settings, streamed), stages)
     if not first:
         return
     types = dict(zip(ensemble.feature_names_in_, rows.dtypes, strict=False))
     fitted = ensemble.fitted_
     types = tuple(map(types.get, fitted.feature_names))
     written = {} if rows.decimal is None else {"decimal": rows.decimal}
+    written |= {"test_fraction": asked.test_fraction}
+    written |= {} if rows.held_out is None else {"test_rows": rows.held_out._asdict()}
     settings = (fitted.settings or {}) | written
     fitted = fitted._replace(feature_dtypes=types, target_dtypes=rows.dtypes[-1:], settings=settings)
     x, y = rows.test
@@ -131,6 +158,44 @@ def run(asked: Asked, kept: Kept, cluster: Cluster | None, settings: dict[str, A
         tell(asked, rows, ensemble, section)
 
 
+def as_trained(asked: Asked, fitted: Fitted) -> Asked:
+    """The same with what a model that training goes on from says itself."""
+    if fitted.target_names is None or fitted.feature_names is None or isinstance(fitted.x_scaler, Scaler):
+        raise ValueError(f"{asked.start} doesn't say how columns are taken: partial_fit in Python goes on")
+    if asked.target not in (None, *fitted.target_names):
+        known = listed(fitted.target_names)
+        raise ValueError(f"--target {asked.target}: {asked.start} predicts {known}; leave --target out")
+    if len(fitted.target_names) > 1:
+        raise ValueError(f"{asked.start} predicts several columns: partial_fit in Python goes on with it")
+    said, seed = fitted.settings or {}, (fitted.settings or {}).get("random_state")
+    kept = said.get("test_rows")
+    return asked._replace(
+        target=fitted.target_names[0],
+        form=written_as_before(asked.form, fitted),
+        test_fraction=said.get("test_fraction", 0.0),
+        seed=seed if isinstance(seed, int) else said["seed"],
+        known=Known(
+            tuple(kind.name for kind in fitted.x_scaler.kinds), None if kept is None else HeldOut.of(kept)
+        ),
+    )
+
+
+def not_in_model(features: Sequence[str], target: str, names: Sequence[str], path: Path) -> list[str]:
+    """Columns of a file that a model doesn't have, which is said.
+
+    Raises:
+        ValueError: names columns of the model that the file doesn't have.
+    """
+    if missing := [name for name in (*features, target) if name not in set(names)]:
+        raise ValueError(
+            f"{path} has no {listed(missing)}, which the model has: it has {listed(names)}"
+            f"{did_you_mean(missing[0], names)}"
+        )
+    if more := [name for name in names if name not in {*features, target}]:
+        note("note", f"left out, because the model doesn't have them: {listed(more)}", "yellow")
+    return more
+
+
 def read_rows(
     asked: Asked, kept: Kept, cluster: Cluster | None, settings: dict[str, Any], stages: "Stages"
 ) -> tuple[Rows, dict[str, list[str]]]:
@@ -149,22 +214,28 @@ def read_rows(
             if asked.target in given:
                 means = "leaves out the target" if what == "--drop" else "is the target, which is a number"
                 raise ValueError(f"{what} {asked.target} {means}: name another column")
-        drop = said.pop("--drop")
+        drop, known = said.pop("--drop"), asked.known
+        if known is not None:
+            drop = not_in_model(known.features, asked.target, names, paths[0])
     if asked.report_file is not None:
         report.check_suffix(asked.report_file)
     said = {SETTINGS[what]: given for what, given in said.items() if given}
     stages.reading(asked.file)
     if cluster is None and not is_streamed(paths, asked.how):
-        rows = rows_in_memory(paths, asked.target, drop, asked.test_fraction, asked.seed, form=form)
+        of_model = {} if known is None else known._asdict()
+        rows = rows_in_memory(
+            paths, asked.target, drop, asked.test_fraction, asked.seed, form=form, **of_model
+        )
         return rows._replace(decimal=form.decimal), said
     with hosts.checked_by_all():
         files = from_files(paths, target=asked.target, drop=drop, any_kind=True, form=form)
     if cluster is not None:
         given = {"seed": asked.seed, "test_fraction": asked.test_fraction, "resume": kept.resume}
         given |= {"own_files": cluster.own_files, "checkpoint": kept.folder is not None}
+        given |= {"from": None if asked.start is None else read_header(asked.start).sha256}
         check_same_job(files, given | {"checkpoint_every": kept.every, "settings": settings | said})
         files = replace(files, own_share=cluster.own_files)
-    rows = streamed_rows(files, said, asked.test_fraction, asked.seed)
+    rows = streamed_rows(files, said if known is None else None, asked.test_fraction, asked.seed)
     return rows._replace(decimal=form.decimal), {}
 
 
@@ -182,16 +253,15 @@ def checkpoint_of(kept: Kept, settings: dict[str, Any], streamed: bool) -> list[
 
 
 def train(
-    rows: Rows, seed: int, settings: dict[str, Any], checkpoints: list[Checkpoint], stages: "Stages"
-) -> DeepEnsembleRegressor:
-    """The trained ensemble; a signal ends its training in good order."""
+    rows: Rows, ensemble: DeepEnsembleRegressor, checkpoints: list[Checkpoint], stages: "Stages"
+) -> None:
+    """Train the ensemble; a signal ends that in good order."""
     if missed := unused_gpu(jax.default_backend()):
         note("note", missed, "yellow")
     with StopOnSignal() as stop:
         hooks: list[Hook] = [*stages.hooks(), *checkpoints, stop]
-        ensemble = DeepEnsembleRegressor(**settings, random_state=seed, hooks=hooks)
         try:
-            return ensemble.fit(*rows.train)
+            ensemble.set_params(hooks=hooks).fit(*rows.train)
         except Interrupted as error:
             ended = "nothing was kept, which --checkpoint FOLDER would have done"
             for hook in checkpoints:

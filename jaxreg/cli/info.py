@@ -13,6 +13,8 @@ from jaxreg.cli.json_output import print_json
 from jaxreg.model.header import read_header
 
 MOST_COLUMNS = 20
+# Settings by which rows are found again, which tell a reader nothing.
+OF_ROWS = "held_out", "test_rows"
 
 
 def run(model: Path, *, as_json: bool) -> None:
@@ -52,7 +54,9 @@ def run(model: Path, *, as_json: bool) -> None:
         table.add_row(Text(title, style="bold"), "")
         values = getattr(header, title) or {}
         for name, value in values.items():
-            if name != "seed" or not isinstance(values.get("random_state"), int):  # which gives the seed
+            if name not in OF_ROWS and (
+                name != "seed" or not isinstance(values.get("random_state"), int)
+            ):  # which gives the seed
                 table.add_row(visible(name), _in_words(value))
     show(table)
     if header.columns is not None:

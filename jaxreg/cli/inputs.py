@@ -14,7 +14,8 @@ import polars as pl
 from jaxreg import hosts
 from jaxreg.checks import check_varies
 from jaxreg.cli.console import err
-from jaxreg.columns import as_table, picked
+from jaxreg.columns import as_table, fingerprints, picked
+from jaxreg.data import HeldOut
 from jaxreg.data.border import check_features, check_trainable
 from jaxreg.machine import memory
 from jaxreg.model.checkpoints import LIBRARIES
@@ -51,6 +52,7 @@ class Rows(NamedTuple):
         total: rows in all.
         dtypes: of the columns, the target last.
         decimal: the decimal mark of text files, where one was found or said.
+        held_out: by which rows of a table are kept to score it on; None for those of files, and for none.
     """
 
     train: tuple[Any, ...]
@@ -58,6 +60,7 @@ class Rows(NamedTuple):
     total: int
     dtypes: tuple[str, ...]
     decimal: str | None = None
+    held_out: HeldOut | None = None
 
 
 def is_streamed(paths: list[Path], how: str) -> bool:
@@ -91,9 +94,14 @@ def rows_in_memory(
     seed: int,
     *,
     form: Form = AS_FOUND,
+    features: Sequence[str] | None = None,
+    held_out: HeldOut | None = None,
 ) -> Rows:
-    """All rows of some files, a share of them to score the model on."""
-    parts, features, dtypes = [], None, None
+    """All rows of some files, a share of them to score the model on.
+
+    A model to go on from says which columns are its features, and by what rows were held out.
+    """
+    parts, dtypes = [], None
     for path in paths:
         table = read(path, empty=len(paths) > 1, form=form)
         check_columns(table, [target, *drop, *(features or ())], path)
@@ -102,6 +110,7 @@ def rows_in_memory(
             features = [name for name in table.columns if name not in left_out]
             if not features:
                 raise ValueError(f"no column of {path} is left to predict {target!r} from")
+        if dtypes is None:
             dtypes = tuple(str(table[name].dtype) for name in [*features, target])
         if len(table):
             target_of_it = numeric(table, [target], path)
@@ -109,7 +118,7 @@ def rows_in_memory(
     if not parts:
         raise ValueError(no_rows(paths))
     table = joined(parts)
-    as_table(table[features])  # names what no columns can be
+    rows = as_table(table[features])  # names what no columns can be
     known = table.get_column(target).alias("").cast(pl.Float64).fill_nan(None).is_not_null()
     table = table.filter(known)
     x, y = table[features], check_features(table[[target]], "the target", dtype=np.float64)[:, 0]
@@ -122,16 +131,18 @@ def rows_in_memory(
     if count := len(known) - len(y):
         warnings.warn(f"{count:,} of {len(known):,} rows have no {target!r}: left out", stacklevel=2)
 
-    order = np.random.default_rng(seed).permutation(len(x))
-    test, train = np.split(order, [round(test_fraction * len(x))])
+    numbers, size = fingerprints([*rows.filter(known), y]), round(test_fraction * len(x))
+    if held_out is None and size >= FEWEST_TEST_ROWS:
+        held_out = HeldOut.drawn([seed, TEST_TAG], numbers, members=1, folds=1, size=size)
+    parts = ([range(len(x))], [[]]) if held_out is None else held_out.rows(numbers)
+    train, test = (np.array(part[0], int) for part in parts)
     if len(train) < FEWEST_TRAINING_ROWS:
         raise ValueError(
             f"a --test-fraction of {test_fraction} leaves {len(train)} of {counted(len(x), 'row')} to train "
             f"on, at least {FEWEST_TRAINING_ROWS} are needed"
         )
-    if len(test) < FEWEST_TEST_ROWS:
-        test, train = order[:0], order
-    return Rows((x[train], pl.Series(target, y[train])), (x[test], y[test]), len(x), dtypes)
+    train_rows, test_rows = (x[train], pl.Series(target, y[train])), (x[test], y[test])
+    return Rows(train_rows, test_rows, len(x), dtypes, held_out=held_out)
 
 
 def no_rows(paths: list[Path]) -> str:
@@ -139,10 +150,16 @@ def no_rows(paths: list[Path]) -> str:
     return f"{paths[0]} and {counted(len(paths) - 1, 'more file')} have no rows"
 
 
-def streamed_rows(files: Files, said: dict[str, Sequence[str]], test_fraction: float, seed: int) -> Rows:
-    """The rows of some files, all but a few of them where they are; `said` is what columns are."""
+def streamed_rows(
+    files: Files, said: dict[str, Sequence[str]] | None, test_fraction: float, seed: int
+) -> Rows:
+    """The rows of some files, all but a few of them where they are; `said` is what columns are.
+
+    None of a model that knows them, which learns of the files itself.
+    """
     files = replace(files, process=(jax.process_index(), jax.process_count()))
-    units = files.learned(**said).units  # first, because it finds what is wrong in all files
+    # First, because it finds what is wrong in all files.
+    units = None if said is None else files.learned(**said).units
     most = min(round(test_fraction * files.rows), MOST_TEST_ROWS)
     test = pl.DataFrame(schema=dict.fromkeys(files.features, pl.Float64)), np.zeros(0)
     if most >= FEWEST_TEST_ROWS:

@@ -33,7 +33,7 @@ class Category:
 
     Attributes:
         name: of the column.
-        levels: those of enough rows, the most frequent first.
+        levels: those of enough rows, the most frequent first, and then those that later rows brought.
         rare: whether training rows had others, which share one.
         gaps: whether training rows lacked one.
         size: of the learned vector, 0 for one input each.
@@ -57,7 +57,7 @@ class Category:
     @staticmethod
     def count(column: pl.Series) -> Counts:
         """How often each level is there."""
-        text = _text(column)
+        text = as_text(column)
         return Counts(len(text), text.null_count(), levels_of(text))
 
     @classmethod
@@ -79,7 +79,7 @@ class Category:
 
     def codes(self, column: pl.Series) -> Float[np.ndarray, " rows"]:
         """The levels' numbers; those of other levels and of gaps come after them."""
-        text = _text(column)
+        text = as_text(column)
         numbers = dict(zip(self.levels, range(len(self.levels)), strict=True))
         at = text.replace_strict(numbers, default=len(numbers), return_dtype=pl.Float64)
         return at.set(text.is_null(), len(numbers) + 1).to_numpy()
@@ -103,6 +103,36 @@ class Category:
         """The same from other rows' levels."""
         return Category.of(self.name, counts)
 
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What its flags say."""
+        levels = (f"is {level}" for level in self.levels)
+        return () if self.size else (*levels, *["rare"] * self.rare, *["missing"] * self.gaps)
+
+    def grown(self, counts: Counts) -> "Category":
+        """The same with the levels that other rows have often enough, after those that there are.
+
+        Where they become too many for an input each, what the inputs were becomes the learned vectors.
+        """
+        sorted_ = counts.levels.sort(["count", "level"], descending=[True, False])
+        more = {level: rows for level, rows in sorted_.iter_rows() if level not in set(self.levels)}
+        fresh = {level: rows for level, rows in more.items() if rows >= ROWS_OF_A_LEVEL}
+        others = sum(more.values()) - sum(fresh.values())
+        found = replace(
+            self,
+            levels=(*self.levels, *fresh),
+            rare=self.rare or others > 0 or counts.forgotten,
+            gaps=self.gaps or counts.missing > 0,
+            shares=(),
+        )
+        if not self.size and len(found.levels) <= MOST_INPUTS:
+            rows = {f"is {level}": rows for level, rows in fresh.items()}
+            rows |= {"rare": max(others, 1), "missing": counts.missing}
+            shares = {flag: max(own, 1) / max(counts.rows, 1) for flag, own in rows.items()}
+            shares |= dict(zip(self.flags, self.shares, strict=True))
+            return replace(found, shares=tuple(shares[flag] for flag in found.flags))
+        return replace(found, size=self.size or max(len(self.shares), 1))
+
     def faults(self) -> Iterator[str]:
         """Levels that stand twice, or vectors of another size than theirs."""
         if len(set(self.levels)) < len(self.levels):
@@ -122,7 +152,7 @@ class Category:
         return f"category, {counted(len(self.levels), 'level')}", taken + more
 
 
-def _text(column: pl.Series) -> pl.Series:
+def as_text(column: pl.Series) -> pl.Series:
     """Values as text, a whole number without its decimals."""
     if column.dtype == pl.Float64:
         known = column.drop_nulls().unique()
@@ -190,6 +220,18 @@ class Ordered:
     def recounted(self, counts: Counts) -> "Ordered":
         """The same from other rows' levels."""
         return replace(self, category=self.category.recounted(counts))
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Those of the category."""
+        return self.category.flags
+
+    def grown(self, counts: Counts) -> "Ordered":
+        """The same with more levels of the order, in which others have no place."""
+        known = counts.levels.filter(counts.levels["level"].is_in(self.order))
+        forgotten = counts.forgotten or len(known) < len(counts.levels)
+        own = counts._replace(levels=known, forgotten=forgotten)
+        return replace(self, category=self.category.grown(own))
 
     def faults(self) -> Iterator[str]:
         """Those of both, and levels that stand twice."""

@@ -9,8 +9,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
+from jaxreg.columns.categories import Category
 from jaxreg.columns.counts import Counts
-from jaxreg.columns.kinds import Kind, Nothing, kind_of
+from jaxreg.columns.kinds import Kind, Nothing, count, kind_of
 from jaxreg.columns.times import Time
 from jaxreg.columns.values import as_table, picked, time_formats
 from jaxreg.data.frames import MOST_FAULTS, TableLike, column_names
@@ -109,10 +110,42 @@ class Columns(NamedTuple):
         kinds = (kind.recounted(counts[kind.name]) for kind in learned.kinds)
         return learned._replace(kinds=tuple(kinds))
 
+    def counted(self, table: TableLike) -> dict[str, Counts]:
+        """What rows have of levels and gaps, by column, as `grown` takes it."""
+        rows, levels = self._known(table), set(self.with_levels)
+        return {name: count(_column(rows, name), name in levels) for name in self.names}
+
+    def grown(self, counts: Mapping[str, Counts]) -> "Columns":
+        """The same with the levels and gaps that more rows bring; all scales stay as they are.
+
+        Args:
+            counts: of the columns that are taken, from `counted`.
+
+        Warns:
+            UserWarning: names the columns that grew.
+        """
+        kinds = [kind if isinstance(kind, Nothing) else kind.grown(counts[kind.name]) for kind in self.kinds]
+        if grew := [
+            f"{new.name!r} ({new.told()[0]})"
+            for new, old in zip(kinds, self.kinds, strict=True)
+            if new != old
+        ]:
+            more = f" and {len(grew) - MOST_FAULTS:,} more" if len(grew) > MOST_FAULTS else ""
+            warnings.warn(
+                f"columns with levels or gaps that are new: {', '.join(grew[:MOST_FAULTS])}{more}",
+                stacklevel=2,
+            )
+        return self._replace(kinds=tuple(kinds))
+
     @property
     def names(self) -> tuple[str, ...]:
         """Of all columns that are taken."""
         return tuple(kind.name for kind in self.taken)
+
+    @property
+    def with_levels(self) -> tuple[str, ...]:
+        """Names of the columns that are categories."""
+        return tuple(kind.name for kind in self.kinds if isinstance(kind, Category))
 
     @property
     def taken(self) -> tuple[Any, ...]:

@@ -3,7 +3,8 @@
 Each kind has `fit`, which learns from the training rows; `codes`, other rows as one number each; `encoded`,
 what these numbers give the network, in NumPy or JAX; `guessed`, how many were taken otherwise than they are;
 `has_number`, whether a scaled number is among it; `vector`, how many levels have learned vectors and of which
-size, None without; `recounted`, the same where levels and gaps of more rows were counted; `told`, what the
+size, None without; `flags`, what its flags say; `recounted`, the same where levels and gaps of more rows were
+counted; `grown`, the same with what other rows bring, at its place after what there is; `told`, what the
 column is and as what it is taken, in words; and `faults`, what is wrong with one that a file holds.
 """
 
@@ -38,8 +39,13 @@ class Nothing:
 
     has_number: ClassVar[bool] = False
     vector: ClassVar[None] = None
+    flags: ClassVar[tuple[str, ...]] = ()
 
     def recounted(self, counts: Counts) -> "Nothing":
+        """The same."""
+        return self
+
+    def grown(self, counts: Counts) -> "Nothing":
         """The same."""
         return self
 

@@ -15,6 +15,8 @@ from jaxreg.columns.values import numbers_in, without_gaps
 # From here on scaled numbers grow as their logarithm, so that a mistake costs its own row and no other.
 FAR = 4.0
 LARGEST = 1e300
+# The share of gaps from which an input for them is scaled, where the first rows had none.
+MOST_GAPS = 0.5
 # The quartiles of a normal distribution lie so many standard deviations apart.
 QUARTILES_APART = 1.3489795003921634
 
@@ -107,6 +109,16 @@ class Number:
     def recounted(self, counts: Counts) -> "Number":
         """The same with other rows' gaps; of text those of the sample are kept, which may be more."""
         return self if self.text else replace(self, gaps=counts.missing / counts.rows)
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What its flags say."""
+        return ("missing",) * (self.gaps > 0)
+
+    def grown(self, counts: Counts) -> "Number":
+        """The same on the same scale, with an input for gaps where the rows are the first with some."""
+        share = counts.missing / max(counts.rows, 1)
+        return self if self.gaps or not share else replace(self, gaps=min(share, MOST_GAPS))
 
     def faults(self) -> Iterator[str]:
         """Figures that no numbers have."""

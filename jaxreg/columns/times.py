@@ -91,6 +91,17 @@ class Time:
         """The same with other rows' gaps."""
         return self if self.time_format else replace(self, days=self.days.recounted(counts))
 
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What its flags say, points on circles among them."""
+        varies = {"year": self.year, "week": self.week, "day": self.day}
+        circles = (f"{part} {axis}" for part in varies if varies[part] for axis in ("sine", "cosine"))
+        return *self.days.flags, *circles
+
+    def grown(self, counts: Counts) -> "Time":
+        """The same with an input for gaps where the rows are the first with some."""
+        return replace(self, days=self.days.grown(counts))
+
     def faults(self) -> Iterator[str]:
         """Those of the days, and a format that isn't known."""
         if self.time_format not in (None, *TIME_FORMATS):

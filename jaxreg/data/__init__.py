@@ -16,11 +16,12 @@ from jaxreg.data.frames import as_floats as as_floats
 from jaxreg.data.frames import check_numbers as check_numbers
 from jaxreg.data.frames import column_dtypes as column_dtypes
 from jaxreg.data.frames import column_names as column_names
+from jaxreg.data.held_out import HeldOut as HeldOut
+from jaxreg.data.held_out import fold_rows as fold_rows
 from jaxreg.data.rows import Block as Block
 from jaxreg.data.rows import Source as Source
 from jaxreg.data.rows import batch_order as batch_order
 from jaxreg.data.rows import bootstrap_rows as bootstrap_rows
-from jaxreg.data.rows import fold_rows as fold_rows
 from jaxreg.data.rows import key_words as key_words
 from jaxreg.data.rows import row_folds as row_folds
 from jaxreg.data.rows import row_fractions as row_fractions

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer, UInt64
 
 from jaxreg.checks import as_key
 
@@ -91,47 +91,6 @@ def _draw_rows(keys: Array, n: int) -> Array:
     return jax.vmap(lambda key: jax.random.randint(key, (n,), 0, n, jnp.int32))(keys)
 
 
-def fold_rows(
-    key: Array | int, n: int, members: int, folds: int
-) -> tuple[Int[np.ndarray, "members kept"], Int[np.ndarray, "members left"]]:
-    """Rows for each member of an ensemble that leave one of several folds out, and that fold.
-
-    The folds are of equal size and cover all rows but at most `folds - 1` of them, which every member is
-    given. Members beyond the number of folds leave out folds of another shuffling. Member i's rows do not
-    depend on how many members there are.
-
-    Args:
-        key: a JAX random key; that of `fit_ensemble` may serve.
-        n: number of rows.
-        members: number of members.
-        folds: number of parts, from 2 to n.
-
-    Returns:
-        `(rows, held_out)`, sorted integers `(members, n - n // folds)` and `(members, n // folds)`.
-
-    Raises:
-        ValueError: for fewer than 2 folds, or more than rows.
-
-    >>> import jax
-    >>> from jaxreg import data
-    >>> rows, held_out = data.fold_rows(jax.random.key(0), n=6, members=3, folds=3)
-    >>> sorted(held_out.ravel().tolist())
-    [0, 1, 2, 3, 4, 5]
-    """
-    if not 2 <= folds <= n:
-        raise ValueError(f"folds must be from 2 to the {n} rows, got {folds}")
-    seed, size = np.asarray(jax.random.key_data(as_key(key))).ravel(), n // folds
-    held_out = np.empty((members, size), np.int32)
-    for i in range(members):
-        turn, fold = divmod(i, folds)
-        if fold == 0:
-            order = np.random.default_rng([*seed, turn]).permutation(n)
-        held_out[i] = np.sort(order[fold * size : (fold + 1) * size])
-    kept = np.ones((members, n), bool)
-    np.put_along_axis(kept, held_out, False, axis=1)
-    return np.nonzero(kept)[1].reshape(members, n - size).astype(np.int32), held_out
-
-
 class Block(NamedTuple):
     """Several batches of a source.
 
@@ -170,10 +129,8 @@ class Source(Protocol):
         ...
 
 
-def row_fractions(seed: Sequence[int], numbers: Int[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+def row_fractions(seed: Sequence[int], numbers: Integer[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     """A random number in [0, 1) for each number of a row, from the seed and that number alone.
-
-    The mixing function of Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators".
 
     Args:
         seed: whole numbers.
@@ -187,10 +144,17 @@ def row_fractions(seed: Sequence[int], numbers: Int[np.ndarray, "..."]) -> Float
     """
     start, step = np.random.SeedSequence(seed).generate_state(2, np.uint64)
     z = start + np.ravel(numbers).astype(np.uint64) * (step | np.uint64(1))  # arrays wrap around in silence
+    return ((mixed(z) >> np.uint64(11)) * 2.0**-53).reshape(np.shape(numbers))
+
+
+def mixed(z: UInt64[np.ndarray, "..."]) -> UInt64[np.ndarray, "..."]:
+    """Words of which each bit depends on all bits of the given ones, no two on the same.
+
+    Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators".
+    """
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    fractions = ((z ^ (z >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
-    return fractions.reshape(np.shape(numbers))
+    return z ^ (z >> np.uint64(31))
 
 
 def row_folds(key: Array, numbers: Int[np.ndarray, "..."], folds: int) -> Int[np.ndarray, "..."]:

@@ -45,11 +45,12 @@ class Moments(NamedTuple):
 
 
 def learn(
-    files: Any, asked: dict[str, Sequence[str | int]]
+    files: Any, asked: dict[str, Sequence[str | int]], known: tuple[Columns, Scaler] | None = None
 ) -> tuple[tuple[Columns, Scaler], tuple[float, float]]:
     """`Files.learned`, which says what it does."""
     names, given = list(files.features), asked.get("categories", ())
     levels = {given} if isinstance(given, str) else set(map(str, given))
+    levels |= set() if known is None else set(known[0].with_levels)
     share, row_groups = SAMPLE_ROWS / files.rows, files.own_row_groups()
 
     def seen() -> dict[str, np.ndarray]:
@@ -108,6 +109,8 @@ def learn(
     looked_at = np.r_[sample.get_column(TARGET).to_numpy(), ends[np.isfinite(ends)]]
     warn_of_far([looked_at], [f"the target {files.target!r}"], rows="values looked at", stacklevel=4)
     by_name = dict(zip(names, counts, strict=True))
+    if known is not None:
+        return (known[0].grown(by_name), known[1]), (float(ends.min()), float(ends.max()))
     columns = Columns.of_sample(sample.drop(NUMBER, TARGET), by_name, **asked)
     return (columns, scaler), (float(ends.min()), float(ends.max()))
 

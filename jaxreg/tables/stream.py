@@ -92,7 +92,9 @@ class Files:
         """The same in units of standard deviations from the mean; all files are read once."""
         return replace(self, units=self.scalers())
 
-    def learned(self, **asked: Sequence[str | int]) -> "Files":
+    def learned(
+        self, *, units: tuple[Columns, Scaler] | None = None, **asked: Sequence[str | int]
+    ) -> "Files":
         """The same with features as `Columns` take them, and the target in standard deviations from its mean.
 
         All files are read once. Levels, gaps and the target's moments are those of all rows; the rest is
@@ -100,6 +102,7 @@ class Files:
         off by 0.0014 in probability (one standard deviation).
 
         Args:
+            units: what was learned of other rows: of these only levels and gaps are added.
             **asked: categories, numbers, drop, as `Columns.fit` has them.
 
         Raises:
@@ -108,7 +111,7 @@ class Files:
         Warns:
             UserWarning: as `Columns.fit` does, and counts rows without a target, which are left out.
         """
-        units, ends = learn(self, asked)
+        units, ends = learn(self, asked, units)
         return replace(self, units=units, target_ends=ends)
 
     def without(self, seed: Sequence[int], most: int) -> "Files":
