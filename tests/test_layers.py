@@ -32,9 +32,10 @@ ORDER = """
     going_on training_data table_rows recipe
     tables.form tables.lines tables.notation tables.csv tables.workbook tables.plain tables.read
     tables.writer tables.prefetch tables.row_groups tables.learn tables.stream tables.find tables
-    model.checkpoints model.model_file model.export model.torch_weights estimator skpro_regressor
+    model.checkpoints model.model_file model.export model.onnx_graph model.onnx_export
+    model.torch_weights estimator skpro_regressor
     cli.console cli.ending cli.aborts cli.standard_input cli.outputs cli.inputs cli.json_output cli.options
-    cli.demo cli.fit cli.predict cli.evaluate cli.info cli.app cli
+    cli.demo cli.fit cli.predict cli.evaluate cli.info cli.export cli.app cli
 """.split()
 # Where names are imported when they are asked for.
 LATE = "__init__", "cli.app"
@@ -49,6 +50,7 @@ OPTIONAL = [
     "msgspec",
     "jinja2",
     "openpyxl",
+    "onnx",
     "pandas",
     "skpro",
 ]

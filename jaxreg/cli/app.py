@@ -327,15 +327,20 @@ def info_command(model: Model, as_json: Json = False) -> None:
 
 @app.command("export")
 def export_command(
-    model: Model, out_file: Annotated[Path, typer.Option("--out", help="File to write.")]
+    model: Model,
+    out_file: Annotated[Path, typer.Option("--out", help="File to write.")],
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write an ONNX graph instead.")] = False,
+    levels: Annotated[
+        str | None, typer.Option(help="Of the quantiles in the ONNX graph: a,b,c; by default 0.025 to 0.975.")
+    ] = None,
 ) -> None:
     """Write a model as one function for CPU, CUDA and TPU that runs with JAX alone (examples/serve.py)."""
     check_there(model=model)
-    from jaxreg.cli.outputs import check_output
-    from jaxreg.model import export, model_file
+    if (levels is not None or out_file.suffix == ".onnx") and not onnx:
+        raise ValueError("--levels and a file called .onnx are for --onnx: give that too")
+    from jaxreg.cli import export
 
-    check_output(out_file, model)
-    export.save(out_file, model_file.load(model))
+    export.run(model, out_file, onnx=onnx, levels=levels)
 
 
 def _use_cache(no_cache: bool) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def save(path: str | Path, fitted: Fitted) -> None:
     """
     path = Path(path)
     check_writable(path)
-    header = {"inputs": _inputs(fitted), "targets": fitted.target_names}
+    header = {"inputs": described_inputs(fitted), "targets": fitted.target_names}
     with jax.enable_x64(True):
         rows = *jax_export.symbolic_shape("n"), len(header["inputs"])
         shapes = (jax.ShapeDtypeStruct(shape, np.float64) for shape in (rows, ()))
@@ -89,7 +89,7 @@ def _read(path: Path) -> tuple[bytes, bytes]:
     return header, function
 
 
-def _inputs(fitted: Fitted) -> list[dict[str, Any]]:
+def described_inputs(fitted: Fitted) -> list[dict[str, Any]]:
     """What the function's columns are."""
     if isinstance(fitted.x_scaler, Scaler):
         names = fitted.feature_names
@@ -110,28 +110,41 @@ def _function(fitted: Fitted) -> Function:
     """`Fitted.predict` and the interval, as one traceable function."""
 
     def function(x: Float[Array, "n features"], level: Float[Array, ""]) -> tuple[Array, Array, Array, Array]:
-        if isinstance(fitted.x_scaler, Scaler):
-            loc, scale = (np.asarray(a, np.float64)[None] for a in fitted.x_scaler)
-            scaled, known = jnp.clip((x - loc) / scale, -FARTHEST, FARTHEST), jnp.isfinite(x)
-        else:
-            scaled, known = fitted.x_scaler.encoded([*x.T], jnp), ~jnp.isinf(x)
-        scaled = scaled.astype(jax.tree.leaves(fitted.params)[0].dtype)
+        scaled, known = scaled_inputs(fitted, x)
         if fitted.members is None:
             dist = as_distribution(fitted.model.apply(fitted.params, scaled))
         else:
             dist = mixture_of(jax.lax.map(lambda own: fitted.model.apply(own, scaled), fitted.params))
-        dist = dist if fitted.calibration is None else fitted.calibration(dist)
-        lower, upper = dist.interval(level.astype(scaled.dtype))
-        loc, scale = (jnp.asarray(a, jnp.float64) for a in fitted.y_scaler)
-        moments, bounds = dist, (-jnp.inf, jnp.inf)
-        if fitted.bounds is not None:
-            bounds = fitted.bounds
-            moments = clipped_moments(dist, *((bound - loc) / scale for bound in bounds))
-        loc, scale = (jnp.broadcast_to(a, dist.mean.shape) for a in (loc, scale))
-        mean, lower, upper = (loc + scale * part for part in (moments.mean, lower, upper))
-        mean, lower, upper = (jnp.clip(part, *bounds) for part in (mean, lower, upper))
-        found = mean, scale * moments.std, lower, upper
-        known = known.all(axis=1).reshape(-1, *(1,) * (loc.ndim - 1))
-        return tuple(jnp.where(known, values, jnp.nan) for values in found)
+        dist = calibrated(fitted, dist)
+        return with_units(fitted, dist, dist.interval(level.astype(scaled.dtype)), known)
 
     return function
+
+
+def scaled_inputs(fitted: Fitted, x: Float[Array, "n features"]) -> tuple[Array, Array]:
+    """What the networks take of the columns' numbers, and whether each of these can be taken."""
+    if isinstance(fitted.x_scaler, Scaler):
+        loc, scale = (np.asarray(a, np.float64)[None] for a in fitted.x_scaler)
+        scaled, known = jnp.clip((x - loc) / scale, -FARTHEST, FARTHEST), jnp.isfinite(x)
+    else:
+        scaled, known = fitted.x_scaler.encoded([*x.T], jnp), ~jnp.isinf(x)
+    return scaled.astype(jax.tree.leaves(fitted.params)[0].dtype), known
+
+
+def calibrated(fitted: Fitted, dist: Any) -> Any:
+    """A distribution with its calibration."""
+    return dist if fitted.calibration is None else fitted.calibration(dist)
+
+
+def with_units(fitted: Fitted, dist: Any, quantiles: Sequence[Array], known: Array) -> tuple[Array, ...]:
+    """Mean, std and some quantiles in the target's units and bounds; NaN where inputs can't be taken."""
+    loc, scale = (jnp.asarray(a, jnp.float64) for a in fitted.y_scaler)
+    moments, bounds = dist, (-jnp.inf, jnp.inf)
+    if fitted.bounds is not None:
+        bounds = fitted.bounds
+        moments = clipped_moments(dist, *((bound - loc) / scale for bound in bounds))
+    loc, scale = (jnp.broadcast_to(a, dist.mean.shape) for a in (loc, scale))
+    mean, *quantiles = (jnp.clip(loc + scale * part, *bounds) for part in (moments.mean, *quantiles))
+    found = mean, scale * moments.std, *quantiles
+    known = known.all(axis=1).reshape(-1, *(1,) * (loc.ndim - 1))
+    return tuple(jnp.where(known, values, jnp.nan) for values in found)
