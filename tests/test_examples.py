@@ -14,6 +14,7 @@ import pytest
 
 from jaxreg import Fitted, MeanVarRegressor, Scaler
 from jaxreg.cli import app
+from jaxreg.estimator import DeepEnsembleRegressor
 from jaxreg.model import model_file
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -33,6 +34,7 @@ def test_every_example_is_run_here():
         "sweep.py",
         "shap_values.py",  # where shap is installed
         "serve.py",  # by test_export
+        "read_model.py",
         "server.py",
         "loopback.sh",
         "slurm.sh",
@@ -139,3 +141,34 @@ def test_shap_values(capsys):
     for what, whole, start in (("mean", mean, base[0]), ("std", std, base[1])):  # they add up
         np.testing.assert_allclose(found[what].sum(axis=1), whole - start, rtol=1e-3, atol=1e-2)
     assert abs(found["mean"]).mean(axis=0).argmax() == 0 and abs(found["std"]).mean(axis=0).argmax() == 1
+
+
+@pytest.mark.parametrize("noise", [1, 4])
+def test_a_model_file_is_read_by_numpy_alone(tmp_path, monkeypatch, capsys, noise):
+    rng = np.random.default_rng(0)
+    size = np.where(rng.random(200) < 0.1, np.nan, rng.standard_t(2, size=200))
+    table = pl.DataFrame(
+        {"size": size, "city": rng.choice(["a", "b", "c", "rare"], 200, p=[0.5, 0.3, 0.19, 0.01])}
+    )
+    y = 1e3 + 5 * np.nan_to_num(size) + rng.normal(size=200)
+    settings = {
+        "members": 3,
+        "hidden": (8, 8),
+        "frequencies": 2,
+        "frequency_scale": 1,
+        "epochs": 2,
+        "random_state": 0,
+    }
+    table = table.fill_nan(None)
+    model = DeepEnsembleRegressor(**settings, noise=noise).fit(table, y)
+    model.save(tmp_path / "m.model")
+    table.write_csv(tmp_path / "rows.csv")
+    arguments = "read_model.py", "m.model", "rows.csv"
+    monkeypatch.setattr(sys, "argv", [arguments[0], *(str(tmp_path / name) for name in arguments[1:])])
+    runpy.run_path(str(EXAMPLES / "read_model.py"))
+    found = np.loadtxt(io.StringIO(capsys.readouterr().out), delimiter=",", skiprows=1)
+    mean, std = model.predict(table, return_std=True)
+    np.testing.assert_allclose(found[:, 0], mean, atol=1e-4 * std.min())
+    np.testing.assert_allclose(found[:, 1], std, rtol=1e-4)
+    imported = re.findall(r"^(?:import|from) (\w+)", (EXAMPLES / "read_model.py").read_text(), flags=re.M)
+    assert set(imported) == {"csv", "json", "struct", "sys", "pathlib", "numpy"}
