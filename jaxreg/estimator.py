@@ -1,6 +1,8 @@
 """A scikit-learn regressor: an ensemble with calibrated error bars, for tables of any kind."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from jaxtyping import Float
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils import Tags, check_random_state
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import _check_sample_weight, _num_samples, check_is_fitted
 
 from jaxreg import hosts
 from jaxreg.calibration.scaling import NoiseScaling
@@ -21,7 +23,7 @@ from jaxreg.data.rows import Source
 from jaxreg.data.scaler import Scaler
 from jaxreg.distributions.clipped import Clipped
 from jaxreg.distributions.transformed import Affine
-from jaxreg.going_on import check_goes_on, settings_of_model
+from jaxreg.going_on import check_goes_on, check_targets, settings_of_model
 from jaxreg.metrics.scorers import neg_crps as neg_crps
 from jaxreg.metrics.scorers import neg_nll as neg_nll
 from jaxreg.model import model_file
@@ -125,6 +127,12 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
             RuntimeWarning: names members whose loss stopped being finite; they are left out.
         """
         start = self.fitted_ if self.warm_start and hasattr(self, "fitted_") else None
+        if start is not None and not isinstance(X, Source) and _num_samples(X) < start.settings["rows"]:
+            warnings.warn(
+                f"there are fewer rows than the {start.settings['rows']:,} that the model was trained on: it "
+                "forgets some of what it learned of rows that aren't among them",
+                stacklevel=2,
+            )
         return self._trained((X, y, sample_weight), start, keep=bool(self.warm_start))
 
     def partial_fit(
@@ -135,7 +143,8 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         Networks that see new rows alone forget the old ones, so the estimator keeps the rows that it is
         given in `rows_` and trains on all of them, at 0.3 times the learning rate. Columns grow by levels and
         gaps that are new, their scales stay, and each member holds out the rows that it did. Networks that
-        began with few rows stay behind: once there are twice as many, all begins anew.
+        began with few rows stay behind: once there are twice as many, all begins anew. `random_state` is that
+        of the first fit.
 
         Args:
             X: features, as `fit` takes them, of the same columns; few rows will do.
@@ -173,6 +182,17 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         many = own_files and jax.process_count() > 1
         return self.fit(replace(files, own_share=True) if many else files)
 
+    @contextmanager
+    def _kept_if_it_fails(self) -> Iterator[None]:
+        """What was learned stays where training fails, or is interrupted."""
+        before = dict(vars(self))
+        try:
+            yield
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
     def _trained(
         self,
         given: tuple[TableLike | Source, TableLike | None, TableLike | None],
@@ -186,6 +206,18 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         check_hooks(self.hooks)
         if start is not None:
             check_goes_on(self, start)
+        with self._kept_if_it_fails():
+            return self._go(given, start, before=before, keep=keep)
+
+    def _go(
+        self,
+        given: tuple[TableLike | Source, TableLike | None, TableLike | None],
+        start: Fitted | None,
+        *,
+        before: TableRows | None,
+        keep: bool,
+    ):
+        """The same, once it is sure that settings are right."""
         limit, hooks = TimeLimit(self.time_limit), [*self.hooks, *([shown()] if self.verbose else ())]
         if start is None:
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -193,18 +225,26 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
             seed = start.settings["seed"]
         key, rows = jax.random.key(seed), None
         if isinstance(given[0], Source):
+            if before is not None:
+                raise ValueError(
+                    "rows in files can't follow rows of a table, which partial_fit keeps: fit with "
+                    "warm_start=True goes on with the files alone"
+                )
             training_data = self._from_source(key, *given, start)
         else:
             least = FEWEST_ROWS if before is None else 1
             rows = TableRows.checked(self, given, reset=start is None, least=least)
+            if start is not None:
+                check_targets(start, rows.y.shape, rows.names[1])
             rows = rows if before is None else before.joined(rows)
-            if (
-                before is not None
-                and start is not None
-                and len(rows.y) >= ANEW * start.settings["began_with"]
-            ):
+            # Of models that went on without their rows, nobody has those to begin anew.
+            began_with = (
+                start.settings.get("began_with") if start is not None and before is not None else None
+            )
+            if began_with is not None and len(rows.y) >= ANEW * began_with:
                 start = None
             training_data = of_table(key, self, rows.known(), names=rows.names, types=rows.types, start=start)
+            training_data = training_data._replace(all_seen=start is None or before is not None)
             self.columns_ = training_data.scalers[0]
         recipe = make_recipe(self, training_data)
         choices = choose(key, self, training_data, hooks)
@@ -253,12 +293,12 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
                 seen, y, unseen[kept, :-1], sample_weight=weight, prior_rows=PRIOR_ROWS
             )
         asked, start = self._described(), training_data.start
-        began_with = training_data.rows if start is None else start.settings["began_with"]
+        began_with = training_data.rows if start is None else start.settings.get("began_with")
         self.bounds_ = training_data.bounds
         settings = asked | {
             "hidden": list(recipe.model.hidden),
             "rows": training_data.rows,
-            "began_with": began_with,
+            "began_with": began_with if training_data.all_seen else None,
             "epochs": recipe.epochs,
             "batch_size": recipe.batch_size,
             "seed": seed,

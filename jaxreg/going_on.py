@@ -1,5 +1,7 @@
 """What training that goes on from a model takes from it: its network, and the rows that were held out."""
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -8,10 +10,13 @@ import numpy as np
 from jaxreg.data.held_out import HeldOut
 from jaxreg.data.scaler import Scaler
 from jaxreg.model.fitted import Fitted
+from jaxreg.plain import listed
 from jaxreg.settings import EnsembleSettings
 
 # Settings that networks have from the beginning.
 OF_NETWORK = "members", "hidden", "activation", "frequencies", "frequency_scale", "noise"
+# Those that say what is held out, and what columns are.
+OF_ROWS = "validation_fraction", "categories", "numbers", "drop"
 
 
 def settings_of_model(fitted: Fitted) -> dict[str, Any]:
@@ -31,12 +36,40 @@ def check_goes_on(settings: EnsembleSettings, start: Fitted) -> None:
     if isinstance(start.x_scaler, Scaler):
         raise ValueError("the model was trained on files standardised before: it can't go on")
     known, faults = settings_of_model(start), []
-    for name in OF_NETWORK:
-        asked, there = getattr(settings, name), known.get(name)
+    for name in (*OF_NETWORK, *OF_ROWS):
+        asked, there = getattr(settings, name), known.get(name, ())
         if _comparable(asked) != _comparable(there):
             faults.append(f"{name} is {asked!r}, the model has {there!r}")
     if faults:
         raise ValueError(f"{'; '.join(faults)}: leave that as it is to go on, or train a new model")
+
+
+def check_targets(start: Fitted, shape: tuple[int, ...], names: Sequence[str] | None) -> None:
+    """Raise unless targets are those of a model."""
+    there, given = start.model.outputs, shape[1] if len(shape) == 2 else None
+    if there != given:
+        what = ("one target, y of shape (n,)", f"{there} targets, y of shape (n, {there})")
+        raise ValueError(f"y has shape {shape}, the model has {what[there is not None]}")
+    if None not in (names, start.target_names) and tuple(names) != tuple(start.target_names):
+        raise ValueError(
+            f"y has {listed(names)}, the model's targets are {listed(start.target_names)}: give them so"
+        )
+
+
+def bounds_with(
+    start: Fitted, found: tuple[float, float] | None, asked: object
+) -> tuple[float, float] | None:
+    """The bounds of a model that goes on, where they are "auto": those of its rows and of the new ones.
+
+    Warns:
+        UserWarning: where they are others than they were.
+    """
+    if asked != "auto":
+        return found
+    both = None if None in (found, start.bounds) else (0.0, max(found[1], start.bounds[1]))
+    if both != start.bounds:
+        warnings.warn(f"the target's bounds were {start.bounds} and are {both} now", stacklevel=6)
+    return both
 
 
 def check_all_members(settings: EnsembleSettings, start: Fitted) -> None:
@@ -62,6 +95,6 @@ def held_out_before(start: Fitted, numbers: np.ndarray, least: int) -> HeldOut |
 
 def _comparable(value: Any) -> Any:
     """A setting as it compares with a file's."""
-    if isinstance(value, str) or value is None:
-        return value
-    return tuple(map(float, value)) if hasattr(value, "__iter__") else (float(value),)
+    several = hasattr(value, "__iter__") and not isinstance(value, str)
+    values = value if several else (value,)
+    return tuple(str(own) if isinstance(own, str | None) else str(float(own)) for own in values)

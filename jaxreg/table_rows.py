@@ -89,9 +89,9 @@ class TableRows(NamedTuple):
         if y.ndim not in (1, 2):
             raise ValueError(f"y must have shape (rows,) or (rows, outputs), got {y.shape}")
         check_consistent_length(table, y)
-        weight = sample_weight
+        weight, y = sample_weight, y.copy()  # which outlive the caller's arrays
         if weight is not None:
-            weight = _check_sample_weight(weight, y, dtype=np.float64, ensure_non_negative=True)
+            weight = _check_sample_weight(weight, y, dtype=np.float64, ensure_non_negative=True).copy()
         return cls(
             table, y, weight, *(tuple(part and tuple(part) for part in pair) for pair in (names, types))
         )
@@ -104,6 +104,9 @@ class TableRows(NamedTuple):
         """
         if self.y.shape[1:] != more.y.shape[1:]:
             raise ValueError(f"y has shape {more.y.shape}, that of the rows before was {self.y.shape}")
+        if self.table.columns != more.table.columns:
+            before, now = listed(self.table.columns), listed(more.table.columns)
+            raise ValueError(f"the rows have {now}, those before had {before}: give both names, or neither")
         weight = None
         if self.weight is not None or more.weight is not None:
             ones = (np.ones(len(rows.y)) if rows.weight is None else rows.weight for rows in (self, more))
@@ -118,7 +121,9 @@ class TableRows(NamedTuple):
             parts = [as_text(part) if len(kinds) > 1 else part.cast(same) for part in parts]
             found.append(parts[0].append(parts[1]).alias(name))
         if faults:
-            raise ValueError(f"{listed(faults)}: times in some rows, something else in others")
+            raise ValueError(
+                f"{listed(faults)}: times in some rows, something else in others: give all as times or text"
+            )
         y = np.concatenate([self.y, more.y])
         return self._replace(table=pl.DataFrame(found), y=y, weight=weight)
 

@@ -17,8 +17,8 @@ from jaxreg.data.far import warn_of_far
 from jaxreg.data.held_out import HeldOut
 from jaxreg.data.rows import Source, key_words
 from jaxreg.data.scaler import Scaler
-from jaxreg.going_on import check_all_members, held_out_before
-from jaxreg.model.fitted import Fitted
+from jaxreg.going_on import bounds_with, check_all_members, check_targets, held_out_before
+from jaxreg.model.fitted import FARTHEST, Fitted
 from jaxreg.plain import counted, listed
 from jaxreg.training.inputs import HELD_OUT_ROWS, held_out_sample
 
@@ -46,6 +46,7 @@ class TrainingData(NamedTuple):
         bounds: of the target, in its own units; None for none.
         folds: which rows of a table members hold out, by their fingerprints; None for none.
         start: the model that training goes on from; None for none.
+        all_seen: whether all rows are here that the networks were trained on.
         mesh: devices of all processes, over which members are distributed; None for those of this one.
     """
 
@@ -60,6 +61,7 @@ class TrainingData(NamedTuple):
     bounds: tuple[float, float] | None = None
     folds: HeldOut | None = None
     start: Fitted | None = None
+    all_seen: bool = True
     mesh: Mesh | None = None
 
     @property
@@ -92,11 +94,16 @@ def of_table(
         columns = Columns.fit(table, of_row, **asked)._replace(named=names[0] is not None)
         scaler = Scaler.fit(y, weight=weight)
     else:
+        check_targets(start, y.shape, names[1])
+        start.x_scaler.warn_of_left_out(table)
         columns, scaler = start.x_scaler.grown(start.x_scaler.counted(table)), start.y_scaler
     dtype = default_dtype(np.dtype(np.float64))
     # Missing targets, which weigh nothing, are 0.
     inputs, scaled = columns.transform(table), scaler.transform(y)
     arrays = inputs, np.nan_to_num(scaled), weight
+    if np.abs(arrays[1]).max() > FARTHEST:
+        most = np.nanmax(np.abs(y))
+        raise ValueError(f"targets of up to {most:g} are too far from those of the model to go on with them")
     data = tuple(array.astype(dtype) for array in arrays if array is not None)
     held_out, used = {}, len(y)
     numbers = of_scaled(columns, table, inputs, scaled)
@@ -117,6 +124,7 @@ def of_table(
         types[1],
     )
     bounds = bounds_of(settings.bounds, (float(np.nanmin(y)), float(np.nanmax(y))), called)
+    bounds = bounds if start is None else bounds_with(start, bounds, settings.bounds)
     rest = held_out, (columns, scaler), about, bounds, folds, start
     return TrainingData(data, data, len(y), used, used, *rest)
 
@@ -146,6 +154,11 @@ def of_files(key: jax.Array, settings: Any, files: Any, start: Fitted | None = N
         mesh = hosts.make_mesh(settings.members)
     if start is not None:
         check_all_members(settings, start)
+        check_targets(start, (1,), (files.target,))
+        if missing := [name for name in start.x_scaler.names if name not in files.features]:
+            raise ValueError(f"the files have no {listed(missing)}, which the model has")
+        if (start.settings or {}).get("held_out") is not None:
+            warnings.warn("members hold out other rows than they did: by their numbers", stacklevel=5)
         files = files.learned(units=(start.x_scaler, start.y_scaler))
     elif files.units is None:
         files = files.learned(**asked)
@@ -167,7 +180,8 @@ def of_files(key: jax.Array, settings: Any, files: Any, start: Fitted | None = N
     about = taken, (files.target,), tuple(map(type_of.get, taken)), files.types[-1:]
     used = files.rows // processes if by_share else files.rows
     bounds = bounds_of(settings.bounds, files.target_ends, [f"the target {files.target!r}"])
-    rest = files.units, about, bounds, None, start, mesh
+    bounds = bounds if start is None else bounds_with(start, bounds, settings.bounds)
+    rest = files.units, about, bounds, None, start, start is None, mesh
     return TrainingData(files, sample, files.rows, used, sample_used, held_out, *rest)
 
 

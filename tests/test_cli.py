@@ -1350,5 +1350,7 @@ def test_going_on_from_a_model(run, refused, tmp_path, how):
     refused((*start, "--from", old, "--target", "area"), "--target area: ", "predicts column 'price'")
     refused((*start, "--from", tmp_path / "none.model"), "there is no model file")
     refused(start, "--target is missing")
+    other = "whole" if how == "stream" else "stream"
+    refused((*start, "--from", old, "--read", other), f"old.model was trained with --read {how}, which knows")
     less = "fit", tmp_path / "less.parquet", "--from", old, "--out", tmp_path / "x.model"
     refused(less, "has no column 'rooms', which the model has")

@@ -91,7 +91,8 @@ def test_a_network_predicts_what_it_knew_as_before(kind, hidden, before, after, 
 
 def test_what_grew_is_named():
     old = Columns.fit(table(300, "abc")[0])
-    with pytest.warns(UserWarning, match=r"new: 'size' \(number\), 'city' \(category, 5 levels\)$"):
+    words = r"new: 'size' \(number: .*missing\), 'city' \(category, 5 levels: an input for each\)$"
+    with pytest.warns(UserWarning, match=words):
         new = old.grown(old.counted(table(300, "abcde", gaps=True)[0]))
     assert new.grown(new.counted(table(200, "abc")[0])) == new  # nothing to say
 
@@ -148,6 +149,19 @@ def test_fingerprints_do_not_see_units(unit, offset):
 
     other = rows.with_columns(pl.col("size") * unit + offset)
     np.testing.assert_array_equal(of(rows, y), of(other, unit * y + offset))
+
+
+def test_fingerprints_do_not_see_how_a_table_was_read(tmp_path):
+    """One word among numbers, an empty column, dates as text: the other rows are still found."""
+    rows, _ = table(200)
+    rows = rows.with_columns(empty=pl.lit(None, pl.Float64))
+    found = fingerprints(as_table(rows))
+    text = rows.with_columns(pl.col("size").cast(pl.String), pl.col("day").cast(pl.String), empty=pl.lit(""))
+    text = text.with_columns(size=pl.when(pl.int_range(pl.len()) == 7).then(pl.lit("A1")).otherwise("size"))
+    again = fingerprints(as_table(text))
+    assert (found == again).sum() == 199 and found[7] != again[7]
+    rows.write_csv(tmp_path / "rows.csv")
+    np.testing.assert_array_equal(fingerprints(as_table(pl.read_csv(tmp_path / "rows.csv"))), found)
 
 
 def parts_of(frame, y, count):
@@ -249,7 +263,7 @@ def test_what_does_not_belong_to_the_model_is_named():
     kept, rows = model.fitted_, model.rows_
     with pytest.raises(ValueError, match="unseen at fit time:\n- town\n.*now missing:\n- city"):
         model.partial_fit(x.rename({"city": "town"}), y)
-    with pytest.raises(ValueError, match=r"y has shape \(60, 2\), that of the rows before was \(60,\)"):
+    with pytest.raises(ValueError, match=r"y has shape \(60, 2\), the model has one target, y of"):
         model.partial_fit(x, np.stack([y, y], 1))
     with pytest.raises(ValueError, match="column 'day': times in some rows, something else in others"):
         model.partial_fit(x.with_columns(day=pl.lit("soon")), y)
@@ -295,3 +309,97 @@ def test_a_file_keeps_what_is_held_out(tmp_path):
     scaled = model.columns_.transform(x), model.fitted_.y_scaler.transform(y)
     _, left = kept.rows(of_scaled(model.columns_, as_table(x), *scaled))
     assert left.shape == (3, 8) and left.min() >= 0
+
+
+def test_what_was_learned_stays_where_training_fails(monkeypatch):
+    x, y = table(60, "abc")
+    model = DeepEnsembleRegressor(**SMALL | {"epochs": 1}).partial_fit(x, y)
+    before = dict(vars(model))
+    monkeypatch.setattr(recipe, "fit_ensemble", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match="'city'"):
+        model.partial_fit(*table(60, "abcdef", seed=1))
+    assert vars(model) == before
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="targets of up to .*e.* are too far from those of the model"):
+        model.partial_fit(x[:9], y[:9] * 1e40)
+    assert vars(model) == before
+
+
+def test_the_callers_arrays_may_change():
+    x, y = table(60)
+    weight, kept = np.ones(60), y.copy()
+    model = DeepEnsembleRegressor(**SMALL | {"epochs": 1}).partial_fit(x, y, sample_weight=weight)
+    y[:], weight[:] = 0, 0
+    np.testing.assert_array_equal(model.rows_.y, kept)
+    np.testing.assert_array_equal(model.rows_.weight, np.ones(60))
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"validation_fraction": 0.5}, "validation_fraction is 0.5, the model has 0.1"),
+        ({"categories": ["size"]}, r"categories is \['size'\], the model has \(\)"),
+        ({"drop": ["zz"]}, r"drop is \['zz'\], the model has \(\)"),
+    ],
+)
+def test_settings_that_a_model_keeps(change, words):
+    x, y = table(60)
+    model = DeepEnsembleRegressor(**SMALL | {"epochs": 1}).partial_fit(x, y).set_params(**change)
+    with pytest.raises(ValueError, match=words):
+        model.partial_fit(x, y)
+
+
+def test_targets_keep_their_order():
+    x, y = table(60)
+    model = DeepEnsembleRegressor(**SMALL | {"epochs": 1})
+    targets = pl.DataFrame({"a": y, "b": -y})
+    model.partial_fit(x, targets).partial_fit(x[:5], targets[:5])
+    with pytest.raises(ValueError, match="y has columns 'b', 'a', the model's targets are columns"):
+        model.partial_fit(x, targets[["b", "a"]])
+
+
+@pytest.mark.filterwarnings("ignore:columns taken otherwise")
+def test_columns_that_told_nothing_once_are_named():
+    x, y = table(60)
+    x = x.with_columns(same=pl.lit(1.0))
+    model = DeepEnsembleRegressor(**SMALL | {"epochs": 1}).partial_fit(x, y)
+    with pytest.warns(UserWarning, match=r"left out still, as of the first rows: 'same' \(constant\); a new"):
+        model.partial_fit(x[:20].with_columns(same=pl.int_range(20).cast(pl.Float64)), y[:20])
+
+
+def test_names_that_come_or_go_are_named():
+    x, y = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60.0)
+    model = DeepEnsembleRegressor(**SMALL | {"epochs": 1}).partial_fit(x, y)
+    with (
+        pytest.raises(ValueError, match="the rows have columns 'a', 'b', those before had columns"),
+        pytest.warns(UserWarning, match="has feature names, but"),
+    ):
+        model.partial_fit(pl.DataFrame(x, ["a", "b"]), y)
+
+
+def test_bounds_are_those_of_all_rows():
+    x, y = table(60)
+    model = DeepEnsembleRegressor(**SMALL | {"epochs": 1, "bounds": "auto"}, warm_start=True)
+    assert model.fit(x, y - 50).bounds_ is None
+    model.fit(x, np.abs(y))  # positive ones after negative ones
+    assert model.bounds_ is None
+    positive = DeepEnsembleRegressor(**SMALL | {"epochs": 1, "bounds": "auto"}, warm_start=True).fit(
+        x, np.abs(y)
+    )
+    assert positive.bounds_ == (0, np.inf)
+    with pytest.warns(UserWarning, match=r"bounds were \(0.0, inf\) and are None now"):
+        positive.fit(x, y - 50)
+
+
+@pytest.mark.filterwarnings("ignore:.*weren't kept", "ignore:there are fewer rows")
+def test_a_model_without_its_rows_never_begins_anew(tmp_path):
+    x, y = table(60)
+    model = DeepEnsembleRegressor(**SMALL | {"epochs": 1}).fit(x, y)
+    model.save(tmp_path / "m")
+    again = DeepEnsembleRegressor.load(tmp_path / "m").partial_fit(*table(50)).partial_fit(*table(80, seed=2))
+    assert again.fitted_.settings["began_with"] is None
+    again.fitted_.settings.pop("began_with")  # as of an older version
+    again.partial_fit(x[:5], y[:5])
+    warm = model.set_params(warm_start=True)
+    with pytest.warns(UserWarning, match="fewer rows than the 60 that the model was trained on"):
+        warm.fit(x[:40], y[:40])

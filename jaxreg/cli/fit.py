@@ -1,6 +1,7 @@
 """`jaxreg fit`: an ensemble trained on the rows of files, scored on some of them, kept in a model file."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -125,14 +126,14 @@ def run(asked: Asked, kept: Kept, cluster: Cluster | None, settings: dict[str, A
     streamed = len(rows.train) == 1
     ensemble = start or DeepEnsembleRegressor(random_state=asked.seed)
     ensemble.set_params(**settings, warm_start=start is not None)
-    train(rows, ensemble, checkpoint_of(kept, settings, streamed), stages)
+    train(rows, ensemble, checkpoint_of(kept, settings, asked.start, streamed), stages)
     if not first:
         return
     types = dict(zip(ensemble.feature_names_in_, rows.dtypes, strict=False))
     fitted = ensemble.fitted_
     types = tuple(map(types.get, fitted.feature_names))
     written = {} if rows.decimal is None else {"decimal": rows.decimal}
-    written |= {"test_fraction": asked.test_fraction}
+    written |= {"test_fraction": asked.test_fraction, "read": "stream" if streamed else "whole"}
     written |= {} if rows.held_out is None else {"test_rows": rows.held_out._asdict()}
     settings = (fitted.settings or {}) | written
     fitted = fitted._replace(feature_dtypes=types, target_dtypes=rows.dtypes[-1:], settings=settings)
@@ -168,10 +169,14 @@ def as_trained(asked: Asked, fitted: Fitted) -> Asked:
     if len(fitted.target_names) > 1:
         raise ValueError(f"{asked.start} predicts several columns: partial_fit in Python goes on with it")
     said, seed = fitted.settings or {}, (fitted.settings or {}).get("random_state")
-    kept = said.get("test_rows")
+    kept, read = said.get("test_rows"), said.get("read")
+    if read is not None and asked.how not in ("auto", read):
+        trained = f"{asked.start} was trained with --read {read}"
+        raise ValueError(f"--read {asked.how}: {trained}, which knows its test rows; leave --read out")
     return asked._replace(
         target=fitted.target_names[0],
         form=written_as_before(asked.form, fitted),
+        how=read or asked.how,
         test_fraction=said.get("test_fraction", 0.0),
         seed=seed if isinstance(seed, int) else said["seed"],
         known=Known(
@@ -192,7 +197,7 @@ def not_in_model(features: Sequence[str], target: str, names: Sequence[str], pat
             f"{did_you_mean(missing[0], names)}"
         )
     if more := [name for name in names if name not in {*features, target}]:
-        note("note", f"left out, because the model doesn't have them: {listed(more)}", "yellow")
+        warnings.warn(f"left out, because the model doesn't have them: {listed(more)}", stacklevel=3)
     return more
 
 
@@ -239,12 +244,15 @@ def read_rows(
     return rows._replace(decimal=form.decimal), {}
 
 
-def checkpoint_of(kept: Kept, settings: dict[str, Any], streamed: bool) -> list[Checkpoint]:
+def checkpoint_of(
+    kept: Kept, settings: dict[str, Any], start: Path | None, streamed: bool
+) -> list[Checkpoint]:
     """The hook that keeps the run, where that is asked for."""
     if kept.folder is None:
         return []
     options = {setting: option for option, setting in SETTINGS.items()}
     about = {options.get(name, f"--{name.replace('_', '-')}"): value for name, value in settings.items()}
+    about |= {} if start is None else {"--from": str(start)}
     every = kept.every or (EVERY_STREAMED if streamed else EVERY)
     hook = Checkpoint(kept.folder, every, resume=kept.resume, about=about)
     with hosts.checked_by_all():

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from jaxreg.columns.categories import Category
 from jaxreg.columns.counts import Counts
 from jaxreg.columns.kinds import Kind, Nothing, count, kind_of
+from jaxreg.columns.numbers import known_of
 from jaxreg.columns.times import Time
 from jaxreg.columns.values import as_table, picked, time_formats
 from jaxreg.data.frames import MOST_FAULTS, TableLike, column_names
@@ -115,6 +116,19 @@ class Columns(NamedTuple):
         rows, levels = self._known(table), set(self.with_levels)
         return {name: count(_column(rows, name), name in levels) for name in self.names}
 
+    def warn_of_left_out(self, table: TableLike) -> None:
+        """Name columns that told nothing once, are left out, and would tell something now."""
+        names = column_names(table)
+        told = [
+            f"{kind.name!r} ({kind.why})"
+            for kind in self.kinds
+            if isinstance(kind, Nothing) and kind.why != "as asked" and kind.name in (names or ())
+            if known_of(_column(table, kind.name)).drop_nulls().n_unique() > 1
+        ]
+        if told:
+            named = f"{', '.join(told[:MOST_FAULTS])}; a new model takes them"
+            warnings.warn(f"columns left out still, as of the first rows: {named}", stacklevel=6)
+
     def grown(self, counts: Mapping[str, Counts]) -> "Columns":
         """The same with the levels and gaps that more rows bring; all scales stay as they are.
 
@@ -126,7 +140,7 @@ class Columns(NamedTuple):
         """
         kinds = [kind if isinstance(kind, Nothing) else kind.grown(counts[kind.name]) for kind in self.kinds]
         if grew := [
-            f"{new.name!r} ({new.told()[0]})"
+            f"{new.name!r} ({': '.join(new.told())})"
             for new, old in zip(kinds, self.kinds, strict=True)
             if new != old
         ]:

@@ -9,6 +9,7 @@ from jaxtyping import Float, UInt64
 
 from jaxreg.columns.categories import as_text
 from jaxreg.columns.columns import Columns
+from jaxreg.columns.values import without_gaps
 from jaxreg.data.rows import mixed
 
 # Scaled numbers are told apart on a grid so fine, which hides the rounding of another unit.
@@ -53,15 +54,18 @@ def of_scaled(
 
 
 def _words(column: pl.Series | Float[np.ndarray, " rows"]) -> UInt64[np.ndarray, " rows"]:
-    """A number for each value."""
-    if isinstance(column, pl.Series) and column.dtype == pl.Datetime:
-        column = column.cast(pl.Datetime("us")).to_physical().cast(pl.Float64)
-    if isinstance(column, pl.Series) and column.dtype == pl.Float64:
-        column = column.fill_null(np.nan).to_numpy()
+    """A number for each value, whether the column has it as a number, a time, or text that says the same."""
     if isinstance(column, np.ndarray):
         return np.where(np.isnan(column), np.nan, column + 0.0).view(np.uint64)  # one zero and one NaN
-    text = column.cast(pl.String).fill_null("")
-    values = text.unique()
+    if column.dtype == pl.Datetime:
+        column = column.dt.strftime("%Y-%m-%d %H:%M:%S%.f").str.strip_suffix(" 00:00:00")
+    numbers = column.cast(pl.String).cast(pl.Float64, strict=False) if column.dtype != pl.Float64 else column
+    words = _words(numbers.fill_null(np.nan).to_numpy())
+    if numbers.null_count() == column.null_count():
+        return words
+    text = without_gaps(column.cast(pl.String))
+    values = text.drop_nulls().unique()
     digests = [hashlib.blake2b(value.encode(), digest_size=8).digest() for value in values]
-    numbers = pl.Series(np.frombuffer(b"".join(digests), "<u8"), dtype=pl.UInt64)
-    return text.replace_strict(values, numbers, return_dtype=pl.UInt64).to_numpy()
+    of_value = pl.Series(np.frombuffer(b"".join(digests), "<u8"), dtype=pl.UInt64)
+    of_text = text.replace_strict(values, of_value, default=0, return_dtype=pl.UInt64).to_numpy()
+    return np.where((numbers.is_null() & text.is_not_null()).to_numpy(), of_text, words)
