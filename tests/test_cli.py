@@ -221,7 +221,9 @@ def test_same_seed_same_model(run, houses, tmp_path):
 
 
 @pytest.mark.filterwarnings("default:.*(holds no checkpoint|are too few)")
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "number, code", [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_a_run_that_was_stopped_goes_on(run, refused, houses, tmp_path, monkeypatch, number, code):
     kept, resumed, whole = tmp_path / "kept", tmp_path / "resumed", tmp_path / "whole"
     given = ["--epochs", 6, "--checkpoint", kept, "--checkpoint-every", 2]

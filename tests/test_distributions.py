@@ -71,15 +71,15 @@ ROWS = {
 }
 
 
+LONG = "Gaussian", "GaussianMixture", "GaussianMixture of NumPy", "Affine"
+
+
 @pytest.mark.parametrize(
     "shape", [SHAPES[0], *(pytest.param(s, marks=pytest.mark.slow) for s in SHAPES[1:])], ids=str
 )
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(n, marks=pytest.mark.slow) if n in ("Gaussian", "GaussianMixture", "Affine") else n
-        for n in ALL
-    ],
+    [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in ALL],
 )
 def test_what_is_asked_of_rows_is_the_rows_of_what_is_asked(name, shape):
     dist = ALL[name](shape)

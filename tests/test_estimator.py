@@ -105,6 +105,7 @@ def test_what_is_predicted():
     np.testing.assert_allclose(model.calibration_(raw).std * model.fitted_.y_scaler.scale, std, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_several_targets_of_which_some_are_missing():
     x, y = rows()
     both = small(2)

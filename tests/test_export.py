@@ -57,7 +57,7 @@ KINDS = {
 }
 
 
-SLOW = "one shared variance", "a family", "two outputs"
+SLOW = "one shared variance", "mixtures of two outputs", "a family", "two outputs"
 
 
 @pytest.mark.parametrize(

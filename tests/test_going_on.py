@@ -1,5 +1,6 @@
 """Going on from a model with more rows: columns that grow, rows that stay held out."""
 
+import copy
 import functools
 
 import jax
@@ -53,8 +54,7 @@ def mean(columns, model, params, rows):
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 
 
-@pytest.mark.parametrize("kind", [MeanVarRegressor, MixtureRegressor])
-@pytest.mark.parametrize("hidden", [(8,), ()])
+@pytest.mark.parametrize("kind, hidden", [(MeanVarRegressor, (8,)), (MixtureRegressor, ())])
 @pytest.mark.parametrize(
     "before, after, gaps",
     [
@@ -164,6 +164,16 @@ def test_fingerprints_do_not_see_how_a_table_was_read(tmp_path):
     np.testing.assert_array_equal(fingerprints(as_table(pl.read_csv(tmp_path / "rows.csv"))), found)
 
 
+@functools.cache
+def _of_60_rows():
+    return DeepEnsembleRegressor(**SMALL | {"epochs": 1}).partial_fit(*table(60))
+
+
+def of_60_rows():
+    """An estimator of its own that saw `table(60)`."""
+    return copy.deepcopy(_of_60_rows())
+
+
 def parts_of(frame, y, count):
     return [(frame[own.tolist()], y[own]) for own in np.array_split(np.arange(len(y)), count)]
 
@@ -217,6 +227,7 @@ def test_a_model_that_went_on_is_kept_whole(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:columns with levels or gaps")
+@pytest.mark.slow
 def test_twice_the_rows_begin_anew():
     parts = [table(n, "abcdef", seed=n) for n in (100, 60, 50)]
     model = DeepEnsembleRegressor(**SMALL | {"epochs": 3})
@@ -233,7 +244,7 @@ def test_twice_the_rows_begin_anew():
 def test_ten_parts_are_as_good_as_all():
     x, y = table(1000, "abcdefghijklmnop", gaps=True)
     unseen, truth = table(2000, "abcdefghijklmnop", gaps=True, seed=1)
-    settings = {"members": 3, "hidden": (32, 32), "random_state": 0}
+    settings = {"members": 3, "hidden": (32, 32), "noise": 1, "frequency_scale": 0.25, "random_state": 0}
     model = DeepEnsembleRegressor(**settings)
     for part in parts_of(x, y, 10):
         model.partial_fit(*part)
@@ -258,8 +269,7 @@ def test_warm_start_goes_on_with_the_rows_it_is_given():
 
 
 def test_what_does_not_belong_to_the_model_is_named():
-    x, y = table(60)
-    model = DeepEnsembleRegressor(**SMALL | {"epochs": 1}).partial_fit(x, y)
+    (x, y), model = table(60), of_60_rows()
     kept, rows = model.fitted_, model.rows_
     with pytest.raises(ValueError, match="unseen at fit time:\n- town\n.*now missing:\n- city"):
         model.partial_fit(x.rename({"city": "town"}), y)
@@ -281,14 +291,14 @@ def test_what_does_not_belong_to_the_model_is_named():
 
 
 def test_few_rows_may_come():
-    x, y = table(60)
-    model = DeepEnsembleRegressor(**SMALL | {"epochs": 1}).partial_fit(x, y)
+    (x, y), model = table(60), of_60_rows()
     model.partial_fit(x[:1], y[:1])
     assert model.rows_.table.height == 61
     weighted = model.partial_fit(x[:2], y[:2], sample_weight=[1.0, 0.5])
     np.testing.assert_array_equal(weighted.rows_.weight, [*np.ones(62), 0.5])
 
 
+@pytest.mark.slow
 def test_the_rows_of_others_are_none_of_those_held_out():
     x, y = table(80)
     model = DeepEnsembleRegressor(**SMALL | {"epochs": 1}).fit(x, y)
@@ -312,12 +322,11 @@ def test_a_file_keeps_what_is_held_out(tmp_path):
 
 
 def test_what_was_learned_stays_where_training_fails(monkeypatch):
-    x, y = table(60, "abc")
-    model = DeepEnsembleRegressor(**SMALL | {"epochs": 1}).partial_fit(x, y)
+    (x, y), model = table(60), of_60_rows()
     before = dict(vars(model))
     monkeypatch.setattr(recipe, "fit_ensemble", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match="'city'"):
-        model.partial_fit(*table(60, "abcdef", seed=1))
+        model.partial_fit(*table(59, "abcdef", seed=1))
     assert vars(model) == before
     monkeypatch.undo()
     with pytest.raises(ValueError, match="targets of up to .*e.* are too far from those of the model"):
@@ -343,12 +352,12 @@ def test_the_callers_arrays_may_change():
     ],
 )
 def test_settings_that_a_model_keeps(change, words):
-    x, y = table(60)
-    model = DeepEnsembleRegressor(**SMALL | {"epochs": 1}).partial_fit(x, y).set_params(**change)
+    (x, y), model = table(60), of_60_rows().set_params(**change)
     with pytest.raises(ValueError, match=words):
         model.partial_fit(x, y)
 
 
+@pytest.mark.slow
 def test_targets_keep_their_order():
     x, y = table(60)
     model = DeepEnsembleRegressor(**SMALL | {"epochs": 1})
@@ -367,6 +376,7 @@ def test_columns_that_told_nothing_once_are_named():
         model.partial_fit(x[:20].with_columns(same=pl.int_range(20).cast(pl.Float64)), y[:20])
 
 
+@pytest.mark.slow
 def test_names_that_come_or_go_are_named():
     x, y = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60.0)
     model = DeepEnsembleRegressor(**SMALL | {"epochs": 1}).partial_fit(x, y)
@@ -377,6 +387,7 @@ def test_names_that_come_or_go_are_named():
         model.partial_fit(pl.DataFrame(x, ["a", "b"]), y)
 
 
+@pytest.mark.slow
 def test_bounds_are_those_of_all_rows():
     x, y = table(60)
     model = DeepEnsembleRegressor(**SMALL | {"epochs": 1, "bounds": "auto"}, warm_start=True)
@@ -392,11 +403,12 @@ def test_bounds_are_those_of_all_rows():
 
 
 @pytest.mark.filterwarnings("ignore:.*weren't kept", "ignore:there are fewer rows")
+@pytest.mark.slow
 def test_a_model_without_its_rows_never_begins_anew(tmp_path):
     x, y = table(60)
     model = DeepEnsembleRegressor(**SMALL | {"epochs": 1}).fit(x, y)
     model.save(tmp_path / "m")
-    again = DeepEnsembleRegressor.load(tmp_path / "m").partial_fit(*table(50)).partial_fit(*table(80, seed=2))
+    again = DeepEnsembleRegressor.load(tmp_path / "m").partial_fit(*table(60)).partial_fit(*table(60, seed=2))
     assert again.fitted_.settings["began_with"] is None
     again.fitted_.settings.pop("began_with")  # as of an older version
     again.partial_fit(x[:5], y[:5])

@@ -389,6 +389,7 @@ class Logistic(Family, LogisticFields):
         return self._replace(log_scale=self.log_scale + 0.5 * log_factor)
 
 
+@pytest.mark.slow
 def test_a_family_of_ones_own_goes_all_the_way(tmp_path, monkeypatch):
     monkeypatch.setattr(families, "FAMILIES", FAMILIES)
     monkeypatch.delitem(FAMILIES, "Logistic", raising=False)
@@ -621,6 +622,7 @@ def test_the_score_of_a_trial(shape):
     assert np.isfinite(without.mean(rows))  # an output that no unseen row has
 
 
+@pytest.mark.slow
 def test_bounds_are_kept_in_files_and_exports(tmp_path):
     x, given = rows(50, seed=2)[0], {"noise": 4, "frequency_scale": 0.25, "bounds": "auto"}
     with jax.enable_x64(False):

@@ -95,7 +95,13 @@ def run(path, x):
     return dict(zip(names, session.run(None, feed(session, x)), strict=True)), session
 
 
-@pytest.mark.parametrize("kind", KINDS)
+SLOW = "one shared variance", "mixtures of two outputs", "bounds"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, marks=pytest.mark.slow) if k in SLOW else k for k in KINDS],
+)
 @pytest.mark.filterwarnings("ignore:columns with values as no training row")
 def test_a_graph_predicts_what_the_model_does(tmp_path, kind):
     fitted = KINDS[kind]()

@@ -227,6 +227,7 @@ def changed(draw, content):
 
 @examples(300, 20_000)
 @given(data=st.data(), table=written())
+@pytest.mark.slow
 def test_tables_that_are_damaged(ends, tmp_path_factory, data, table):
     path = tmp_path_factory.getbasetemp() / "rows.csv"
     path.write_bytes(data.draw(changed(table[2])))

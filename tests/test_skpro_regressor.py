@@ -45,6 +45,7 @@ def test_it_predicts_what_the_estimator_does(names):
     np.testing.assert_allclose(at, 0.9, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_frames_of_any_kind():
     x = pd.DataFrame({"city": ["Rome", "Oslo", None, "Rome"] * 15, "a": [np.nan, 1.0, 2.0] * 20})
     y = pd.DataFrame({"price": 3.0 * (x["city"] == "Rome") + 0.01 * np.arange(60)})
