@@ -207,60 +207,53 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         if start is not None:
             check_goes_on(self, start)
         with self._kept_if_it_fails():
-            return self._go(given, start, before=before, keep=keep)
+            limit, hooks = TimeLimit(self.time_limit), [*self.hooks, *([shown()] if self.verbose else ())]
+            if start is None:
+                seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+            else:
+                seed = start.settings["seed"]
+            key, rows = jax.random.key(seed), None
+            if isinstance(given[0], Source):
+                if before is not None:
+                    raise ValueError(
+                        "rows in files can't follow rows of a table, which partial_fit keeps: fit with "
+                        "warm_start=True goes on with the files alone"
+                    )
+                training_data = self._from_source(key, *given, start)
+            else:
+                training_data, rows = self._from_table(key, given, start, before)
+            recipe = make_recipe(self, training_data)
+            choices = choose(key, self, training_data, hooks)
+            if training_data.mesh is not None:  # processors of different kinds might choose otherwise
+                chosen = hosts.gather({"choices": np.array(choices)})[0]["choices"]
+                choices = [Choice(float(scale), int(components)) for scale, components in chosen]
+            states, self.history_ = recipe.fit(key, training_data, choices, [*hooks, *limit.hooks])
+            limit.warn_if_stopped(self.history_)
+            kept = np.flatnonzero(self.history_.failed_epoch < 0)
+            self.frequency_scale_, self.components_ = np.transpose([choices[i] for i in kept])
+            self.components_ = self.components_.astype(int)
+            if isinstance(recipe.model, MixtureRegressor):
+                model, params = with_components(recipe.model, states.params, int(self.components_.max()))
+                recipe, states = recipe._replace(model=model), states._replace(params=params)
+            self.rows_ = rows if keep else None
+            return self._keep(states, recipe, training_data, seed)
 
-    def _go(
-        self,
-        given: tuple[TableLike | Source, TableLike | None, TableLike | None],
-        start: Fitted | None,
-        *,
-        before: TableRows | None,
-        keep: bool,
-    ):
-        """The same, once it is sure that settings are right."""
-        limit, hooks = TimeLimit(self.time_limit), [*self.hooks, *([shown()] if self.verbose else ())]
-        if start is None:
-            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        else:
-            seed = start.settings["seed"]
-        key, rows = jax.random.key(seed), None
-        if isinstance(given[0], Source):
-            if before is not None:
-                raise ValueError(
-                    "rows in files can't follow rows of a table, which partial_fit keeps: fit with "
-                    "warm_start=True goes on with the files alone"
-                )
-            training_data = self._from_source(key, *given, start)
-        else:
-            least = FEWEST_ROWS if before is None else 1
-            rows = TableRows.checked(self, given, reset=start is None, least=least)
-            if start is not None:
-                check_targets(start, rows.y.shape, rows.names[1])
-            rows = rows if before is None else before.joined(rows)
-            # Of models that went on without their rows, nobody has those to begin anew.
-            began_with = (
-                start.settings.get("began_with") if start is not None and before is not None else None
-            )
+    def _from_table(
+        self, key: jax.Array, given: tuple[Any, Any, Any], start: Fitted | None, before: TableRows | None
+    ) -> tuple[TrainingData, TableRows]:
+        """What members learn from, of a table in memory, and all rows of it so far."""
+        rows = TableRows.checked(self, given, reset=start is None, least=FEWEST_ROWS if before is None else 1)
+        if start is not None:
+            check_targets(start, rows.y.shape, rows.names[1])
+        if before is not None:
+            rows = before.joined(rows)
+            # Of a model that went on without its rows nobody has all, to begin anew.
+            began_with = start.settings.get("began_with") if start is not None else None
             if began_with is not None and len(rows.y) >= ANEW * began_with:
                 start = None
-            training_data = of_table(key, self, rows.known(), names=rows.names, types=rows.types, start=start)
-            training_data = training_data._replace(all_seen=start is None or before is not None)
-            self.columns_ = training_data.scalers[0]
-        recipe = make_recipe(self, training_data)
-        choices = choose(key, self, training_data, hooks)
-        if training_data.mesh is not None:  # processors of different kinds might choose otherwise
-            chosen = hosts.gather({"choices": np.array(choices)})[0]["choices"]
-            choices = [Choice(float(scale), int(components)) for scale, components in chosen]
-        states, self.history_ = recipe.fit(key, training_data, choices, [*hooks, *limit.hooks])
-        limit.warn_if_stopped(self.history_)
-        kept = np.flatnonzero(self.history_.failed_epoch < 0)
-        self.frequency_scale_, self.components_ = np.transpose([choices[i] for i in kept])
-        self.components_ = self.components_.astype(int)
-        if isinstance(recipe.model, MixtureRegressor):
-            model, params = with_components(recipe.model, states.params, int(self.components_.max()))
-            recipe, states = recipe._replace(model=model), states._replace(params=params)
-        self.rows_ = rows if keep else None
-        return self._keep(states, recipe, training_data, seed)
+        training_data = of_table(key, self, rows.known(), names=rows.names, types=rows.types, start=start)
+        self.columns_ = training_data.scalers[0]
+        return training_data._replace(all_seen=start is None or before is not None), rows
 
     def _from_source(
         self, key: jax.Array, files: Any, y: Any, sample_weight: Any, start: Fitted | None

@@ -426,7 +426,10 @@ def test_the_estimator_with_its_trial(tmp_path):
         same(estimate(Checkpoint(tmp_path / "early", every=1, resume=True)).members_, whole.members_)
 
 
-@pytest.mark.parametrize("settings", [{}, {"members": 3, "folds": 3, "patience": 2, "bootstrap": True}])
+MORE = {"members": 3, "folds": 3, "patience": 2, "bootstrap": True}
+
+
+@pytest.mark.parametrize("settings", [{}, pytest.param(MORE, marks=pytest.mark.slow)])
 def test_a_run_on_a_source_goes_on_within_an_epoch(tmp_path, as_source, monkeypatch, settings):
     monkeypatch.setattr(feeds, "BLOCK_ROWS", 60)
 

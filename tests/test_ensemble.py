@@ -92,6 +92,7 @@ def test_a_member_does_not_depend_on_the_others(sinusoid):
     same(member(few, slice(2)), member(many, slice(2)))
 
 
+@pytest.mark.slow
 def test_first_500_steps_in_float32(sinusoid):
     # With a smooth activation: a ReLU flips on a rounding now and then, and two programs round apart.
     trainer = make_trainer(MeanVarRegressor(activation="silu"), sgd(5e-3, 0.9, 1e-4))
@@ -187,7 +188,9 @@ SWEEPS = {
 }
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "clipped and scheduled" else n for n in SWEEPS]
+)
 def test_a_sweep_is_a_fit_for_each_setting(wide, name):
     build, numbers = SWEEPS[name]
     trainer = make_trainer(MODEL, build(learning_rate=1.0))

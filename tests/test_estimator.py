@@ -66,7 +66,7 @@ def test_scikit_learns_checks(estimator, check):
     check(estimator)
 
 
-@pytest.mark.parametrize("outputs", [None, 2])
+@pytest.mark.parametrize("outputs", [None, pytest.param(2, marks=pytest.mark.slow)])
 def test_integer_weights_are_repeated_rows(x64, outputs):
     x, y = rows(40)
     y = y if outputs is None else np.stack([y, -3 * y], 1)

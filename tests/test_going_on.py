@@ -242,10 +242,10 @@ def test_twice_the_rows_begin_anew():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:columns with levels or gaps")
 def test_ten_parts_are_as_good_as_all():
-    x, y = table(1000, "abcdefghijklmnop", gaps=True)
+    x, y = table(600, "abcdefghijklmnop", gaps=True)
     unseen, truth = table(2000, "abcdefghijklmnop", gaps=True, seed=1)
-    settings = {"members": 3, "hidden": (32, 32), "noise": 1, "frequency_scale": 0.25, "random_state": 0}
-    settings |= {"epochs": 100}
+    settings = {"members": 2, "hidden": (32, 32), "noise": 1, "frequency_scale": 0.25, "random_state": 0}
+    settings |= {"epochs": 60}
     model = DeepEnsembleRegressor(**settings)
     for part in parts_of(x, y, 10):
         model.partial_fit(*part)

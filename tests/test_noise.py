@@ -308,7 +308,16 @@ def test_powers_without_an_inverse():
         yeo_johnson(3)
 
 
-@pytest.mark.parametrize("bounds", [(0.0, 4.0), (0.5, np.inf), (-np.inf, 1.0), (50.0, 60.0)], ids=str)
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        pytest.param((0.0, 4.0), marks=SLOW),
+        (0.5, np.inf),
+        (-np.inf, 1.0),
+        pytest.param((50.0, 60.0), marks=SLOW),
+    ],
+    ids=str,
+)
 def test_nothing_leaves_the_bounds(bounds):
     inner = Affine(GaussianMixture(*parts()), 1.0, 2.0)
     dist, (lower, upper) = Clipped(inner, *bounds), bounds

@@ -657,7 +657,9 @@ def test_a_class_of_rows_has_one_program(counting):
         assert feeds.size_class(size) == size
 
 
-@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
+@pytest.mark.parametrize(
+    "impl", ["threefry2x32", *(pytest.param(i, marks=pytest.mark.slow) for i in ("rbg", "unsafe_rbg"))]
+)
 def test_rows_that_fill_up_come_behind_the_others(impl):
     key, order = jax.random.key(3, impl=impl), jax.jit(data.batch_order, static_argnames="size")
     for n, size in [(1, 1), (3, 4), (201, 223), (230, 300), (257, 295), (5000, 5405), (70000, 77936)]:
@@ -679,7 +681,10 @@ FILLED_UP = {
 }
 
 
-@pytest.mark.parametrize("name", FILLED_UP)
+ONE_IN_TWO = [pytest.param(n, marks=pytest.mark.slow) if i % 2 else n for i, n in enumerate(FILLED_UP)]
+
+
+@pytest.mark.parametrize("name", ONE_IN_TWO)
 def test_rows_that_fill_up_change_nothing(sinusoid, x64, monkeypatch, name):
     x, y = (np.asarray(a, float)[:201] for a in sinusoid)
     given = {"members": 2, "epochs": 50, "patience": None} | FILLED_UP[name]

@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import io
 import tempfile
 import unicodedata
 import warnings
@@ -24,6 +25,13 @@ def zstd(content):
     with pa.CompressedOutputStream(sink, "zstd") as packed:
         packed.write(content)
     return sink.getvalue().to_pybytes()
+
+
+def parquet(columns):
+    """The bytes of a Parquet file."""
+    content = io.BytesIO()
+    pl.DataFrame(columns).write_parquet(content)
+    return content.getvalue()
 
 
 def book(*sheets, **more):
@@ -223,6 +231,13 @@ READ = [
     (
         "macos.csv",
         unicodedata.normalize("NFD", "prix_é,y\n1.5,10\n2.5,20\n"),
+        {},
+        {"prix_é": [1.5, 2.5], "y": [10.0, 20.0]},
+        None,
+    ),
+    (
+        "macos.parquet",
+        parquet({unicodedata.normalize("NFD", "prix_é"): [1.5, 2.5], "y": [10.0, 20.0]}),
         {},
         {"prix_é": [1.5, 2.5], "y": [10.0, 20.0]},
         None,

@@ -154,15 +154,16 @@ class Category:
 
 def as_text(column: pl.Series) -> pl.Series:
     """Values as text, a whole number without its decimals."""
+    column = column.alias("level")  # polars takes some names for patterns
     if column.dtype == pl.Float64:
         known = column.drop_nulls().unique()
         whole = (known == known.round(0)) & (known.abs() < 2**53)
         numbers = [
             str(int(value)) if is_whole else str(value) for value, is_whole in zip(known, whole, strict=True)
         ]
-        return column.replace_strict(known, pl.Series(numbers, dtype=pl.String), default=None).alias("level")
+        return column.replace_strict(known, pl.Series(numbers, dtype=pl.String), default=None)
     text = column.cast(pl.String) if column.dtype != pl.String else column
-    return without_gaps(text).alias("level")
+    return without_gaps(text)
 
 
 @dataclass(frozen=True)

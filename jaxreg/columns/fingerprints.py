@@ -49,7 +49,7 @@ def of_scaled(
         y: scaled targets, NaN where one is missing.
     """
     scaled = np.concatenate([inputs[:, : columns.numbers], y.reshape(len(y), -1)], axis=1)
-    levels = (as_text(table.get_column(name).alias("")) for name in columns.with_levels)
+    levels = (as_text(table.get_column(name)) for name in columns.with_levels)
     return fingerprints([*np.round(GRID * scaled).T, *levels])
 
 
@@ -57,6 +57,7 @@ def _words(column: pl.Series | Float[np.ndarray, " rows"]) -> UInt64[np.ndarray,
     """A number for each value, whether the column has it as a number, a time, or text that says the same."""
     if isinstance(column, np.ndarray):
         return np.where(np.isnan(column), np.nan, column + 0.0).view(np.uint64)  # one zero and one NaN
+    column = column.alias("")  # polars takes some names for patterns
     if column.dtype == pl.Datetime:
         column = column.dt.strftime("%Y-%m-%d %H:%M:%S%.f").str.strip_suffix(" 00:00:00")
     numbers = column.cast(pl.String).cast(pl.Float64, strict=False) if column.dtype != pl.Float64 else column

@@ -10,6 +10,7 @@ import csv
 import io
 import itertools
 import re
+import unicodedata
 import urllib.parse
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -86,7 +87,8 @@ def plain(paths: Sequence[Path], form: Form = AS_FOUND) -> list[Path]:
                     f"--encoding and --unpacked are for text, and {path} is none: leave them out"
                 )
             constants = {key: _constant(own, key in numbers) for key, own in parted[path].items()}
-            found.append(_with_partitions(path, copy_of(path, suffix), constants) if constants else path)
+            is_plain = not constants and _names_are_composed(path)
+            found.append(path if is_plain else _with_partitions(path, copy_of(path, suffix), constants))
         elif start == MAGIC and suffix == ".xlsx":
             sheet = scratch_folder() / "sheet.csv"
             CALLED[str(sheet)] = CALLED.get(str(path), str(path))
@@ -286,19 +288,28 @@ def _partitions(path: Path) -> dict[str, str]:
 
 
 def _with_partitions(path: Path, copy: Path, constants: dict[str, pa.Scalar]) -> Path:
-    """A copy of a Parquet file that has what its folders say as columns."""
+    """A copy of a Parquet file that has what its folders say as columns, and names as options have them."""
     with pq.ParquetFile(path) as file:
-        own = file.schema_arrow
+        fields = [own.with_name(unicodedata.normalize("NFC", own.name)) for own in file.schema_arrow]
+        own = pa.schema(fields, file.schema_arrow.metadata)
         constants = {key: value for key, value in constants.items() if key not in own.names}
         for key, value in constants.items():
             own = own.append(pa.field(key, value.type))
         with pq.ParquetWriter(copy, own, compression="zstd") as writer:
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group)
+                table = table.rename_columns([field.name for field in fields])
                 for key, value in constants.items():
                     table = table.append_column(key, pa.repeat(value, len(table)))
                 writer.write_table(table.cast(own))
     return copy
+
+
+def _names_are_composed(path: Path) -> bool:
+    """Whether a Parquet file's names are of the options' form (NFC); also of one that is damaged."""
+    with contextlib.suppress(pa.ArrowException, OSError):
+        return all(unicodedata.is_normalized("NFC", name) for name in pq.read_schema(path).names)
+    return True
 
 
 def _constant(text: str, number: bool) -> pa.Scalar:
