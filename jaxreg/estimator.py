@@ -23,7 +23,7 @@ from jaxreg.data.rows import Source
 from jaxreg.data.scaler import Scaler
 from jaxreg.distributions.clipped import Clipped
 from jaxreg.distributions.transformed import Affine
-from jaxreg.going_on import check_goes_on, check_targets, settings_of_model
+from jaxreg.going_on import OF_COLUMNS, check_goes_on, check_targets, settings_of_model
 from jaxreg.metrics.scorers import neg_crps as neg_crps
 from jaxreg.metrics.scorers import neg_nll as neg_nll
 from jaxreg.model import model_file
@@ -48,7 +48,7 @@ from jaxreg.training.feeds import size_class
 from jaxreg.training.fitting import without_failed
 from jaxreg.training.hooks import check_hooks
 from jaxreg.training.inputs import more_rows
-from jaxreg.training_data import FEWEST_ROWS, OF_COLUMNS, TrainingData, of_files, of_table
+from jaxreg.training_data import FEWEST_ROWS, TrainingData, of_files, of_table
 
 # Settings that a file says nothing of, or not always.
 UNTOLD = "hooks", "verbose", "warm_start", *OF_COLUMNS

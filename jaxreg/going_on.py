@@ -13,10 +13,9 @@ from jaxreg.model.fitted import Fitted
 from jaxreg.plain import listed
 from jaxreg.settings import EnsembleSettings
 
-# Settings that networks have from the beginning.
-OF_NETWORK = "members", "hidden", "activation", "frequencies", "frequency_scale", "noise"
-# Those that say what is held out, and what columns are.
-OF_ROWS = "validation_fraction", "categories", "numbers", "drop"
+# Settings that a model has from the beginning; and those that say what columns are, which it may not name.
+KEPT = "members", "hidden", "activation", "frequencies", "frequency_scale", "noise", "validation_fraction"
+OF_COLUMNS = "categories", "numbers", "drop"
 
 
 def settings_of_model(fitted: Fitted) -> dict[str, Any]:
@@ -35,11 +34,12 @@ def check_goes_on(settings: EnsembleSettings, start: Fitted) -> None:
     """
     if isinstance(start.x_scaler, Scaler):
         raise ValueError("the model was trained on files standardised before: it can't go on")
-    known, faults = settings_of_model(start), []
-    for name in (*OF_NETWORK, *OF_ROWS):
-        asked, there = getattr(settings, name), known.get(name, ())
-        if _comparable(asked) != _comparable(there):
-            faults.append(f"{name} is {asked!r}, the model has {there!r}")
+    known = dict.fromkeys(OF_COLUMNS, ()) | settings_of_model(start)
+    faults = [
+        f"{name} is {asked!r}, the model has {known[name]!r}"
+        for name in (*KEPT, *OF_COLUMNS)
+        if name in known and _comparable(asked := getattr(settings, name)) != _comparable(known[name])
+    ]
     if faults:
         raise ValueError(f"{'; '.join(faults)}: leave that as it is to go on, or train a new model")
 
@@ -94,7 +94,6 @@ def held_out_before(start: Fitted, numbers: np.ndarray, least: int) -> HeldOut |
 
 
 def _comparable(value: Any) -> Any:
-    """A setting as it compares with a file's."""
+    """A setting as it compares with a file's, which has columns by name: 0.0 and "0" are 0."""
     several = hasattr(value, "__iter__") and not isinstance(value, str)
-    values = value if several else (value,)
-    return tuple(str(own) if isinstance(own, str | None) else str(float(own)) for own in values)
+    return tuple(str(own).removesuffix(".0") for own in (value if several else (value,)))

@@ -17,7 +17,7 @@ from jaxreg.data.far import warn_of_far
 from jaxreg.data.held_out import HeldOut
 from jaxreg.data.rows import Source, key_words
 from jaxreg.data.scaler import Scaler
-from jaxreg.going_on import bounds_with, check_all_members, check_targets, held_out_before
+from jaxreg.going_on import OF_COLUMNS, bounds_with, check_all_members, check_targets, held_out_before
 from jaxreg.model.fitted import FARTHEST, Fitted
 from jaxreg.plain import counted, listed
 from jaxreg.training.inputs import HELD_OUT_ROWS, held_out_sample
@@ -26,8 +26,6 @@ FEWEST_ROWS = 4
 FOLD_ROWS = 2
 # Of rows in files so many serve to find the frequency scale.
 TRIAL_MOST = 2**14
-# Settings that say what columns are.
-OF_COLUMNS = "categories", "numbers", "drop"
 
 
 class TrainingData(NamedTuple):

@@ -332,7 +332,9 @@ def test_ablation_bench_in_its_quick_form(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_gpu_bench_in_its_smallest_form(tmp_path, capsys):
+def test_gpu_bench_in_its_smallest_form(tmp_path, capsys, request):
+    if not request.config.getoption("--all-seeds"):
+        pytest.skip("--all-seeds")  # a minute of compiling
     rows = gpu.main(quick=False, out=tmp_path, cpu=True)
     assert not list(tmp_path.iterdir())
     assert {row["part"] for row in rows} == {part.name for part in gpu.PARTS}

@@ -12,6 +12,7 @@ from jaxreg import Columns, MeanVarRegressor, MixtureRegressor, PeriodicEmbeddin
 from jaxreg.columns import as_table, carried, fingerprints, of_scaled
 from jaxreg.data import HeldOut, Scaler
 from jaxreg.estimator import DeepEnsembleRegressor
+from jaxreg.going_on import check_goes_on
 from jaxreg.model import model_file
 
 SMALL = {
@@ -242,8 +243,8 @@ def test_twice_the_rows_begin_anew():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:columns with levels or gaps")
 def test_ten_parts_are_as_good_as_all():
-    x, y = table(600, "abcdefghijklmnop", gaps=True)
-    unseen, truth = table(2000, "abcdefghijklmnop", gaps=True, seed=1)
+    x, y = table(600, "abcdef", gaps=True)
+    unseen, truth = table(2000, "abcdef", gaps=True, seed=1)
     settings = {"members": 2, "hidden": (32, 32), "noise": 1, "frequency_scale": 0.25, "random_state": 0}
     settings |= {"epochs": 60}
     model = DeepEnsembleRegressor(**settings)
@@ -416,3 +417,18 @@ def test_a_model_without_its_rows_never_begins_anew(tmp_path):
     warm = model.set_params(warm_start=True)
     with pytest.warns(UserWarning, match="fewer rows than the 60 that the model was trained on"):
         warm.fit(x[:40], y[:40])
+
+
+@pytest.mark.parametrize(
+    "asked, there",
+    [
+        ({"categories": [1]}, {"categories": ["1"]}),
+        ({"drop": "city"}, {"drop": ["city"]}),
+        ({"hidden": 16, "frequency_scale": np.float32(0.25)}, {}),
+        ({"noise": 4}, {"noise": None}),  # a file of an older version doesn't have it
+    ],
+)
+def test_settings_are_compared_as_a_file_has_them(asked, there):
+    model = of_60_rows()
+    settings = {name: value for name, value in (model.fitted_.settings | there).items() if value is not None}
+    check_goes_on(model.set_params(**asked), model.fitted_._replace(settings=settings))

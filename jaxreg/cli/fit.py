@@ -114,6 +114,8 @@ def run(asked: Asked, kept: Kept, cluster: Cluster | None, settings: dict[str, A
     if start is not None:
         check_goes_on(start.set_params(**settings), start.fitted_)
         asked = as_trained(asked, start.fitted_)
+        if cluster is not None and asked.how == "whole":
+            raise ValueError(f"{asked.start} was trained with --read whole, which a run of processes isn't")
     tried = "auto" in (settings.get("frequency_scale"), settings.get("noise"))
     stages = Stages(2 + tried, silent=talk.quiet or not first)
     rows, said = read_rows(asked, kept, cluster, settings, stages)
