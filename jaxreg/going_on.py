@@ -89,8 +89,9 @@ def held_out_before(start: Fitted, numbers: np.ndarray, least: int) -> HeldOut |
     if (kept := (start.settings or {}).get("held_out")) is None:
         return None
     known = HeldOut.of(kept)
-    rows, left = known.rows(numbers)
-    return known if left.size and (left[:, 0] >= 0).all() and rows.shape[1] >= least else None
+    left = known.are_left(numbers)
+    enough = left.any(axis=1) & ((~left).sum(axis=1) >= least)
+    return known if enough.all() else None
 
 
 def _comparable(value: Any) -> Any:

@@ -102,8 +102,6 @@ class TableRows(NamedTuple):
         Raises:
             ValueError: names what doesn't go together.
         """
-        if self.y.shape[1:] != more.y.shape[1:]:
-            raise ValueError(f"y has shape {more.y.shape}, that of the rows before was {self.y.shape}")
         if self.table.columns != more.table.columns:
             before, now = listed(self.table.columns), listed(more.table.columns)
             raise ValueError(f"the rows have {now}, those before had {before}: give both names, or neither")

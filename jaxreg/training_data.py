@@ -92,9 +92,8 @@ def of_table(
         columns = Columns.fit(table, of_row, **asked)._replace(named=names[0] is not None)
         scaler = Scaler.fit(y, weight=weight)
     else:
-        check_targets(start, y.shape, names[1])
         start.x_scaler.warn_of_left_out(table)
-        columns, scaler = start.x_scaler.grown(start.x_scaler.counted(table)), start.y_scaler
+        columns, scaler = start.x_scaler.grown(start.x_scaler.counts_of(table)), start.y_scaler
     dtype = default_dtype(np.dtype(np.float64))
     # Missing targets, which weigh nothing, are 0.
     inputs, scaled = columns.transform(table), scaler.transform(y)

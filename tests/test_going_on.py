@@ -12,7 +12,7 @@ from jaxreg import Columns, MeanVarRegressor, MixtureRegressor, PeriodicEmbeddin
 from jaxreg.columns import as_table, carried, fingerprints, of_scaled
 from jaxreg.data import HeldOut, Scaler
 from jaxreg.estimator import DeepEnsembleRegressor
-from jaxreg.going_on import check_goes_on
+from jaxreg.going_on import check_goes_on, held_out_before
 from jaxreg.model import model_file
 
 SMALL = {
@@ -71,7 +71,7 @@ def test_a_network_predicts_what_it_knew_as_before(kind, hidden, before, after, 
     old_rows, _ = table(400, before)
     new_rows, _ = table(600, after, gaps=gaps)
     old = Columns.fit(old_rows)
-    new = old.grown(old.counted(new_rows))
+    new = old.grown(old.counts_of(new_rows))
     assert new != old and {kind.name for kind in new.kinds} == {kind.name for kind in old.kinds}
     assert not list(new.faults())
     model, params = network(old, kind, hidden=hidden)
@@ -94,15 +94,15 @@ def test_what_grew_is_named():
     old = Columns.fit(table(300, "abc")[0])
     words = r"new: 'size' \(number: .*missing\), 'city' \(category, 5 levels: an input for each\)$"
     with pytest.warns(UserWarning, match=words):
-        new = old.grown(old.counted(table(300, "abcde", gaps=True)[0]))
-    assert new.grown(new.counted(table(200, "abc")[0])) == new  # nothing to say
+        new = old.grown(old.counts_of(table(300, "abcde", gaps=True)[0]))
+    assert new.grown(new.counts_of(table(200, "abc")[0])) == new  # nothing to say
 
 
 def test_levels_that_few_rows_have_are_rare_ones():
     old = Columns.fit(table(300, "abc")[0])
     rows = table(300, "abc")[0].with_columns(city=pl.Series([*"xy", "z", "z", "z"] * 1 + ["a"] * 295))
     with pytest.warns(UserWarning, match="'city'"):
-        new = old.grown(old.counted(rows))
+        new = old.grown(old.counts_of(rows))
     city = next(kind for kind in new.kinds if kind.name == "city")
     assert city.levels == next(kind for kind in old.kinds if kind.name == "city").levels and city.rare
 
@@ -126,6 +126,18 @@ def test_rows_stay_held_out(members, folds, n):
         assert after & set(numbers[:n]) == before
         assert len({*all_rows[i], *all_left[i]} - {-1}) == 4 * n
         assert 0.5 < len(after) * folds / (4 * n) < 2
+
+
+def test_too_few_rows_to_hold_some_out():
+    """All in one member's fold, or none in another's: nobody asks for rows that aren't there."""
+    numbers = np.arange(40)
+    held_out = HeldOut.drawn([0], numbers, members=4, folds=4)
+    settings = {"held_out": held_out._asdict()}
+    start = of_60_rows().fitted_._replace(settings=settings)
+    assert held_out_before(start, numbers, 2) == held_out
+    of_one = numbers[held_out.are_left(numbers)[0]]
+    assert held_out_before(start, of_one, 2) is None
+    assert held_out_before(start._replace(settings={}), numbers, 2) is None
 
 
 def test_fingerprints_are_of_values_alone():

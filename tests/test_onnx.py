@@ -148,6 +148,22 @@ def test_families_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_columns_of_any_name(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = pl.DataFrame(rng.normal(size=(30, 4)), ["v1", "c0", "rows", "row_count"])
+    columns = Columns.fit(rows)
+    fitted = made(MeanVarRegressor(hidden=(4,), embedding=columns.embedding()), columns)
+    onnx_export.save(tmp_path / "m.onnx", fitted)
+    found, _ = run(tmp_path / "m.onnx", rows)
+    own = fitted.predict(rows)
+    assert np.max(np.abs(found["mean"] - own.mean) / own.std) < 1e-4
+    columns = Columns.fit(rows.rename({"rows": "std"}))
+    fitted = made(MeanVarRegressor(hidden=(4,), embedding=columns.embedding()), columns)
+    with pytest.raises(ValueError, match="column 'std': an output of the graph has that name"):
+        onnx_export.save(tmp_path / "other.onnx", fitted)
+    assert not (tmp_path / "other.onnx").exists()
+
+
 SERVE = """
 import sys
 import numpy, onnxruntime

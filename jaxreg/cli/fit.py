@@ -175,6 +175,9 @@ def as_trained(asked: Asked, fitted: Fitted) -> Asked:
     if read is not None and asked.how not in ("auto", read):
         trained = f"{asked.start} was trained with --read {read}"
         raise ValueError(f"--read {asked.how}: {trained}, which knows its test rows; leave --read out")
+    if "test_fraction" not in said:
+        unknown = f"{asked.start} doesn't say which rows it wasn't trained on"
+        warnings.warn(f"{unknown}: it is scored on none, jaxreg evaluate scores it on others", stacklevel=3)
     return asked._replace(
         target=fitted.target_names[0],
         form=written_as_before(asked.form, fitted),

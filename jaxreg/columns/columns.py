@@ -111,7 +111,7 @@ class Columns(NamedTuple):
         kinds = (kind.recounted(counts[kind.name]) for kind in learned.kinds)
         return learned._replace(kinds=tuple(kinds))
 
-    def counted(self, table: TableLike) -> dict[str, Counts]:
+    def counts_of(self, table: TableLike) -> dict[str, Counts]:
         """What rows have of levels and gaps, by column, as `grown` takes it."""
         rows, levels = self._known(table), set(self.with_levels)
         return {name: count(_column(rows, name), name in levels) for name in self.names}
@@ -133,7 +133,7 @@ class Columns(NamedTuple):
         """The same with the levels and gaps that more rows bring; all scales stay as they are.
 
         Args:
-            counts: of the columns that are taken, from `counted`.
+            counts: of the columns that are taken, from `counts_of`.
 
         Warns:
             UserWarning: names the columns that grew.

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Int, Integer
+from jaxtyping import Array, Bool, Int, Integer
 
 from jaxreg.checks import as_key
 from jaxreg.data.rows import key_words, row_fractions
@@ -75,21 +75,22 @@ class HeldOut(NamedTuple):
         """What `_asdict` gave, and a file kept."""
         return cls(**kept)
 
+    def are_left(self, numbers: Integer[np.ndarray, " rows"]) -> Bool[np.ndarray, "members rows"]:
+        """Whether each member holds out each row of a table."""
+        fractions = {turn: row_fractions([*self.seed, turn], numbers) for turn in set(self.turns)}
+        members = zip(self.turns, self.lower, self.upper, strict=True)
+        left = [(lower <= fractions[turn]) & (fractions[turn] < upper) for turn, lower, upper in members]
+        return np.stack(left)
+
     def rows(
         self, numbers: Integer[np.ndarray, " rows"]
     ) -> tuple[Int[np.ndarray, "members kept"], Int[np.ndarray, "members left"]]:
-        """The rows of a table that each member trains on, and those that it holds out.
+        """The rows of a table that each member trains on, of which there are some, and those it holds out.
 
         Members that train on fewer rows than others are given some of theirs twice; -1 fills up the shorter
         lists of what is held out.
         """
-        fractions = {turn: row_fractions([*self.seed, turn], numbers) for turn in set(self.turns)}
-        left = np.stack(
-            [
-                (lower <= fractions[turn]) & (fractions[turn] < upper)
-                for turn, lower, upper in zip(self.turns, self.lower, self.upper, strict=True)
-            ]
-        )
+        left = self.are_left(numbers)
         most, most_left = int((~left).sum(axis=1).max()), int(left.sum(axis=1).max())
         kept = np.empty((len(left), most), np.int32)
         held_out = np.full((len(left), most_left), -1, np.int32)

@@ -23,7 +23,8 @@ from jaxreg.distributions.mixture import GaussianMixture
 from jaxreg.files import check_writable, replacing
 from jaxreg.model.export import calibrated, described_inputs, scaled_inputs, with_units
 from jaxreg.model.fitted import Fitted
-from jaxreg.model.onnx_graph import IR_VERSION, ML_OPSET, OPSET, ROWS, Graph, as_type, traced, used
+from jaxreg.model.onnx_graph import IR_VERSION, ML_OPSET, OPSET, ROW_COUNT, ROWS, Graph, as_type, traced, used
+from jaxreg.plain import listed
 
 LEVELS = 0.025, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975
 # Levels beyond these lie in tails that 32 bits don't resolve.
@@ -49,14 +50,17 @@ def save(path: str | Path, fitted: Fitted, levels: Sequence[float] = LEVELS) -> 
         levels: of the quantiles, from 0.001 to 0.999.
 
     Raises:
-        ValueError: if the path can't be written to, the networks predict something else, or a level lies
-            outside.
+        ValueError: if the path can't be written to, the networks predict something else, a level lies
+            outside, or a column is called as an output.
     """
     path, levels = Path(path), tuple(map(float, levels))
     check_writable(path)
     if not levels or not all(LEAST <= level <= MOST for level in levels):
         raise ValueError(f"levels must be numbers from {LEAST} to {MOST}, got {levels}")
     graph, by_column = Graph(), not isinstance(fitted.x_scaler, Scaler)
+    names = fitted.x_scaler.names if by_column else ()
+    if taken := [name for name in names if name in OUTPUTS]:
+        raise ValueError(f"{listed(taken)}: an output of the graph has that name, rename the column")
     with jax.enable_x64(True):
         (rows,) = jax_export.symbolic_shape(ROWS)
         width = len(described_inputs(fitted))
@@ -114,10 +118,10 @@ def _inputs(graph: Graph, fitted: Fitted, by_column: bool) -> tuple[list[Any], l
 
 
 def _count_rows(graph: Graph, name: str) -> None:
-    """The number of rows of an input as `row_count`."""
+    """The number of rows of an input as a value of its own."""
     shape = graph.node("Shape", name)
     first = graph.node("Slice", shape, *(np.array([i]) for i in (0, 1)))
-    graph.nodes.append(helper.make_node("Identity", [first], ["row_count"]))
+    graph.nodes.append(helper.make_node("Identity", [first], [ROW_COUNT]))
 
 
 def _predicted(fitted: Fitted, levels: Sequence[float], *columns: Array) -> tuple[Array, ...]:

@@ -25,6 +25,9 @@ REDUCED = {"reduce_sum": "ReduceSum", "reduce_max": "ReduceMax", "reduce_min": "
 # Of these the runtime knows 32 bits alone.
 SINGLE = "Erf"
 ROWS = "rows"
+# What names within the graph begin with, which a column's name hardly does.
+OWN = "jaxreg::"
+ROW_COUNT = f"{OWN}rows"
 
 
 class Graph:
@@ -43,7 +46,7 @@ class Graph:
     def node(self, kind: str, *inputs: Any, domain: str = "", **attributes: Any) -> str:
         """The name of what a node gives; inputs are names, or arrays, which become constants."""
         self.count += 1
-        name = f"v{self.count}"
+        name = f"{OWN}v{self.count}"
         names = [own if isinstance(own, str) else self.constant(own) for own in inputs]
         self.nodes.append(helper.make_node(kind, names, [name], domain=domain, **attributes))
         return name
@@ -53,7 +56,7 @@ class Graph:
         value = np.asarray(value)
         key = value.dtype.str, value.shape, value.tobytes()
         if key not in self.constants:
-            self.constants[key] = name = f"c{len(self.constants)}"
+            self.constants[key] = name = f"{OWN}c{len(self.constants)}"
             self.initializers.append(numpy_helper.from_array(value, name))
         return self.constants[key]
 
@@ -63,7 +66,7 @@ class Graph:
             return np.array(shape, np.int64)
         if any(str(size) != ROWS for size in shape if not isinstance(size, int)):
             raise NotImplementedError(f"a shape of {shape}")
-        sizes = [np.array([size]) if isinstance(size, int) else "row_count" for size in shape]
+        sizes = [np.array([size]) if isinstance(size, int) else ROW_COUNT for size in shape]
         return self.node("Concat", *sizes, axis=0)
 
     def traced(self, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
