@@ -41,7 +41,9 @@ def test_notebook_bench_in_its_quick_form(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_speed_bench_in_its_quick_form(tmp_path, capsys):
+def test_speed_bench_in_its_quick_form(tmp_path, capsys, request):
+    if not request.config.getoption("--all-seeds"):
+        pytest.skip("--all-seeds")  # half a minute of compiling
     rows = speed.main(quick=True, out=tmp_path)
     assert not list(tmp_path.iterdir())
     assert {row["device"] for row in rows} == {machine.device()}

@@ -326,6 +326,7 @@ def test_any_columns_end_in_finite_inputs_or_in_a_named_error(data, trained, pre
         assert found.shape == (len(frame), inputs[0].shape[1]) and np.isfinite(found).all()
 
 
+@pytest.mark.slow
 def test_a_network_with_learned_vectors_learns_them():
     rng = np.random.default_rng(0)
     streets = [f"street {i}" for i in rng.integers(0, 20, 400)]

@@ -71,7 +71,7 @@ ROWS = {
 }
 
 
-LONG = "Gaussian", "GaussianMixture", "GaussianMixture of NumPy", "Affine"
+LONG = "Gaussian", "Gaussian of NumPy", "GaussianMixture", "GaussianMixture of NumPy", "Affine"
 
 
 @pytest.mark.parametrize(

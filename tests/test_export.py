@@ -158,6 +158,7 @@ def learned_columns():
     return fitted, pd.concat([frame, odd.assign(sold=pd.to_datetime("2096-02-29 23:59"))], ignore_index=True)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default:columns")
 def test_learned_columns_are_exported_and_served(serve, tmp_path):
     fitted, frame = learned_columns()
