@@ -160,6 +160,7 @@ def test_demo(run, tmp_path, made_up):
         assert abs(near.mean() / rows[y].mean() - 1) < 0.1
 
 
+@pytest.mark.slow
 def test_seeds_differ(run, tmp_path):
     for seed in (0, 1):
         run("demo", "--epochs", 1, "--seed", seed, "--out", tmp_path / str(seed))

@@ -46,6 +46,7 @@ def test_frequencies_start_at_several_scales():
     np.testing.assert_allclose(params["params"]["frequency"].std(axis=0), [0.1, 1, 10], rtol=0.02)
 
 
+@pytest.mark.slow
 def test_a_row_alone_is_embedded_as_among_others():
     model = MeanVarRegressor(hidden=(8,), embedding=PeriodicEmbedding(4))
     x = np.random.default_rng(1).normal(size=(5, 2)).astype(np.float32)

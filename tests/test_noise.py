@@ -233,7 +233,9 @@ def test_a_family_is_scipys(name):
 
 
 @pytest.mark.parametrize("name", MOST_SLOW)
-def test_quantiles_draws_and_quadratures_of_a_family(name):
+def test_quantiles_draws_and_quadratures_of_a_family(name, request):
+    if name == "StudentT" and not request.config.getoption("--all-seeds"):
+        pytest.skip("--all-seeds")  # a cdf without a formula, whose roots compile for 20 seconds
     dist, oracle, _ = family(name)
     y = oracle.ppf(np.random.default_rng(1).uniform(0.001, 0.999, ROWS))
     np.testing.assert_allclose(dist.quantile(LEVELS), oracle.ppf(LEVELS[:, None]), rtol=1e-9)
