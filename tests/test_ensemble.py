@@ -640,6 +640,9 @@ def test_fewer_members_side_by_side_where_memory_holds_no_more(sinusoid, monkeyp
         pytest.raises(MemoryError, match="there isn't enough memory .*smaller layers"),
     ):
         fit_ensemble(KEY, TRAINER, sinusoid, side_by_side=10, **settings)
+    monkeypatch.setattr(chunks, "memory_of", lambda device: 1_000)
+    with pytest.raises(MemoryError, match=r"states take .* GB before and after a step, and .* has 1e-06 GB"):
+        fit_ensemble(KEY, TRAINER, sinusoid, **settings)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from bench.speed import OURS, TORCH_DEVICE, Effort, Problem, row, timed
 # An unfused step reads and writes parameters, velocities and gradients.
 TRIPS = 6
 # The share of a device's memory that is left to a fit.
-SMALL_SHARE = "0.008"
+SMALL_SHARE = "0.016"
 # Numbers of members, in order of worth.
 SIZES = 1024, 64, 1, 4096, 256, 16
 

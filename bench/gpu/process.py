@@ -68,15 +68,16 @@ def limited(members: str) -> dict[str, float]:
 
 
 def estimator(rows: str, predicted: str, smallest: str) -> dict[str, float]:
-    """Seconds of a first fit, which compiles, of a second one, and of intervals for many rows."""
+    """Seconds of a first fit, which compiles, of a second one, and of means and intervals for many rows."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(max(int(rows), int(predicted)), FEATURES))
     y = np.sin(2 * x[:, 0]) + x[:, 1] + (0.1 + 0.1 * np.abs(x[:, 2])) * rng.normal(size=len(x))
     x_train, y_train, x_new = x[: int(rows)], y[: int(rows)], x[: int(predicted)]
     model = DeepEnsembleRegressor(random_state=0, **(SMALLEST if smallest == "True" else {}))
     times = {name: seconds(lambda: model.fit(x_train, y_train)) for name in ("first fit", "second fit")}
-    model.predict_interval(x_new)
-    times[f"exact 95 % intervals of {len(x_new):,} rows"] = seconds(lambda: model.predict_interval(x_new))
+    for name, predict in {"means": model.predict, "exact 95 % intervals": model.predict_interval}.items():
+        predict(x_new)
+        times[f"{name} of {len(x_new):,} rows"] = seconds(lambda predict=predict: predict(x_new))
     return times
 
 

@@ -21,7 +21,7 @@ def variants(effort: Effort) -> Iterator[dict]:
     members, epochs = (2, 2) if effort.quick else (1024, 32)
     problem = Problem(128, 64, members, TF32_DIFFERENCE)
     ways = {"one loop, unrolled 1 time": loop(problem, epochs)}
-    for unroll in () if effort.quick else (4,):
+    for unroll in () if effort.quick else (4, 16):
         ways[f"one loop, unrolled {unroll} times"] = loop(problem, epochs, unroll=unroll)
     ways["one loop, a vector for each member"] = loop(problem, epochs, flat=True)
     with products("TF32"):

@@ -3,6 +3,7 @@
 import math
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -111,7 +112,8 @@ def train(
             for_all, start = partial(for_all_members, layout=layout, pool=pool), (trainer, example)
             state = for_all(partial(_start, how=how), each=begin, shared=start)(begin, start)
             # Wait here: a program whose input didn't fit into memory never ends.
-            run = start_run(jax.block_until_ready(state), validated=validation is not None)
+            check_memory(jax.block_until_ready(state))
+            run = start_run(state, validated=validation is not None)
             program = for_all(partial(_advance, how=how), each=(per_member, run), shared=shared)
             if layout.workers == 1 and layout.side_by_side > 1:  # takes its memory for no step at all
                 jax.block_until_ready(program((per_member, run), shared))
@@ -146,6 +148,25 @@ def train(
         run = drive(chunk, runs.pop(), feed, hooks, job, seconds=seconds)
     final, history = place.all_members((run.final_state, run.history))
     return final, history
+
+
+def memory_of(device: jax.Device) -> float:
+    """The bytes that a device lets us have; infinity where it doesn't say."""
+    return (device.memory_stats() or {}).get("bytes_limit", math.inf)
+
+
+def check_memory(states: TrainState) -> None:
+    """Raise an error if a device can't hold its members' states before and after a step."""
+    needed = Counter()
+    for leaf in jax.tree.leaves(states):
+        for shard in leaf.addressable_shards if isinstance(leaf, jax.Array) else ():
+            needed[shard.device] += 2 * shard.data.nbytes
+    for device, size in needed.items():
+        if size > (most := memory_of(device)):
+            raise MemoryError(
+                f"the members' states take {size / 1e9:.3g} GB before and after a step, and {device} has "
+                f"{most / 1e9:.3g} GB"
+            )
 
 
 def into_memory(prepared: Callable[[int], Any], side_by_side: int) -> Any:

@@ -126,7 +126,7 @@ def fit(
 
 
 @memory_errors(
-    "fewer members at once (side_by_side), smaller layers, smaller batches or fewer rows need less"
+    "fewer members, fewer at once (side_by_side), smaller layers, smaller batches or fewer rows need less"
 )
 def fit_ensemble(
     key: Array | int,
