@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from sybil import Sybil
+from sybil.integration.pytest import SybilItem
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 # Tests compile far more than they run, so XLA optimises little, in processes that they start too; the parity
@@ -35,6 +36,23 @@ jax.config.update("jax_default_matmul_precision", "highest")
 torch.set_num_threads(1)
 matplotlib.use("Agg")
 
+# Scripts of the site are run by its build.
+collect_ignore_glob = ["docs/*.py", "docs/*/*.py", "docs/build/*", "docs/made/*"]
+
+
+whole_filter = SybilItem._traceback_filter
+
+
+def traceback_filter(item: SybilItem, error: pytest.ExceptionInfo) -> object:
+    """Sybil's, where it has an answer: of an error that followed another one it has none."""
+    try:
+        return whole_filter(item, error)
+    except IndexError:
+        return error.traceback
+
+
+SybilItem._traceback_filter = traceback_filter
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """README and the page of parts train ensembles of the default size."""
@@ -44,8 +62,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="class")
-def houses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A folder with what the pages read: a made-up table of houses that were sold, and one of others."""
+def page_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A page's folder with what pages read: a made-up table of houses that were sold, and one of others."""
     rng, n = np.random.default_rng(0), 300
     area, year = rng.lognormal(7.2, 0.3, n), rng.integers(1900, 2010, n)
     town = rng.choice(["NAmes", "Edwards", "Sawyer", None], n, p=[0.4, 0.3, 0.25, 0.05])
@@ -53,7 +71,8 @@ def houses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     table = pd.DataFrame({"PID": range(n), "area": area, "Lot Frontage": rng.normal(70, 9, n), "town": town})
     table["Lot Frontage"] = table["Lot Frontage"].where(rng.uniform(size=n) < 0.8)
     table = table.assign(year=year, price=price.round())
-    before, folder = Path.cwd(), tmp_path_factory.mktemp("page")
+    before, folder = Path.cwd(), tmp_path_factory.getbasetemp() / request.path.name
+    folder.mkdir(exist_ok=True)
     table[:250].to_csv(folder / "ames.csv", index=False)
     table[250:].drop(columns="price").to_csv(folder / "new.csv", index=False)
     os.chdir(folder)
@@ -61,5 +80,5 @@ def houses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.chdir(before)
 
 
-pages = Sybil(parsers=[PythonCodeBlockParser()], patterns=["*.md"], fixtures=["houses"])
+pages = Sybil(parsers=[PythonCodeBlockParser()], patterns=["*.md"], fixtures=["page_folder"])
 pytest_collect_file = pages.pytest()

@@ -2,7 +2,7 @@
 
 python read_model.py houses.model rows.csv
 
-Columns may be numbers and categories of up to 12 levels. docs/format.md says what stands in a file.
+Columns may be numbers and categories of up to 12 levels. docs/reference/format.md says what stands in a file.
 """
 
 import csv

@@ -1020,7 +1020,7 @@ def test_results_as_json(run, houses, tmp_path):
     code, out, err = run("info", path, "--json")
     found = json.loads(out)
     assert code == 0 and found["settings"]["members"] == 2 and found["network"]["kind"] == "MeanVarRegressor"
-    text = Path("docs/command.md").read_text()
+    text = Path("docs/reference/command.md").read_text()
     assert all(f"`{name}`" in text for name in {*found, *SCORES})
 
 

@@ -77,7 +77,7 @@ def test_every_file_has_its_place():
 
 
 def test_the_page_of_files_has_them_in_order():
-    page = (FOLDER.parent / "docs" / "files.md").read_text()
+    page = (FOLDER.parent / "docs" / "project" / "files.md").read_text()
     listed = re.findall(r"^jaxreg/(\S+)", page, flags=re.M)
     files = (path for path in FOLDER.rglob("*") if path.is_file() and path.suffix != ".pyc")
     assert sorted(listed) == sorted(str(path.relative_to(FOLDER)) for path in files)

@@ -1,4 +1,4 @@
-"""Results as JSON (docs/command.md says which keys)."""
+"""Results as JSON (docs/reference/command.md says which keys)."""
 
 import json
 import math

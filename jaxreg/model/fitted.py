@@ -25,7 +25,7 @@ class Fitted(NamedTuple):
     """A trained model, or ensemble, with what takes a user's rows in and predictions out in the user's units.
 
     It can be pickled and sent to other processes, which have to be spawned: JAX hangs in a child that was
-    forked after JAX was used (docs/guide.md has examples for joblib and gunicorn).
+    forked after JAX was used (docs/howto/serve.md has examples for joblib and gunicorn).
 
     Attributes:
         model: the Linen module, trained on standardised features and targets.

@@ -123,7 +123,7 @@ def check_parts(model: Model, optimizer: Any, loss: Any) -> None:
         raise TypeError(
             f"model must have init(key, x) and apply(variables, x), as a Linen module has, got a {name}: "
             "make a class into an object first; a Flax NNX module becomes Linen by nnx.bridge.to_linen, "
-            "an Equinox module needs an object with these two functions (docs/guide.md)"
+            "an Equinox module needs an object with these two functions (docs/howto/own_networks.md)"
         )
     if not all(callable(getattr(optimizer, part, None)) for part in ("init", "update")):
         given = getattr(optimizer, "__name__", repr(optimizer))

@@ -1,0 +1,74 @@
+"""Builds the site into `docs/build`: `python -m docs`; `--links` also follows links to other sites.
+
+Code of Markdown pages runs in another process meanwhile; scripts of tutorials and gallery run in the build. A
+warning, a link to nowhere and code that fails are errors, which name their page.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+NEEDED = {
+    "sphinx": "sphinx",
+    "furo": "furo",
+    "myst_parser": "myst-parser",
+    "sphinx_copybutton": "sphinx-copybutton",
+    "sphinx_gallery": "sphinx-gallery",
+    "sphinx_llms_txt": "sphinx-llms-txt",
+    "sphinxcontrib.typer": "sphinxcontrib-typer",
+    "vega_datasets": "vega-datasets",
+    "sybil": "sybil",
+    "torch": "torch",
+    "fastapi": "fastapi",
+    "onnxruntime": "onnxruntime",
+}
+
+
+def missing() -> list[str]:
+    """Packages that the build needs and that aren't installed."""
+    found = []
+    for module, package in NEEDED.items():
+        try:
+            there = find_spec(module) is not None
+        except ModuleNotFoundError:  # of a parent
+            there = False
+        if not there:
+            found.append(package)
+    return found
+
+
+def build(builder: str, *options: str) -> int:
+    """Run Sphinx; its exit code, which isn't 0 after a warning."""
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", "build/doctrees", *options]
+    return subprocess.run([*command, "-b", builder, ".", f"build/{builder}"], cwd=FOLDER).returncode
+
+
+def main() -> int:
+    """Build, and say where the site is."""
+    parser = argparse.ArgumentParser(prog="python -m docs", description=__doc__)
+    parser.add_argument("--links", action="store_true", help="follow links to other sites too")
+    parser.add_argument("--no-code", action="store_true", help="run no code: a quick look at the pages")
+    asked = parser.parse_args()
+    if lacking := missing():
+        print(f"the build needs {', '.join(lacking)}: pip install -e '.[docs]'", file=sys.stderr)
+        return 2
+    began, pages = time.perf_counter(), None
+    if not asked.no_code:
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "", "README.md", "docs"]
+        pages = subprocess.Popen(command, cwd=FOLDER.parent)
+    builders = ["html", "linkcheck"] if asked.links else ["html"]
+    built = max(build(builder, "-D", f"plot_gallery={not asked.no_code:d}") for builder in builders)
+    ran = 0 if pages is None else pages.wait()
+    if ran:
+        print("code of pages failed: pytest names page and line above", file=sys.stderr)
+    if not built and not ran:
+        print(f"{time.perf_counter() - began:.0f} s: {FOLDER / 'build/html/index.html'}")
+    return built or ran
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""How the site is built; `python -m docs` runs it."""
+
+import os
+import re
+import warnings
+from pathlib import Path
+
+import matplotlib
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.application import Sphinx
+from sphinx.writers.html5 import HTML5Translator
+
+import jaxreg
+
+# Folders of scripts, and where the pages made of them are.
+MADE = {"tutorials": "made/tutorials", "gallery": "made/gallery"}
+# Pages that show files from outside this folder.
+ROOT_PAGES = {
+    "bench/LOG.md": "log",
+    "CHANGELOG.md": "changelog",
+    "CONTRIBUTING.md": "contributing",
+    "SECURITY.md": "security",
+}
+
+project, author, copyright = "jaxreg", "the jaxreg authors", "the jaxreg authors"
+release = version = jaxreg.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
+    "sphinx_llms_txt",
+    "sphinxcontrib.typer",
+]
+exclude_patterns = ["build", *(f"{folder}/*" for folder in MADE)]
+nitpicky = False
+default_role = "code"  # docstrings write code between single backticks
+suppress_warnings = ["config.cache"]
+
+html_theme = "furo"
+html_title = "jaxreg"
+html_baseurl = os.environ.get("SITE_URL", "")  # for links of llms.txt
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_show_sourcelink = False
+
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+math_renderer = html_math_renderer = "mathml"
+linkcheck_timeout = 20
+
+autodoc_typehints = "none"  # docstrings give shapes and units
+autodoc_member_order = "bysource"
+# scikit-learn adds these, with labels of its own pages.
+ROUTING = "set_fit_request, set_partial_fit_request, set_predict_request, set_score_request"
+autodoc_default_options = {"members": True, "exclude-members": ROUTING}
+napoleon_use_ivar = True
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+llms_txt_summary = "Regression networks that say how sure they are, trained in JAX as one compiled program."
+llms_txt_full_file = False
+
+# The scripts are run as users run them; what they warn of would be an error in the tests too.
+os.environ["JAXREG_NO_CACHE"] = "1"
+matplotlib.use("Agg")
+
+
+def begin_script(_: dict, __: Path) -> None:
+    """Before each script: warnings are errors, and figures are of one size."""
+    warnings.simplefilter("error")
+    matplotlib.rcParams.update({"figure.dpi": 110, "figure.constrained_layout.use": True})
+
+
+sphinx_gallery_conf = {
+    "examples_dirs": list(MADE),
+    "gallery_dirs": list(MADE.values()),
+    "abort_on_example_error": True,
+    "reset_modules": (begin_script,),
+    "within_subsection_order": "FileNameSortKey",
+    "show_memory": False,
+    "download_all_examples": False,
+    "remove_config_comments": True,
+    "capture_repr": ("_repr_html_",),
+    "copyfile_regex": r".*\.csv",
+    "write_computation_times": False,
+}
+
+
+def link_to_pages(_: Sphinx, __: str, source: list[str]) -> None:
+    """Links to scripts, which readers of the source can follow, become links to the pages made of them."""
+    for file, page in ROOT_PAGES.items():
+        source[0] = source[0].replace(f"](../../{file}", f"](../project/{page}.md")
+    for folder, made in MADE.items():
+        source[0] = source[0].replace(f"]({folder}/GALLERY_HEADER.rst)", f"]({made}/index.rst)")
+        source[0] = re.sub(
+            rf"\]\(((?:\.\./)*){folder}/(\w+)\.(?:py|rst)\)", rf"](\1{made}/\2.rst)", source[0]
+        )
+
+
+def math(writer: HTML5Translator, node: nodes.math) -> None:
+    """A formula as MathML, which browsers draw without a script and without a network."""
+    display = isinstance(node, nodes.math_block)
+    writer.body.append(tex2mathml(node.astext(), as_block=display))
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> None:
+    """Register what the site adds to Sphinx."""
+    app.connect("source-read", link_to_pages)
+    app.add_html_math_renderer("mathml", (math, None), (math, None))
