@@ -55,9 +55,9 @@ SybilItem._traceback_filter = traceback_filter
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """README and the page of parts train ensembles of the default size."""
+    """These pages train ensembles of the default size."""
     for item in items:
-        if item.path.name in ("README.md", "parts.md"):
+        if item.path.name in ("README.md", "index.md", "first.md", "parts.md"):
             item.add_marker(pytest.mark.slow)
 
 

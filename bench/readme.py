@@ -10,6 +10,7 @@ from bench import table_scores
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
+README_TABLE = "comparison"
 TABLES_FIRST = "jaxreg"  # what the others are compared with
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "benchmarks").glob("*.md"))]
 
@@ -312,7 +313,7 @@ TABLES = {
     "predict": ("predict-cpu.csv", predict),
     "coverage": ("coverage.csv", coverage),
     "losses": ("losses.csv", losses),
-    "comparison": ("uci.csv", comparison),
+    README_TABLE: ("uci.csv", comparison),
     "uci": ("uci.csv", uci),
     "tables": ("tables.csv", tables),
     "ablation": ("ablation.csv", ablation),
@@ -329,6 +330,8 @@ def render(text: str) -> str:
         if path.exists():
             with path.open(newline="") as file:
                 body = "\n".join(table(list(csv.DictReader(file))))
+            if name != README_TABLE:
+                body += f"\n\n[{file_name}](../../bench/results/{file_name}) has all figures."
             pattern = rf"(<!-- table: {name} -->\n).*?(<!-- end: {name} -->)"
             text = re.sub(pattern, lambda match, body=body: f"{match[1]}{body}\n{match[2]}", text, flags=re.S)
     return text

@@ -65,14 +65,15 @@ copybutton_prompt_is_regexp = True
 llms_txt_summary = "Regression networks that say how sure they are, trained in JAX as one compiled program."
 llms_txt_full_file = False
 
-# The scripts are run as users run them; what they warn of would be an error in the tests too.
+# The scripts are run as users run them.
 os.environ["JAXREG_NO_CACHE"] = "1"
 matplotlib.use("Agg")
 
 
 def begin_script(_: dict, __: Path) -> None:
-    """Before each script: warnings are errors, and figures are of one size."""
-    warnings.simplefilter("error")
+    """Before each script: what a user would be warned of is an error, and figures are of one size."""
+    for category in (UserWarning, RuntimeWarning, FutureWarning):
+        warnings.simplefilter("error", category)
     matplotlib.rcParams.update({"figure.dpi": 110, "figure.constrained_layout.use": True})
 
 
@@ -105,11 +106,18 @@ def link_to_pages(_: Sphinx, __: str, source: list[str]) -> None:
 def math(writer: HTML5Translator, node: nodes.math) -> None:
     """A formula as MathML, which browsers draw without a script and without a network."""
     display = isinstance(node, nodes.math_block)
-    writer.body.append(tex2mathml(node.astext(), as_block=display))
+    written = tex2mathml(node.astext(), as_block=display)
+    writer.body.append(written.replace(' stretchy="false"', "") if display else written)
     raise nodes.SkipNode
+
+
+def is_field(_: Sphinx, __: str, ___: str, member: object, skip: bool, ____: object) -> bool | None:
+    """Leave out a named tuple's fields, which the class's own docstring explains."""
+    return True if (getattr(member, "__doc__", None) or "").startswith("Alias for field number") else None
 
 
 def setup(app: Sphinx) -> None:
     """Register what the site adds to Sphinx."""
+    app.connect("autodoc-skip-member", is_field)
     app.connect("source-read", link_to_pages)
     app.add_html_math_renderer("mathml", (math, None), (math, None))

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 from jaxreg import MeanVarRegressor, data, fit, isotonic, make_trainer, metrics, plots, predict, sgd
 from jaxreg.calibration import VarianceScaling
 
-train = data.sinusoid(jax.random.key(0), 64)
+train = data.sinusoid(jax.random.key(13), 128)
 held_out_x, held_out_y = data.sinusoid(jax.random.key(1), 500)
 fresh_x, fresh_y = data.sinusoid(jax.random.key(2), 1000)
 model = MeanVarRegressor()

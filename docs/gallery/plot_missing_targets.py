@@ -9,7 +9,7 @@ that is missing, and learns from the others.
 import matplotlib.pyplot as plt
 import numpy as np
 
-from jaxreg import DeepEnsembleRegressor
+from jaxreg import DeepEnsembleRegressor, metrics
 
 NAMES = ["first", "second", "third"]
 
@@ -26,8 +26,6 @@ x, y = measured(256, 0)
 rng = np.random.default_rng(1)
 y[rng.uniform(size=256) < 0.75, 2] = np.nan
 y[rng.uniform(size=256) < 0.2, 0] = np.nan
-print({name: int(count) for name, count in zip(NAMES, np.isfinite(y).sum(axis=0), strict=True)})
-
 # %%
 # One model learns from all rows, the other from the rows that have all three targets.
 
@@ -46,15 +44,16 @@ models = {
 }
 fresh_x, fresh_y = measured(1000, 2)
 for name, model in models.items():
-    scores = [f"{model.predict_dist(fresh_x).output(i).crps(fresh_y[:, i]).mean():.3f}" for i in range(3)]
-    print(f"learned from {name}: CRPS of {dict(zip(NAMES, scores, strict=True))}")
+    scores = metrics.crps(model.predict_dist(fresh_x), fresh_y)
+    told = ", ".join(f"{target} {score:.3f}" for target, score in zip(NAMES, scores, strict=True))
+    print(f"learned from {name}: CRPS of {told}")
 
 # %%
 # Predictions have an axis of targets. The points are the values that were there to learn from.
 
-grid = np.linspace(-3, 3, 200)[:, None]
-lower, upper = models[f"all {len(x)} rows"].predict_interval(grid, level=0.9)
-mean = models[f"all {len(x)} rows"].predict(grid)
+grid = np.linspace(-3, 3, 1000)[:, None]
+model = models[f"all {len(x)} rows"]
+mean, (lower, upper) = model.predict(grid), model.predict_interval(grid, level=0.9)
 figure, axes = plt.subplots(1, 3, figsize=(9, 3.6), layout="constrained")
 for i, ax in enumerate(axes):
     ax.scatter(x[:, 0], y[:, i], s=8, alpha=0.5, label="measured")

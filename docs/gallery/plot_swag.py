@@ -71,7 +71,7 @@ axes[0].scatter(rows[0][:, 0], rows[1], s=8, alpha=0.5, label="train")
 axes[0].plot(grid[:, 0], together.means.T, color="C1", linewidth=0.7, alpha=0.6)
 axes[0].plot(grid[:, 0], predict(model, state.params, grid).mean, "k--", label="first run")
 axes[0].plot([], [], color="C1", label="members")
-axes[0].set(title="means", xlabel="x", ylabel="y", ylim=(-4, 5))
+axes[0].set(title="means", xlabel="x", ylabel="y", ylim=(-3, 4))
 axes[0].legend(fontsize="small")
 plots.band(grid, together, train=rows, title=f"mixture of {members} members", ax=axes[1])
 

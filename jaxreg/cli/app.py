@@ -41,7 +41,10 @@ Read = Annotated[
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of data, weights and the order of rows.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but warnings and errors.")]
 Json = Annotated[
-    bool, typer.Option("--json", help="One JSON object on standard output, errors too (docs/reference/command.md).")
+    bool,
+    typer.Option(
+        "--json", help="One JSON object on standard output, errors too (docs/reference/command.md)."
+    ),
 ]
 Model = Annotated[Path, typer.Argument(help="Model file, from jaxreg fit.")]
 

@@ -89,13 +89,13 @@ class Mixture(Family, _MixtureFields):
 
     @compiled_property
     def aleatoric(self) -> Float[Array, "..."]:
-        """Standard deviation of the noise: the root of the members' mean variance, in units of y."""
+        """Standard deviation of the noise, the root of the members' mean variance, in units of y."""
         stds = self._each("std")
         return root_mean_square(self._shares(stds), stds)
 
     @compiled_property
     def epistemic(self) -> Float[Array, "..."]:
-        """Standard deviation of the members' means: how far they disagree, in units of y."""
+        """Standard deviation of the members' means, how far they disagree, in units of y."""
         means = self._each("mean")
         return root_mean_square(self._shares(means), means - self.mean[None])
 

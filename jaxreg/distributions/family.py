@@ -111,12 +111,12 @@ class Family:
 
     @property
     def aleatoric(self) -> Floats:
-        """Standard deviation of the noise: all of it."""
+        """Standard deviation of the noise, which is all of it."""
         return self.std
 
     @property
     def epistemic(self) -> Floats:
-        """Standard deviation of the members' means: 0."""
+        """Standard deviation of the members' means, which is 0."""
         return jnp.zeros_like(self.std)
 
     def quantile(self, q: Levels) -> Float[Array, "..."]:

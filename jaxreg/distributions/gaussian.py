@@ -102,12 +102,12 @@ class Gaussian(Record):
 
     @property
     def aleatoric(self) -> Float[Array, "..."]:
-        """Standard deviation of the noise: all of it, as for a mixture of one."""
+        """Standard deviation of the noise, which is all of it, as for a mixture of one."""
         return self.std
 
     @property
     def epistemic(self) -> Float[Array, "..."]:
-        """Standard deviation of the members' means: 0, as for a mixture of one."""
+        """Standard deviation of the members' means, which is 0, as for a mixture of one."""
         return jnp.zeros_like(self.std)
 
     def moment_matched(self) -> "Gaussian":

@@ -120,7 +120,7 @@ class GaussianMixture(Record):
 
     @compiled_property
     def aleatoric(self) -> Float[Array, "..."]:
-        """Standard deviation of the noise: the root of the members' mean variance, in units of y."""
+        """Standard deviation of the noise, the root of the members' mean variance, in units of y."""
         means, stds, shares = _components(self)
         within = root_mean_square(shares, stds)
         if self.members is None:
@@ -129,7 +129,7 @@ class GaussianMixture(Record):
 
     @compiled_property
     def epistemic(self) -> Float[Array, "..."]:
-        """Standard deviation of the members' means: how far they disagree, in units of y."""
+        """Standard deviation of the members' means, how far they disagree, in units of y."""
         _, _, shares = _components(self)
         return root_mean_square(shares, _member_means(self) - self.mean[None])
 

@@ -45,7 +45,7 @@ class Run(NamedTuple):
 
     @property
     def final_state(self) -> TrainState:
-        """The state that a run returns: with validation, the parameters of its best epoch."""
+        """The state that a run returns; with validation it has the parameters of its best epoch."""
         return self.state if self.best_params is None else self.state._replace(params=self.best_params)
 
     @property
