@@ -33,7 +33,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--all-seeds",
         action="store_true",
-        help="whole runs beside PyTorch's: 20 seeds of every kind, not 2",
+        help="whole runs beside PyTorch's: 20 seeds of every kind, not 1",
     )
 
 

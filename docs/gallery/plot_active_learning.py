@@ -3,7 +3,7 @@
 
 Labels are expensive, and most of the unlabelled rows are alike. An ensemble asks for the labels of the rows
 on which its members disagree most. Random choice asks for more of the same.
-"""  # noqa: D205, D415
+"""
 
 import jax
 import matplotlib.pyplot as plt

@@ -4,7 +4,7 @@
 A network that was trained for too long predicts a std that is too small. Rows that it wasn't trained on
 correct it: ``VarianceScaling`` multiplies the variance by one number, and ``isotonic.fit`` maps the levels of
 the cdf to those that were observed.
-"""  # noqa: D205, D415
+"""
 
 import jax
 import matplotlib.pyplot as plt

@@ -4,7 +4,7 @@
 Three sensors measure the same quantity, one of them with much more noise than the others. The model doesn't
 know which sensor a row is of. Its 90 % intervals may be right over all rows and wrong for each sensor.
 ``MondrianConformal`` corrects them sensor by sensor.
-"""  # noqa: D205, D415
+"""
 
 import matplotlib.pyplot as plt
 import numpy as np

@@ -3,7 +3,7 @@
 
 A large network that is trained on few rows for long learns their noise. Rows that it isn't trained on show
 when that begins. ``fit`` scores them after each epoch and returns the parameters of the best one.
-"""  # noqa: D205, D415
+"""
 
 import jax
 import matplotlib.pyplot as plt

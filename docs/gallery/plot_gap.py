@@ -3,7 +3,7 @@
 
 An ensemble parts its std into two. The aleatoric std is the noise that its members predict. The epistemic std
 is how far their means disagree: it grows where there are no rows to learn from.
-"""  # noqa: D205, D415
+"""
 
 import jax
 import matplotlib.pyplot as plt

@@ -3,7 +3,7 @@
 
 A hook is an object that ``fit`` calls while it works. This page has two: one writes the loss to a CSV file,
 one stops the run when the validation NLL is low enough.
-"""  # noqa: D205, D415
+"""
 
 import csv
 import tempfile

@@ -4,7 +4,7 @@
 Three quantities were to be measured in each row. The third is expensive and was measured in a quarter of the
 rows. A row with some of its targets still helps: ``DeepEnsembleRegressor`` takes NaN in ``y`` for a target
 that is missing, and learns from the others.
-"""  # noqa: D205, D415
+"""
 
 import matplotlib.pyplot as plt
 import numpy as np

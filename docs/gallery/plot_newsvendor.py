@@ -4,7 +4,7 @@
 A shop orders bread for the next day. A loaf that is missing costs 4 euros of profit. A loaf that is left over
 costs 1 euro. The cheapest order isn't the mean of the demand but its quantile of the level
 ``missing / (missing + left over)``. A model of the mean alone can't give it.
-"""  # noqa: D205, D415
+"""
 
 import matplotlib.pyplot as plt
 import numpy as np

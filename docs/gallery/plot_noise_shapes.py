@@ -3,7 +3,7 @@
 
 Noise may be skewed, heavy-tailed, or have two humps. A network that predicts a mixture of Gaussians for each
 row learns such a shape; a network that predicts one Gaussian can't.
-"""  # noqa: D205, D415
+"""
 
 import matplotlib.pyplot as plt
 import numpy as np

@@ -3,7 +3,7 @@
 
 The data are a sine wave whose noise grows away from ``x = 0``. One network predicts a mean and a std for each
 ``x``; the other predicts a mean for each ``x`` and one std for all of them. Both draw a 95 % interval.
-"""  # noqa: D205, D415
+"""
 
 import jax
 import matplotlib.pyplot as plt

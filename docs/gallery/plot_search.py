@@ -4,7 +4,7 @@
 ``DeepEnsembleRegressor`` is a scikit-learn regressor: it can be the last step of a pipeline, and
 ``GridSearchCV`` can search its settings. ``metrics.neg_crps`` scores the whole predicted distribution, where
 R squared would score the mean alone.
-"""  # noqa: D205, D415
+"""
 
 import matplotlib.pyplot as plt
 import numpy as np

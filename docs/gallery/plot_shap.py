@@ -4,7 +4,7 @@
 Why is this prediction so high, and why so unsure? Shapley values say by how much each feature moves the mean,
 and the std, of one row away from the average. With three features there are eight sets of them, so the values
 can be computed exactly. For many features ``examples/shap_values.py`` has the ``shap`` package sample them.
-"""  # noqa: D205, D415
+"""
 
 from itertools import combinations
 from math import factorial

@@ -5,7 +5,7 @@ SWAG makes many networks out of one run. Training goes on with a constant learni
 are kept after each epoch. Members are drawn from a Gaussian that has their mean and covariance. Maddox et al.
 2019, "A simple baseline for Bayesian uncertainty in deep learning". ``predict_ensemble`` doesn't ask where
 members come from: it takes any parameters with a leading axis of members.
-"""  # noqa: D205, D415
+"""
 
 import jax
 import matplotlib.pyplot as plt

@@ -3,7 +3,7 @@
 
 ``fit_ensemble`` gives each member its own learning rate, momentum and weight decay, by ``numbers``. All
 members are one compiled program, so a sweep compiles once.
-"""  # noqa: D205, D415
+"""
 
 import jax
 import matplotlib.pyplot as plt

@@ -75,7 +75,8 @@ def fit(
         validation: arrays of the same form, held out. The parameters of the epoch with the lowest
             validation NLL are returned; the optimizer's state and the step count are the last epoch's.
         patience: stop after this many epochs without a better validation NLL.
-        state: where to begin; it isn't consumed.
+        state: where to begin; it isn't consumed. Its optimizer's numbers, such as the learning rate, go on,
+            and the trainer's aren't used; `trainer.init(key, x).opt_state` has these.
         first_epoch: number of the first epoch, to continue a run: `fit(epochs=10)` and then `fit(epochs=10,
             state=..., first_epoch=10)` with the same key equal `fit(epochs=20)`. With validation they don't,
             since the returned state has the parameters of the best epoch: use `checkpoints.Checkpoint`, whose
@@ -179,7 +180,8 @@ def fit_ensemble(
         numbers: a sweep: arrays `(members,)` of some of the optimizer's hyperparameters, for example
             `{"learning_rate": [1e-3, 1e-2]}`. `sgd`, `adamw` and `optax.inject_hyperparams` have such. Other
             values compile nothing.
-        states: where to begin, with a leading axis of members; they aren't consumed.
+        states: where to begin, with a leading axis of members; they aren't consumed. Their optimizer's
+            numbers go on, as in `fit`, but for what `numbers` says.
         first_epoch: number of the first epoch, for a run that goes on, as in `fit`.
         hooks: called between chunks of epochs. The arrays of the `Run` have a leading axis of members.
         mesh: devices with an axis "members", over which members are distributed; by default all devices of
