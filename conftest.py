@@ -55,10 +55,12 @@ SybilItem._traceback_filter = traceback_filter
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """These pages train ensembles of the default size."""
+    """Some pages train ensembles of the default size; others show what tests ask anyway."""
     for item in items:
-        if item.path.name in ("README.md", "index.md", "first.md", "parts.md"):
+        if item.path.name in ("README.md", "parts.md"):
             item.add_marker(pytest.mark.slow)
+        elif item.path.suffix == ".md" and item.path.parent.name != "howto":
+            item.add_marker(pytest.mark.site)
 
 
 @pytest.fixture(scope="class")

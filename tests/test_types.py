@@ -70,15 +70,16 @@ WRONG = [
 ]
 
 
-def errors(folder, text):
-    """The lines, counted from 1, at which pyright finds errors, and what they are."""
-    (folder / "page.py").write_text(text)
+def errors(folder, texts):
+    """Where pyright finds errors, by name of the text and line, counted from 1, and what they are."""
+    for name, text in texts.items():
+        (folder / f"{name}.py").write_text(text)
     (folder / "pyrightconfig.json").write_text(json.dumps(SETTINGS))
     command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, "-p", folder]
     found = json.loads(subprocess.run(command, capture_output=True, text=True, cwd=folder).stdout)
-    assert found["summary"]["filesAnalyzed"] == 1
+    assert found["summary"]["filesAnalyzed"] == len(texts)
     return {
-        each["range"]["start"]["line"] + 1: each["message"]
+        (Path(each["file"]).stem, each["range"]["start"]["line"] + 1): each["message"]
         for each in found["generalDiagnostics"]
         if each["severity"] == "error"
     }
@@ -94,17 +95,18 @@ def python_of(page):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("[!mb]*/*.md"))], ids=lambda page: page.name
-)
-def test_pages_pass_pyright(page, tmp_path):
-    assert errors(tmp_path, python_of(page)) == {}
+def test_pages_pass_pyright(tmp_path):
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("[!mb]*/*.md"))]
+    texts = {f"{page.parent.name}_{page.stem}": python_of(page) for page in pages}
+    assert len(texts) == len(pages) and errors(tmp_path, texts) == {}
 
 
 @pytest.mark.slow
 def test_expressions_that_pyright_knows_and_refuses(tmp_path):
     lines = [*PREAMBLE.splitlines(), *FINE]
-    found = errors(tmp_path, "\n".join([*lines, *WRONG]))
+    found = {
+        line: text for (_, line), text in errors(tmp_path, {"page": "\n".join([*lines, *WRONG])}).items()
+    }
     assert {line: text for line, text in found.items() if line <= len(lines)} == {}
     refused = [WRONG[line - 1 - len(lines)] for line in sorted(found)]
     assert refused == WRONG
