@@ -58,7 +58,6 @@ autodoc_member_order = "bysource"
 # scikit-learn adds these, with labels of its own pages.
 ROUTING = "set_fit_request, set_partial_fit_request, set_predict_request, set_score_request"
 autodoc_default_options = {"members": True, "exclude-members": ROUTING}
-napoleon_use_ivar = True
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 

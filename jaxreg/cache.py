@@ -24,7 +24,7 @@ def use_cache() -> Path | None:
     however large it grows.
 
     Returns:
-        The folder in use, or None where there is none: it can't be written to, or others may write to it.
+        The folder in use, or None where it can't be written to or others may write to it.
 
     Raises:
         ModuleNotFoundError: if filelock isn't installed.

@@ -212,8 +212,8 @@ class EnsembleSettings:
     bounds: Annotated[
         Sequence[float | int | None] | str | None,
         two_bounds,
-        "of the target, which no interval, quantile or mean leaves: (0, None), on the command line 0, with a "
-        'comma; "auto" is (0, 1) or (0, None) where all training targets lie there; None for none.',
+        "of the target, which no interval, quantile or mean leaves: (0, None) for at least 0, on the command "
+        'line "0,"; "auto" is (0, 1) or (0, None) where all training targets lie there; None for none.',
     ] = None
     epochs: Annotated[
         int | str,

@@ -177,7 +177,10 @@ def check_same_job(files: Files, given: dict[str, Any]) -> None:
     about |= {"the number of rows": files.rows, "the columns": described["columns"]}
     about |= {"the names and row groups of files": described["files"]}
     about |= {"the number of devices": jax.local_device_count(), "jax_enable_x64": jax.config.jax_enable_x64}
-    hosts.agree(about | {f"--{name.replace('_', '-')}": value for name, value in given.items()})
+    for name, value in given.items():  # settings of the estimator are a dictionary of options
+        options = value if isinstance(value, dict) else {name: value}
+        about |= {f"--{option.replace('_', '-')}": each for option, each in options.items()}
+    hosts.agree(about)
 
 
 def one_feature(path: Path, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ from onnx import helper
 from scipy.special import ndtri
 
 from jaxreg.columns.categories import Category, Ordered
+from jaxreg.columns.values import GAPS
 from jaxreg.data.scaler import Scaler
 from jaxreg.distributions.families import mixture_of
 from jaxreg.distributions.mixture import GaussianMixture
@@ -38,7 +39,8 @@ def save(path: str | Path, fitted: Fitted, levels: Sequence[float] = LEVELS) -> 
     """Write a fitted model as an ONNX file; whole or not at all.
 
     Its inputs are the columns, each `(rows,)` under its name: numbers as float64, NaN for a gap; text of
-    categories as strings, "" for a gap; times as days since 1970-01-01, UTC, NaN for a gap. A model that was
+    categories as strings without blanks at their ends, which a graph can't take away, and "", NA or another
+    of `columns.values.GAPS` for a gap; times as days since 1970-01-01, UTC, NaN for a gap. A model that was
     fitted to scaled arrays has one input, "x", `(rows, features)`. Its outputs are float64 in the target's
     units: "mean" and "std", `(rows,)` or `(rows, d)`; "quantiles" with a leading axis of levels; and the
     mixture's "means", "stds" and "weights" with a leading axis of components, as they are without bounds.
@@ -104,12 +106,13 @@ def _inputs(graph: Graph, fitted: Fitted, by_column: bool) -> tuple[list[Any], l
         name = kind.name
         if levels:
             known = getattr(kind, levels)
+            gaps = [text for text in GAPS if text not in known]
             name = graph.node(
                 "LabelEncoder",
                 name,
                 domain="ai.onnx.ml",
-                keys_strings=[*known, ""],
-                values_floats=[*map(float, range(len(known))), len(known) + 1.0],
+                keys_strings=[*known, *gaps],
+                values_floats=[*map(float, range(len(known))), *[len(known) + 1.0] * len(gaps)],
                 default_float=float(len(known)),
             )
             name = graph.cast(name, np.float64)
