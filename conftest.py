@@ -59,7 +59,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.name in ("README.md", "parts.md"):
             item.add_marker(pytest.mark.slow)
-        elif item.path.suffix == ".md" and item.path.parent.name != "howto":
+        elif item.path.suffix == ".md" and (
+            item.path.parent.name != "howto" or item.path.name in ("from_other_libraries.md", "serve.md")
+        ):
             item.add_marker(pytest.mark.site)
 
 

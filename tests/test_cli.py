@@ -1193,7 +1193,7 @@ print("done")
 """
 
 
-@pytest.mark.slow
+@pytest.mark.longest
 def test_without_docstrings(houses, model, tmp_path):
     lines = ["--help", "fit --help", f"info {model}", f"predict {model} {houses}"]
     lines += [f"evaluate {model} {houses}", f"export {model} --out {tmp_path / 'exported'}"]

@@ -71,7 +71,14 @@ ROWS = {
 }
 
 
-LONG = "Gaussian", "Gaussian of NumPy", "GaussianMixture", "GaussianMixture of NumPy", "Affine"
+LONG = (
+    "Gaussian",
+    "Gaussian of NumPy",
+    "GaussianMixture",
+    "GaussianMixture of NumPy",
+    "Affine",
+    "Recalibrated",
+)
 
 
 @pytest.mark.parametrize(

@@ -252,7 +252,7 @@ def test_twice_the_rows_begin_anew():
     np.testing.assert_array_equal(model.predict(parts[0][0]), whole.predict(parts[0][0]))
 
 
-@pytest.mark.slow
+@pytest.mark.longest
 @pytest.mark.filterwarnings("ignore:columns with levels or gaps")
 def test_ten_parts_are_as_good_as_all():
     x, y = table(600, "abcdef", gaps=True)

@@ -263,7 +263,7 @@ def test_processes_that_see_other_files_say_so(folder, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.longest
 def test_a_number_that_is_taken_ends_the_run(folder, tmp_path):
     def start(i):
         own = "--coordinator", f"127.0.0.1:{port}", "--processes", 2, "--process", i, "--wait", 10

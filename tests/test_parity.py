@@ -269,10 +269,9 @@ def test_whole_run(request, agree, x64, run, what):
     agree(f"{what}: predictions and intervals, worst of {len(seeds)} seeds", max(predictions), 1e-6)
 
 
-@pytest.mark.parametrize(
-    "name", ["MeanVarRegressor", pytest.param("MeanOnlyRegressor", marks=pytest.mark.slow)]
-)
-@pytest.mark.parametrize("outputs", [None, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["MeanVarRegressor", "MeanOnlyRegressor"])
+@pytest.mark.parametrize("outputs", [None, 2])
 def test_first_500_steps_in_float32(agree, name, outputs):
     # In float32 a ReLU flips on a rounding now and then, after which no two libraries agree: in 2 of 20 seeds
     # of the second model with two outputs (bench/LOG.md), with another JAX in others. So most seeds decide.

@@ -200,6 +200,7 @@ def written(draw):
     return names, rows, (mark + file.getvalue()).encode()
 
 
+@pytest.mark.slow
 @examples(300, 20_000)
 @given(table=written())
 def test_tables_that_others_write(ends, tmp_path_factory, table):

@@ -18,7 +18,8 @@ def test_skpros_checks():
     assert len(found) > 50 and {key for key, value in found.items() if value != "PASSED"} == set()
 
 
-@pytest.mark.parametrize("names", [pytest.param(["price"], marks=pytest.mark.slow), ["price", "rent"]])
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [["price"], ["price", "rent"]])
 def test_it_predicts_what_the_estimator_does(names):
     rng = np.random.default_rng(0)
     x = pd.DataFrame(rng.normal(size=(80, 2)), columns=["a", "b"], index=np.arange(80) + 100)

@@ -626,7 +626,7 @@ def test_fits_of_other_lengths_keep_no_memory_maps(sinusoid, lengths):
     assert maps() - before < 20 * len(lengths)
 
 
-@pytest.mark.slow
+@pytest.mark.longest
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells")
 def test_300_lengths_share_20_programs(counting):
     x, y = (np.asarray(a) for a in data.sinusoid(KEY, 341))

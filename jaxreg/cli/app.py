@@ -42,9 +42,7 @@ Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of data, wei
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but warnings and errors.")]
 Json = Annotated[
     bool,
-    typer.Option(
-        "--json", help="One JSON object on standard output, errors too (docs/reference/command.md)."
-    ),
+    typer.Option("--json", help="One JSON object on standard output, errors too."),
 ]
 Model = Annotated[Path, typer.Argument(help="Model file, from jaxreg fit.")]
 
