@@ -222,9 +222,8 @@ def test_same_seed_same_model(run, houses, tmp_path):
 
 
 @pytest.mark.filterwarnings("default:.*(holds no checkpoint|are too few)")
-@pytest.mark.parametrize(
-    "number, code", [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_run_that_was_stopped_goes_on(run, refused, houses, tmp_path, monkeypatch, number, code):
     kept, resumed, whole = tmp_path / "kept", tmp_path / "resumed", tmp_path / "whole"
     given = ["--epochs", 6, "--checkpoint", kept, "--checkpoint-every", 2]
@@ -1320,7 +1319,8 @@ def test_the_decimal_mark_is_kept_in_the_model(run, tmp_path):
     assert without[1].split() == with_target[1].split()[:5] and "points between thousands: 'x'" in without[2]
 
 
-@pytest.mark.parametrize("how", ["whole", pytest.param("stream", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["whole", "stream"])
 @pytest.mark.filterwarnings("default")
 def test_going_on_from_a_model(run, refused, tmp_path, how):
     rows = table(300)

@@ -189,7 +189,7 @@ SWEEPS = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "clipped and scheduled" else n for n in SWEEPS]
+    "name", [n if n == "sgd" else pytest.param(n, marks=pytest.mark.slow) for n in SWEEPS]
 )
 def test_a_sweep_is_a_fit_for_each_setting(wide, name):
     build, numbers = SWEEPS[name]

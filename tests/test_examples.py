@@ -143,6 +143,7 @@ def test_shap_values(capsys):
     assert abs(found["mean"]).mean(axis=0).argmax() == 0 and abs(found["std"]).mean(axis=0).argmax() == 1
 
 
+@pytest.mark.slow
 def test_a_model_file_is_read_by_numpy_alone(tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     size = np.where(rng.random(200) < 0.1, np.nan, rng.standard_t(2, size=200))

@@ -95,7 +95,7 @@ def run(path, x):
     return dict(zip(names, session.run(None, feed(session, x)), strict=True)), session
 
 
-SLOW = "one shared variance", "mixtures of two outputs", "bounds"
+SLOW = "one network", "one shared variance", "mixtures of two outputs", "bounds"
 
 
 @pytest.mark.parametrize(

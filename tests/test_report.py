@@ -54,9 +54,8 @@ def test_rows_of_scores():
     )
 
 
-@pytest.mark.parametrize(
-    "n", [pytest.param(1, marks=pytest.mark.slow), pytest.param(9, marks=pytest.mark.slow), 10]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [1, 9, 10])
 def test_few_rows_have_no_calibration_error(tmp_path, n):
     one = section(n=n)
     report.write(tmp_path / "page.html", [one], title="", about="")
