@@ -5,40 +5,31 @@ warning, a link to nowhere and code that fails are errors, which name their page
 """
 
 import argparse
+import re
 import subprocess
 import sys
 import time
-from importlib.util import find_spec
+import tomllib
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
-NEEDED = {
-    "sphinx": "sphinx",
-    "furo": "furo",
-    "myst_parser": "myst-parser",
-    "sphinx_copybutton": "sphinx-copybutton",
-    "sphinx_gallery": "sphinx-gallery",
-    "sphinx_llms_txt": "sphinx-llms-txt",
-    "sphinxcontrib.typer": "sphinxcontrib-typer",
-    "vega_datasets": "vega-datasets",
-    "sybil": "sybil",
-    "torch": "torch",
-    "fastapi": "fastapi",
-    "onnxruntime": "onnxruntime",
-}
 
 
-def missing() -> list[str]:
-    """Packages that the build needs and that aren't installed."""
+def missing(extra: str = "docs") -> list[str]:
+    """Packages of an extra in pyproject.toml, and of extras that it names, that aren't installed."""
+    project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["project"]
     found = []
-    for module, package in NEEDED.items():
+    for need in project["optional-dependencies"][extra]:
+        name, *extras = re.findall(r"[\w-]+", need.partition(">")[0].partition("=")[0])
+        if name == project["name"]:
+            found += [each for other in extras for each in missing(other)]
+            continue
         try:
-            there = find_spec(module) is not None
-        except ModuleNotFoundError:  # of a parent
-            there = False
-        if not there:
-            found.append(package)
-    return found
+            distribution(name)
+        except PackageNotFoundError:
+            found.append(name)
+    return list(dict.fromkeys(found))
 
 
 def build(builder: str, *options: str) -> int:

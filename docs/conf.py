@@ -37,7 +37,6 @@ extensions = [
     "sphinxcontrib.typer",
 ]
 exclude_patterns = ["build", *(f"{folder}/*" for folder in MADE)]
-nitpicky = False
 default_role = "code"  # docstrings write code between single backticks
 suppress_warnings = ["config.cache"]
 
@@ -86,7 +85,6 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "remove_config_comments": True,
     "capture_repr": ("_repr_html_",),
-    "copyfile_regex": r".*\.csv",
     "write_computation_times": False,
 }
 
