@@ -286,7 +286,11 @@ def gpu(rows: list[dict]) -> list[str]:
                 f"| {question if i == 0 else ''} | {members} | {row['what']} "
                 f"| {row['median']} {row['unit']}{spread} | {row['times_ours']} |"
             )
-    return [*lines, "", _measured_on(rows[0])]
+    devices = _grouped(rows, "device").values()
+    for own in devices:
+        asked = "; ".join(question for (question,) in _grouped(own, "question"))
+        lines += ["", _measured_on(own[0]) + (f" There: {asked}." if len(devices) > 1 else "")]
+    return lines
 
 
 def columns(rows: list[dict]) -> list[str]:

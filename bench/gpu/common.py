@@ -63,5 +63,5 @@ def process(what: str, *arguments: object, **environment: str) -> dict:
         command, capture_output=True, text=True, cwd=ROOT, env=os.environ | variables, timeout=5 * MINUTE
     )
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command[2:])} ended with {done.returncode}: {done.stderr[-500:]}")
+        raise RuntimeError(f"{' '.join(command[2:])} ended with {done.returncode}: {done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])

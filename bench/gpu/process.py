@@ -1,5 +1,6 @@
 """One process of a measurement of `bench.gpu`: `python -m bench.gpu.process WHAT ARGUMENTS` prints JSON."""
 
+import faulthandler
 import json
 import math
 import re
@@ -17,7 +18,7 @@ from bench.machine import seconds
 from bench.speed import Contender, Problem, units_for
 from jaxreg import DeepEnsembleRegressor
 
-ROUNDS, FEATURES = 5, 8
+ROUNDS, FEATURES, LIMITED_SECONDS = 5, 8, 90
 SMALLEST = {"members": 2, "hidden": (8,), "epochs": 2, "frequency_scale": 0.25, "noise": 1}
 
 
@@ -55,15 +56,18 @@ def memory(few: str, many: str) -> dict[str, float]:
 
 
 def limited(members: str) -> dict[str, float]:
-    """How many members are trained side by side where memory is limited, and its bytes."""
+    """How many members are trained side by side where memory is limited, its bytes, and the time of a fit."""
+    faulthandler.dump_traceback_later(LIMITED_SECONDS, exit=True)  # says where it waits
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        Problem(128, 64, int(members)).fit(1)
+        took = seconds(partial(Problem(128, 64, int(members)).fit, 1))
+    faulthandler.cancel_dump_traceback_later()
     found = [re.search(r"side_by_side=(\d+)", str(each.message)) for each in told]
     memory = jax.local_devices()[0].memory_stats() or {}
     return {
         "side_by_side": next((int(each[1]) for each in found if each), int(members)),
         "bytes": memory.get("bytes_limit", math.inf),
+        "seconds": took,
     }
 
 
