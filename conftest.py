@@ -15,6 +15,8 @@ from sybil import Sybil
 from sybil.integration.pytest import SybilItem
 from sybil.parsers.markdown import PythonCodeBlockParser
 
+from docs.blocks import PARSERS, run_shell, save_program
+
 # Tests compile far more than they run, so XLA optimises little, in processes that they start too; the parity
 # tests ask for all of it. JAX_DISABLE_MOST_OPTIMIZATIONS=0 has all tests compile as users do.
 UNOPTIMIZED = "JAX_DISABLE_MOST_OPTIMIZATIONS"
@@ -37,6 +39,7 @@ torch.set_num_threads(1)
 matplotlib.use("Agg")
 
 # Scripts of the site are run by its build.
+ONLY_ON_THE_SITE = "from_other_libraries.md", "own_networks.md", "serve.md"
 collect_ignore_glob = ["docs/*.py", "docs/*/*.py", "docs/build/*", "docs/made/*"]
 
 
@@ -57,11 +60,13 @@ SybilItem._traceback_filter = traceback_filter
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Some pages train ensembles of the default size; others show what tests ask anyway."""
     for item in items:
-        if item.path.name in ("README.md", "parts.md"):
+        if item.path.suffix != ".md":
+            continue
+        if item.example.region.evaluator in (run_shell, save_program):
+            item.add_marker(pytest.mark.site)
+        elif item.path.name == "README.md":
             item.add_marker(pytest.mark.slow)
-        elif item.path.suffix == ".md" and (
-            item.path.parent.name != "howto" or item.path.name in ("from_other_libraries.md", "serve.md")
-        ):
+        elif item.path.parent.name != "howto" or item.path.name in ONLY_ON_THE_SITE:
             item.add_marker(pytest.mark.site)
 
 
@@ -78,11 +83,17 @@ def page_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     before, folder = Path.cwd(), tmp_path_factory.getbasetemp() / request.path.name
     folder.mkdir(exist_ok=True)
     table[:250].to_csv(folder / "ames.csv", index=False)
+    table[:250].to_parquet(folder / "rows.parquet")
+    table[:250].assign(address=[f"{i} Elm St" for i in range(250)]).to_csv(folder / "houses.csv", index=False)
+    table[250:].to_csv(folder / "sold.csv", index=False)
+    distance = np.linspace(390, 720, 220)
+    ratio = -0.7 / (1 + np.exp((580 - distance) / 30)) + 1e-4 * (distance - 390) * rng.normal(size=220)
+    pd.DataFrame({"range": distance, "logratio": ratio}).to_csv(folder / "lidar.csv", index=False)
     table[250:].drop(columns="price").to_csv(folder / "new.csv", index=False)
     os.chdir(folder)
     yield
     os.chdir(before)
 
 
-pages = Sybil(parsers=[PythonCodeBlockParser()], patterns=["*.md"], fixtures=["page_folder"])
+pages = Sybil(parsers=[PythonCodeBlockParser(), *PARSERS], patterns=["*.md"], fixtures=["page_folder"])
 pytest_collect_file = pages.pytest()

@@ -1,7 +1,8 @@
 """Builds the site into `docs/build`: `python -m docs`; `--links` also follows links to other sites.
 
-Code of Markdown pages runs in another process meanwhile; scripts of tutorials and gallery run in the build. A
-warning, a link to nowhere and code that fails are errors, which name their page.
+Code of Markdown pages, commands and programs among it, runs in another process meanwhile; scripts of
+tutorials and gallery run in the build. A warning, a link to nowhere and code that fails are errors, which
+name their page.
 """
 
 import argparse
@@ -49,7 +50,7 @@ def main() -> int:
         return 2
     began, pages = time.perf_counter(), None
     if not asked.no_code:
-        command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "", "docs"]
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "not slow", "docs", "README.md"]
         pages = subprocess.Popen(command, cwd=FOLDER.parent)
     builders = ["html", "linkcheck"] if asked.links else ["html"]
     built = max(build(builder, "-D", f"plot_gallery={not asked.no_code:d}") for builder in builders)

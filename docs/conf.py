@@ -2,6 +2,7 @@
 
 import os
 import re
+import tomllib
 import warnings
 from pathlib import Path
 
@@ -23,6 +24,7 @@ ROOT_PAGES = {
     "SECURITY.md": "security",
 }
 
+package = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 project, author, copyright = "jaxreg", "the jaxreg authors", "the jaxreg authors"
 release = version = jaxreg.__version__
 
@@ -47,13 +49,17 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = ["attrs_inline", "dollarmath", "substitution"]
+# What badges say, so that they are true.
+python = package["requires-python"].removeprefix(">=")
+myst_substitutions = {"version": version, "python": python, "license": package["license"]}
 myst_heading_anchors = 3
 math_renderer = html_math_renderer = "mathml"
 linkcheck_timeout = 20
 
 autodoc_typehints = "none"  # docstrings give shapes and units
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 # scikit-learn adds these, with labels of its own pages.
 ROUTING = "set_fit_request, set_partial_fit_request, set_predict_request, set_score_request"
 autodoc_default_options = {"members": True, "exclude-members": ROUTING}

@@ -7,12 +7,14 @@ import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 import jaxreg
 from docs import __main__ as build
+from docs import blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = {page.name: page.read_text() for page in sorted((ROOT / "docs/reference").glob("*.md"))}
@@ -83,6 +85,48 @@ def test_the_recipe_asks_for_what_pyproject_asks_for():
     run = {each.replace(" ", "") for each in recipe["requirements"]["run"] if not each.startswith("python >")}
     assert run == told
     assert recipe["context"]["version"] == jaxreg.__version__
+
+
+def example(text):
+    """A block of a page."""
+    return SimpleNamespace(parsed=text, namespace={})
+
+
+def test_commands_of_a_page_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks.run_shell(
+        example("# a remark\n\npip install nothing-of-this-name\necho one \\\n  two > told\nsleep 60 &\n")
+    )
+    assert Path("told").read_text() == "one two\n"
+    # Each of two machines waits for what the other says, at one address.
+    both = "echo first:9999 > {0}; until [ -e {1} ]; do sleep 0.01; done; cmp {0} {1}  # on the {0}"
+    blocks.run_shell(
+        example("\n".join(both.format(*pair) for pair in (("left", "right"), ("right", "left"))))
+    )
+    assert re.fullmatch(r"localhost:\d+\n", Path("left").read_text())
+    with pytest.raises(AssertionError, match=r"(?s)ls --none.*ended with 2.*unrecognized option '--none'"):
+        blocks.run_shell(example("ls --none"))
+    page = example(":caption: program.py\n\nanswer = 42\n")
+    blocks.save_program(page)
+    assert Path("program.py").read_text() == "answer = 42\n" and page.namespace["answer"] == 42
+    blocks.save_program(example(":caption: other.py\n\nimport sys\nsys.exit(sys.argv[1])\n"))
+    assert Path("other.py").exists()
+
+
+# Listings and output, of which nothing can run.
+LISTINGS = {"project/files.md": {"text"}}
+
+
+def test_what_pages_show_is_run():
+    run = {"python", "bash", "{code-block} python"}
+    for page in sorted((ROOT / "docs").glob("[!bm]*/*.md")):
+        name = str(page.relative_to(ROOT / "docs"))
+        shown = set(
+            re.findall(
+                r"^```(?!$|{(?:toctree|include|eval-rst|auto|typer))(.*)$", page.read_text(), re.MULTILINE
+            )
+        )
+        assert shown <= run | LISTINGS.get(name, set()), name
 
 
 def test_the_build_says_what_is_missing(monkeypatch, capsys):
