@@ -24,8 +24,8 @@ def tail_root(means: Array, stds: Array, shares: Array, tail: Array, sign: Array
     the roots `(k, n)`.
     """
     components = means, stds, shares
-    ends = _bracket(ndtri(tail), sign, components, tail)
-    return sign * _root(lambda x: mixture_tail(x, sign, *components), ends, tail)
+    ends, guess = _bracket(ndtri(tail), sign, components, tail)
+    return sign * _root(lambda x: mixture_tail(x, sign, *components), ends, tail, guess)
 
 
 def any_tail_root(lower_tail: Callable[[Array], tuple[Array, Array]], tail: Array, like: Array) -> Array:
@@ -55,7 +55,7 @@ def any_tail_root(lower_tail: Callable[[Array], tuple[Array, Array]], tail: Arra
 
     largest = jnp.finfo(like.dtype).max
     ends = tuple(jnp.clip(reach(way), -largest, largest) for way in (-1, 1))
-    root = fixed(_root(lambda x: fixed(lower_tail(x)), ends, jnp.broadcast_to(tail, like.shape)))
+    root = fixed(_root(lambda x: fixed(lower_tail(x)), ends, jnp.broadcast_to(tail, like.shape), ends[1]))
     probability, density = lower_tail(root)
     slope = fixed(density)
     off = jnp.where(slope > 0, (tail - probability) / jnp.where(slope > 0, slope, 1), 0)
@@ -63,9 +63,9 @@ def any_tail_root(lower_tail: Callable[[Array], tuple[Array, Array]], tail: Arra
 
 
 def _root(
-    lower_tail: Callable[[Array], tuple[Array, Array]], ends: tuple[Array, Array], tail: Array
+    lower_tail: Callable[[Array], tuple[Array, Array]], ends: tuple[Array, Array], tail: Array, guess: Array
 ) -> Array:
-    """The root between two ends, of which the upper one is the first guess.
+    """The root between two ends, from a first guess.
 
     Newton's method on `ndtri(F(x)) = ndtri(tail)`, which one step solves for a Gaussian. A step that leaves
     the bracket, or comes from one that didn't halve the distance, is a bisection.
@@ -93,31 +93,40 @@ def _root(
         new = jnp.where(inside & (found | tiny | (apart < 0.5 * distance)), new, 0.5 * low + 0.5 * high)
         return jnp.where(done | found & ~inside, x, new), low, high, apart, done | found, steps + 1
 
-    carry = high, low, high, jnp.full_like(high, jnp.inf), jnp.zeros(high.shape, bool), 0
+    carry = guess, low, high, jnp.full_like(high, jnp.inf), jnp.zeros(high.shape, bool), 0
     x, low, high, *_ = jax.lax.while_loop(go_on, step, carry)
     return jnp.clip(x, low, high)
 
 
-def _bracket(z: Array, sign: Array, components: tuple[Array, ...], tail: Array) -> tuple[Array, Array]:
-    """Two points around a mixture's quantile, of which the upper one is near it.
+def _bracket(
+    z: Array, sign: Array, components: tuple[Array, ...], tail: Array
+) -> tuple[tuple[Array, Array], Array]:
+    """Two points around a mixture's quantile, and a guess between them.
 
     It lies between the components' own quantiles; and not above where a component's part of the lower tail
-    alone is the whole of it, which is where it lies if that component is far below the others.
+    alone is the whole of it, which is where it lies if that component is far below the others. The guess is
+    the quantile of the Gaussian of the same moments.
     """
+    means, _, shares = components
+    middle = weighted_sum(shares, means)
 
-    def narrow(ends: tuple[Array, ...], component: tuple[Array, ...]) -> tuple[tuple[Array, ...], None]:
+    def narrow(carry: tuple[Array, ...], component: tuple[Array, ...]) -> tuple[tuple[Array, ...], None]:
         mean, std, share = component
-        low, high, highest = ends
+        low, high, highest, variance = carry
+        variance += share * (std * std + (mean - middle) ** 2)
         present = share[None] > 0
         alone = _at_least_ndtri(jnp.minimum(tail / jnp.where(present, share[None], 1), 1))
         own, whole = (sign * mean[None] + std[None] * at for at in (z, alone))
         low = jnp.where(present, jnp.minimum(low, own), low)
         high = jnp.where(present, jnp.maximum(high, own), high)
-        return (low, high, jnp.where(present, jnp.minimum(highest, whole), highest)), None
+        return (low, high, jnp.where(present, jnp.minimum(highest, whole), highest), variance), None
 
     far = jnp.full((len(tail), components[0].shape[1]), jnp.inf, components[0].dtype)
-    (low, high, highest), _ = jax.lax.scan(narrow, (far, -far, far), components)
-    return low, jnp.minimum(high, highest)
+    carry = far, -far, far, jnp.zeros_like(middle)
+    (low, high, highest, variance), _ = jax.lax.scan(narrow, carry, components)
+    high = jnp.minimum(high, highest)
+    guess = sign * middle[None] + z * jnp.sqrt(variance)[None]
+    return (low, high), jnp.where(jnp.isnan(guess), high, jnp.clip(guess, low, high))
 
 
 def _at_least_ndtri(p: Array) -> Array:
