@@ -1,5 +1,6 @@
 """The estimator's settings, described once: what is checked, what the command offers, what is documented."""
 
+import inspect
 import math
 import textwrap
 from collections.abc import Callable, Collection, Sequence
@@ -50,9 +51,9 @@ def documented(kind: type) -> type:
     if kind.__doc__:  # none under python -OO
         texts = (f"{name}: {setting.description}" for name, setting in settings_of(kind).items())
         wrapped = (textwrap.fill(text, WIDTH, subsequent_indent=" " * 4) for text in texts)
-        kind.__doc__ = kind.__doc__.replace(
-            "{settings}", textwrap.indent("\n".join(wrapped), " " * 8).lstrip()
-        )
+        listed = textwrap.indent("\n".join(wrapped), " " * 4).lstrip()
+        # Without its margin, which newer versions of Python take away by themselves.
+        kind.__doc__ = inspect.cleandoc(kind.__doc__).replace("{settings}", listed)
     kind.__init__.__qualname__ = f"{kind.__name__}.__init__"  # which errors name
     return kind
 

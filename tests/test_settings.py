@@ -43,12 +43,12 @@ class Oven:
 
 def test_a_docstring_lists_what_fields_say():
     first, *rest = Oven.__doc__.splitlines()
-    assert first == "Bakes." and rest[2] == "        loaves: how many."
-    assert rest[3].startswith("        heat: in degrees") and rest[4].startswith("            very")
-    assert rest[-3:-1] == ["    Returns:", "        Bread."]
+    assert first == "Bakes." and rest[2] == "    loaves: how many."
+    assert rest[3].startswith("    heat: in degrees") and rest[4].startswith("        very")
+    assert rest[-2:] == ["Returns:", "    Bread."]
     described = settings_of(DeepEnsembleRegressor)
     assert set(described) == set(DeepEnsembleRegressor().get_params())
-    assert all(f"        {name}: " in DeepEnsembleRegressor.__doc__ for name in described)
+    assert all(f"\n    {name}: " in DeepEnsembleRegressor.__doc__ for name in described)
 
 
 def test_names_are_those_of_what_they_stand_for():

@@ -103,7 +103,8 @@ class Graph:
         write = getattr(self, f"write_{name}", None)
         if write is None:
             raise NotImplementedError(f"ONNX has no {name!r} of JAX here")
-        return [write(equation, *given)]
+        found = write(equation, *given)
+        return found if isinstance(found, list) else [found]
 
     def cast(self, value: Any, dtype: Any) -> str:
         """The same of another type."""
@@ -219,6 +220,11 @@ class Graph:
         return self.node(
             "Concat", *(self.node("Unsqueeze", own, np.array([axis])) for own in parts), axis=axis
         )
+
+    def write_unstack(self, equation: Any, x: Any) -> list[str]:
+        """Each part along a dimension, without that."""
+        axis = equation.params["axis"]
+        return [self.node("Gather", x, np.array(i), axis=axis) for i in range(len(equation.outvars))]
 
     def write_slice(self, equation: Any, x: Any) -> str:
         """Rows are taken to their end."""
