@@ -8,6 +8,8 @@ from pathlib import Path
 
 import jax
 
+from jaxreg.plain import warn
+
 # JAX looks at every program in the folder whenever it writes one: 0.1 s for so many.
 MOST_BYTES = 10**8
 OTHERS_MAY_WRITE = 0o022
@@ -54,10 +56,7 @@ def _own_folder() -> str | None:
         if not os.access(folder, os.W_OK):
             return None
         if _is_open_to_others(folder):
-            warnings.warn(
-                f"compiled programs aren't kept, because others may write to {folder} or own it: delete it",
-                stacklevel=3,
-            )
+            warn(f"compiled programs aren't kept, because others may write to {folder} or own it: delete it")
             return None
         _remove_changed(folder)
     except (OSError, RuntimeError):  # no home, or none that can be written to

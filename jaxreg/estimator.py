@@ -1,6 +1,5 @@
 """A scikit-learn regressor: an ensemble with calibrated error bars, for tables of any kind."""
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,6 +29,7 @@ from jaxreg.model import model_file
 from jaxreg.model.fitted import Fitted
 from jaxreg.networks.models import MixtureRegressor, with_components
 from jaxreg.networks.prediction import predict_ensemble
+from jaxreg.plain import warn
 from jaxreg.progress import shown
 from jaxreg.recipe import (
     PRIOR_ROWS,
@@ -128,10 +128,9 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         """
         start = self.fitted_ if self.warm_start and hasattr(self, "fitted_") else None
         if start is not None and not isinstance(X, Source) and _num_samples(X) < start.settings["rows"]:
-            warnings.warn(
+            warn(
                 f"there are fewer rows than the {start.settings['rows']:,} that the model was trained on: it "
-                "forgets some of what it learned of rows that aren't among them",
-                stacklevel=2,
+                "forgets some of what it learned of rows that aren't among them"
             )
         return self._trained((X, y, sample_weight), start, keep=bool(self.warm_start))
 
@@ -170,10 +169,9 @@ class DeepEnsembleRegressor(RegressorMixin, EnsembleSettings, BaseEstimator):
         """
         start, rows = getattr(self, "fitted_", None), getattr(self, "rows_", None)
         if start is not None and rows is None:
-            warnings.warn(
+            warn(
                 f"the {start.settings['rows']:,} rows that the model was trained on weren't kept: it goes on "
-                "with the new ones alone, and forgets some of what it learned",
-                stacklevel=2,
+                "with the new ones alone, and forgets some of what it learned"
             )
         return self._trained((X, y, sample_weight), start, before=rows, keep=True)
 

@@ -1,6 +1,5 @@
 """What training that goes on from a model takes from it: its network, and the rows that were held out."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 from jaxreg.data.held_out import HeldOut
 from jaxreg.data.scaler import Scaler
 from jaxreg.model.fitted import Fitted
-from jaxreg.plain import listed
+from jaxreg.plain import listed, warn
 from jaxreg.settings import EnsembleSettings
 
 # Settings that a model has from the beginning; and those that say what columns are, which it may not name.
@@ -68,7 +67,7 @@ def bounds_with(
         return found
     both = None if None in (found, start.bounds) else (0.0, max(found[1], start.bounds[1]))
     if both != start.bounds:
-        warnings.warn(f"the target's bounds were {start.bounds} and are {both} now", stacklevel=6)
+        warn(f"the target's bounds were {start.bounds} and are {both} now")
     return both
 
 

@@ -1,12 +1,17 @@
 """Checks and words for messages that need no library: whole numbers, names, counts."""
 
 import operator
+import sys
+import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
 # The largest whole number that runs count with.
 MOST = 2**31 - 1
+
+# What stands between a line of a user's and a warning: the package, and what wraps its functions.
+OURS = {"jaxreg", "contextlib", "beartype", "jaxtyping"}
 
 
 def check_whole(name: str, value: Any, least: int) -> None:
@@ -19,6 +24,14 @@ def check_whole(name: str, value: Any, least: int) -> None:
         raise ValueError(f"{name} must be at least {least}, got {value}")
     if whole > MOST:
         raise ValueError(f"{name} must be at most {MOST:,}, got {value:,}")
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line of the user's that led here, so that each such line is warned of once."""
+    frame, level = sys._getframe(1), 2
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in OURS:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
 
 
 def listed(names: Sequence[str], most: int = 20) -> str:

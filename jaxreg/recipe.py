@@ -3,7 +3,6 @@
 import math
 import operator
 import time
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from jaxreg.model.fitted import Fitted
 from jaxreg.networks.embeddings import PeriodicEmbedding
 from jaxreg.networks.models import ACTIVATIONS, SMALLEST_STD, MeanVarRegressor, MixtureRegressor
 from jaxreg.networks.prediction import predict_ensemble
+from jaxreg.plain import warn
 from jaxreg.training import History, Hook, Run, Trainer, TrainState, fit_ensemble, make_trainer
 from jaxreg.training.feeds import share_class
 from jaxreg.training.fitting import memory_errors
@@ -117,12 +117,11 @@ class TimeLimit(Hook):
         """Say what was kept if the time was over before the epochs were."""
         done = int(np.isfinite(history.loss).sum(axis=-1).max())
         if self.stopped and done < history.loss.shape[-1]:
-            warnings.warn(
+            warn(
                 f"time_limit={self.seconds:g}: training stopped after {done:,} of "
                 f"{history.loss.shape[-1]:,} epochs, {time.monotonic() - self.began:.0f} s after it "
                 "began, and the best of these epochs are kept; compiling and an epoch under way aren't "
-                "cut short",
-                stacklevel=3,
+                "cut short"
             )
 
 
@@ -246,9 +245,7 @@ def choose(key: jax.Array, settings: Any, training_data: TrainingData, hooks: Se
     if settings.time_limit is not None and settings.time_limit < TRIAL_SECONDS:
         left = {"scales of the frequencies": (scales, few.scale), "noise": (components, few.components)}
         told = [f"{name}: {taken:g} is taken" for name, (tried, taken) in left.items() if len(tried) > 1]
-        warnings.warn(
-            f"time_limit={settings.time_limit:g} leaves no time to try out {' and '.join(told)}", stacklevel=3
-        )
+        warn(f"time_limit={settings.time_limit:g} leaves no time to try out {' and '.join(told)}")
         return [few] * settings.members
     limit = TimeLimit(None if settings.time_limit is None else TRIAL_SHARE * settings.time_limit)
     key = jax.random.fold_in(key, int(settings.members))

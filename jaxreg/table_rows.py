@@ -1,6 +1,5 @@
 """Rows of a table in memory, as scikit-learn's conventions have them."""
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ from jaxreg.data.frames import (
     column_names,
 )
 from jaxreg.data.scaler import without_unit
-from jaxreg.plain import counted, listed
+from jaxreg.plain import counted, listed, warn
 from jaxreg.training_data import FEWEST_ROWS
 
 
@@ -142,7 +141,7 @@ class TableRows(NamedTuple):
             check_enough(kept, "a target")
             if not known.all():
                 count = int((~known).sum())
-                warnings.warn(f"{count:,} of {len(y):,} rows have no target: left out", stacklevel=5)
+                warn(f"{count:,} of {len(y):,} rows have no target: left out")
         check_enough(kept, "all that is needed")
         table, y, weight = table.filter(kept), y[kept], None if weight is None else weight[kept]
         for i, column in enumerate(y.reshape(len(y), -1).T):

@@ -1,6 +1,5 @@
 """What an ensemble learns from: a table in memory, or rows in files."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from jaxreg.data.rows import Source, key_words
 from jaxreg.data.scaler import Scaler
 from jaxreg.going_on import OF_COLUMNS, bounds_with, check_all_members, check_targets, held_out_before
 from jaxreg.model.fitted import FARTHEST, Fitted
-from jaxreg.plain import counted, listed
+from jaxreg.plain import counted, listed, warn
 from jaxreg.training.inputs import HELD_OUT_ROWS, held_out_sample
 
 FEWEST_ROWS = 4
@@ -85,7 +84,7 @@ def of_table(
     called = [f"the target {name!r}" for name in names[1] or ()]
     if names[1] is None:
         called = ["the target"] if y.ndim == 1 else [f"target {i}" for i in range(y.shape[1])]
-    warn_of_far(y.reshape(len(y), -1).T, called, stacklevel=4)
+    warn_of_far(y.reshape(len(y), -1).T, called)
     of_row = None if weight is None else weight.reshape(len(y), -1).max(axis=1)
     if start is None:
         asked = {name: getattr(settings, name) for name in OF_COLUMNS}
@@ -108,7 +107,7 @@ def of_table(
     folds = None if start is None else held_out_before(start, numbers, FOLD_ROWS)
     if folds is None and (parts := folds_of(settings, len(y))) is not None:
         if start is not None:
-            warnings.warn("members hold out other rows than they did: these are none of them", stacklevel=5)
+            warn("members hold out other rows than they did: these are none of them")
         folds = HeldOut.drawn(key_words(key), numbers, members=members, folds=parts)
     if folds is not None:
         own, held_out_rows = folds.rows(numbers)
@@ -155,7 +154,7 @@ def of_files(key: jax.Array, settings: Any, files: Any, start: Fitted | None = N
         if missing := [name for name in start.x_scaler.names if name not in files.features]:
             raise ValueError(f"the files have no {listed(missing)}, which the model has")
         if (start.settings or {}).get("held_out") is not None:
-            warnings.warn("members hold out other rows than they did: by their numbers", stacklevel=5)
+            warn("members hold out other rows than they did: by their numbers")
         files = files.learned(units=(start.x_scaler, start.y_scaler))
     elif files.units is None:
         files = files.learned(**asked)
@@ -214,8 +213,5 @@ def folds_of(settings: Any, rows: int) -> int | None:
         return None
     folds, most = round(min(1 / settings.validation_fraction, 1e9)), rows // FOLD_ROWS
     if most < folds:
-        warnings.warn(
-            f"{rows} rows are too few for {folds} folds of at least {FOLD_ROWS}: {most} are used",
-            stacklevel=5,
-        )
+        warn(f"{rows} rows are too few for {folds} folds of at least {FOLD_ROWS}: {most} are used")
     return min(folds, most)

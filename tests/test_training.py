@@ -743,3 +743,12 @@ def test_switches_for_debugging_leave_healthy_training_alone(sinusoid, monkeypat
             np.testing.assert_allclose(way()[1].loss, history.loss, rtol=1e-5)
     finally:
         jax.config.update(switch, before)
+
+
+def test_each_line_of_a_user_is_warned_of(sinusoid):
+    diverging = make_trainer(MeanVarRegressor(hidden=(4,)), sgd(1e18))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("default")
+        fit(KEY, diverging, sinusoid, epochs=1, batch_size=64)
+        fit(KEY, diverging, sinusoid, epochs=1, batch_size=64)
+    assert [each.filename for each in told] == [__file__] * 2 and told[1].lineno == told[0].lineno + 1

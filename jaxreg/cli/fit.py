@@ -1,7 +1,6 @@
 """`jaxreg fit`: an ensemble trained on the rows of files, scored on some of them, kept in a model file."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +34,7 @@ from jaxreg.model import model_file
 from jaxreg.model.checkpoints import Checkpoint, Interrupted, StopOnSignal
 from jaxreg.model.fitted import Fitted
 from jaxreg.model.header import read_header
-from jaxreg.plain import counted, did_you_mean, listed
+from jaxreg.plain import counted, did_you_mean, listed, warn
 from jaxreg.progress import can_draw, shown
 from jaxreg.tables import Form, decimal_of, find, from_files, names_of, plain
 from jaxreg.training import Hook
@@ -177,7 +176,7 @@ def as_trained(asked: Asked, fitted: Fitted) -> Asked:
         raise ValueError(f"--read {asked.how}: {trained}, which knows its test rows; leave --read out")
     if "test_fraction" not in said:
         unknown = f"{asked.start} doesn't say which rows it wasn't trained on"
-        warnings.warn(f"{unknown}: it is scored on none, jaxreg evaluate scores it on others", stacklevel=3)
+        warn(f"{unknown}: it is scored on none, jaxreg evaluate scores it on others")
     return asked._replace(
         target=fitted.target_names[0],
         form=written_as_before(asked.form, fitted),
@@ -202,7 +201,7 @@ def not_in_model(features: Sequence[str], target: str, names: Sequence[str], pat
             f"{did_you_mean(missing[0], names)}"
         )
     if more := [name for name in names if name not in {*features, target}]:
-        warnings.warn(f"left out, because the model doesn't have them: {listed(more)}", stacklevel=3)
+        warn(f"left out, because the model doesn't have them: {listed(more)}")
     return more
 
 

@@ -1,6 +1,5 @@
 """The rows that a command trains on, from files that are read at once or as they are needed."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import metadata
@@ -19,7 +18,7 @@ from jaxreg.data import HeldOut
 from jaxreg.data.border import check_features, check_trainable
 from jaxreg.machine import memory
 from jaxreg.model.checkpoints import LIBRARIES
-from jaxreg.plain import counted, did_you_mean, listed
+from jaxreg.plain import counted, did_you_mean, listed, warn
 from jaxreg.tables import (
     AS_FOUND,
     Files,
@@ -129,7 +128,7 @@ def rows_in_memory(
         be = "is" if len(y) == 1 else "are"
         raise ValueError(f"{counted(len(y), 'row')}{whole} {be} too few, {FEWEST_TRAINING_ROWS} are needed")
     if count := len(known) - len(y):
-        warnings.warn(f"{count:,} of {len(known):,} rows have no {target!r}: left out", stacklevel=2)
+        warn(f"{count:,} of {len(known):,} rows have no {target!r}: left out")
 
     numbers, size = fingerprints([*rows.filter(known), y]), round(test_fraction * len(x))
     if held_out is None and size >= FEWEST_TEST_ROWS:

@@ -1,6 +1,5 @@
 """A table's columns as a network takes them, learned on the training rows."""
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from jaxreg.columns.values import as_table, picked, time_formats
 from jaxreg.data.frames import MOST_FAULTS, TableLike, column_names
 from jaxreg.data.scaler import without_unit
 from jaxreg.networks.embeddings import ColumnEmbedding
-from jaxreg.plain import counted, did_you_mean, listed
+from jaxreg.plain import counted, did_you_mean, listed, warn
 
 
 class Columns(NamedTuple):
@@ -104,10 +103,7 @@ class Columns(NamedTuple):
         learned = cls.fit(sample, **asked)
         if forgot := [name for name, own in counts.items() if own.forgotten and name in learned.names]:
             most = max(len(counts[name].levels) for name in forgot)
-            warnings.warn(
-                f"{listed(forgot)}: more than {most:,} levels, of which the rarest are taken as one",
-                stacklevel=3,
-            )
+            warn(f"{listed(forgot)}: more than {most:,} levels, of which the rarest are taken as one")
         kinds = (kind.recounted(counts[kind.name]) for kind in learned.kinds)
         return learned._replace(kinds=tuple(kinds))
 
@@ -127,7 +123,7 @@ class Columns(NamedTuple):
         ]
         if told:
             named = f"{', '.join(told[:MOST_FAULTS])}; a new model takes them"
-            warnings.warn(f"columns left out still, as of the first rows: {named}", stacklevel=6)
+            warn(f"columns left out still, as of the first rows: {named}")
 
     def grown(self, counts: Mapping[str, Counts]) -> "Columns":
         """The same with the levels and gaps that more rows bring; all scales stay as they are.
@@ -145,10 +141,7 @@ class Columns(NamedTuple):
             if new != old
         ]:
             more = f" and {len(grew) - MOST_FAULTS:,} more" if len(grew) > MOST_FAULTS else ""
-            warnings.warn(
-                f"columns with levels or gaps that are new: {', '.join(grew[:MOST_FAULTS])}{more}",
-                stacklevel=2,
-            )
+            warn(f"columns with levels or gaps that are new: {', '.join(grew[:MOST_FAULTS])}{more}")
         return self._replace(kinds=tuple(kinds))
 
     @property
@@ -199,10 +192,9 @@ class Columns(NamedTuple):
         ]
         if guessed:
             more = f" and {len(guessed) - MOST_FAULTS:,} more" if len(guessed) > MOST_FAULTS else ""
-            warnings.warn(
+            warn(
                 f"columns with values as no training row had them, taken as missing or as a rare level: "
-                f"{', '.join(guessed[:MOST_FAULTS])}{more}",
-                stacklevel=2,
+                f"{', '.join(guessed[:MOST_FAULTS])}{more}"
             )
         return self.encoded(codes)
 
@@ -305,6 +297,4 @@ def _warn_of_guesses(kinds: Sequence[Kind], rows: pl.DataFrame) -> None:
             told.append(f"{kind.name!r}: {kind.told()[0]}, {why}")
     if told:
         more = f"; and {len(told) - MOST_FAULTS:,} more" if len(told) > MOST_FAULTS else ""
-        warnings.warn(
-            f"columns taken otherwise than they may seem: {'; '.join(told[:MOST_FAULTS])}{more}", stacklevel=3
-        )
+        warn(f"columns taken otherwise than they may seem: {'; '.join(told[:MOST_FAULTS])}{more}")

@@ -1,12 +1,12 @@
 """Values far outside the rest of their column: codes for missing values, and mistakes."""
 
-import warnings
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float
 
 from jaxreg.data.frames import MOST_FAULTS
+from jaxreg.plain import warn
 
 # What lies far outside: at most this share of a column, behind a gap so many times as wide as the range of
 # all the rest. Draws of t(3) and of log-normals with sigma 1.5, whose tails are heavy, have no such gaps.
@@ -79,7 +79,6 @@ def warn_of_far(
     called: Sequence[str],
     *,
     rows: str = "rows",
-    stacklevel: int = 2,
 ) -> None:
     """Warn of columns with values far outside the rest, which spoil how the column is standardised.
 
@@ -87,7 +86,6 @@ def warn_of_far(
         columns: values of each.
         called: what the warning calls each.
         rows: what it calls the rows.
-        stacklevel: as that of `warnings.warn`, from the caller on.
     """
     shown = [
         f"{name} holds {value:g} in {count:,} of {len(column):,} {rows}"
@@ -96,8 +94,7 @@ def warn_of_far(
     ]
     if shown:
         more = f" and {len(shown) - MOST_FAULTS:,} more" if len(shown) > MOST_FAULTS else ""
-        warnings.warn(
+        warn(
             f"{', '.join(shown[:MOST_FAULTS])}{more}, far outside the rest: if these are codes for missing "
-            "values, or mistakes, drop or replace them, because they spoil the scale of the column",
-            stacklevel=stacklevel + 1,
+            "values, or mistakes, drop or replace them, because they spoil the scale of the column"
         )

@@ -1,6 +1,5 @@
 """Columns and weights in units of their own."""
 
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ from jaxtyping import Float
 
 from jaxreg.checks import over_outputs
 from jaxreg.data.frames import TableLike
+from jaxreg.plain import warn
 
 
 class Scaler(NamedTuple):
@@ -58,10 +58,7 @@ class Scaler(NamedTuple):
             flagged = [str(i) for i in np.flatnonzero(constant)]
             if names is not None:
                 flagged = [repr(names[int(i)]) for i in flagged]
-            warnings.warn(
-                f"constant column {', '.join(flagged)}: it tells nothing about the target, and is kept",
-                stacklevel=2,
-            )
+            warn(f"constant column {', '.join(flagged)}: it tells nothing about the target, and is kept")
         mean = np.average(shrunk, axis=0, weights=weight)
         scale = np.sqrt(np.average((shrunk - mean) ** 2, axis=0, weights=weight)) * unit
         return cls(np.asarray(mean * unit), np.asarray(np.where(constant | (scale == 0), 1.0, scale)))

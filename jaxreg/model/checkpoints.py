@@ -7,7 +7,6 @@ import platform
 import re
 import signal
 import threading
-import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +22,7 @@ from jaxreg.files import check_folder
 from jaxreg.machine import cores
 from jaxreg.model.archive import FORMAT
 from jaxreg.model.store import SUFFIX, Store
+from jaxreg.plain import warn
 from jaxreg.training import History, Hook, Job, Run
 from jaxreg.training.hooks import periods
 
@@ -172,7 +172,7 @@ class Checkpoint(Hook):
             raise ValueError(f"every checkpoint in {self.folder} is damaged: begin anew in another folder")
         if good is None:
             if not self.quiet:
-                warnings.warn(f"{self.folder} holds no checkpoint: the run begins at its start", stacklevel=4)
+                warn(f"{self.folder} holds no checkpoint: the run begins at its start")
             return run
         step, about, arrays = good
         self._check_same(about)
@@ -189,9 +189,7 @@ class Checkpoint(Hook):
         except (OSError, ValueError) as error:
             path = self._store.path(step)
             reason = _one_line(str(error).replace(str(path), "it"))
-            warnings.warn(
-                f"the checkpoint {path} is damaged ({reason}), the one before it is used", stacklevel=5
-            )
+            warn(f"the checkpoint {path} is damaged ({reason}), the one before it is used")
             self._store.put_aside(step)
             return None
 
@@ -247,10 +245,9 @@ class Checkpoint(Hook):
                 "resume with what it had, or choose another folder"
             )
         if names - longer:
-            warnings.warn(
+            warn(
                 f"the run goes on on another machine than it began on "
-                f"({self._differences(theirs, names - longer)}): its last bits may differ",
-                stacklevel=5,
+                f"({self._differences(theirs, names - longer)}): its last bits may differ"
             )
 
     def _differences(self, theirs: dict, names: set[str]) -> str:

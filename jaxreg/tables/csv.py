@@ -13,7 +13,7 @@ import polars as pl
 from jaxreg.columns.values import GAPS
 from jaxreg.files import renamed
 from jaxreg.machine import memory
-from jaxreg.plain import counted, quoted
+from jaxreg.plain import counted, quoted, warn
 from jaxreg.tables.form import AS_FOUND, Form
 from jaxreg.tables.lines import (
     BLOCK_BYTES,
@@ -132,10 +132,7 @@ def _written_in(
     if len(units) > 1:
         shown_units = ", ".join(shown(first[name][0]) for name in units[:MOST_NAMED])
         called = renamed(str(path))
-        warnings.warn(
-            f"{called} may have a second line of names or units ({shown_units}), taken as a row: delete it",
-            stacklevel=4,
-        )
+        warn(f"{called} may have a second line of names or units ({shown_units}), taken as a row: delete it")
     written = notations(first, odd, form.decimal)
     by_commas = separator == "," and found.width > 1
     if not by_commas and "," in (form.decimal, *(each.decimal for each in written.values())):
@@ -150,7 +147,7 @@ def _written_in(
         both = any(each.doubtful or each.decimal == "," and each.thousands for each in written.values())
         choice = " (--decimal . or , says otherwise)" if both else ""
         if named:
-            warnings.warn(f"how columns write numbers: {told}{choice}", stacklevel=4)
+            warn(f"how columns write numbers: {told}{choice}")
     return written
 
 

@@ -1,7 +1,6 @@
 """Files as one table: which they are, and what their columns are."""
 
 import glob
-import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jaxreg.files import scratch_folder
-from jaxreg.plain import did_you_mean, listed
+from jaxreg.plain import did_you_mean, listed, warn
 from jaxreg.tables.csv import KEPT, TextFound, blocks, decimal_of
 from jaxreg.tables.form import AS_FOUND, Form
 from jaxreg.tables.lines import READ_SUFFIXES, check_suffix, header, is_packed, suffix_of
@@ -63,10 +62,9 @@ def find(pattern: str | Path) -> list[Path]:
                     f"{twice[0]} is there packed and unpacked: leave one out, its rows count twice"
                 )
             if others := [str(path.relative_to(text)) for path in inside if path not in set(paths)]:
-                warnings.warn(
+                warn(
                     f"of {text} only the {suffix} files are read; left out: {', '.join(others[:MOST_NAMED])}"
-                    + (f" and {len(others) - MOST_NAMED:,} more" if len(others) > MOST_NAMED else ""),
-                    stacklevel=2,
+                    + (f" and {len(others) - MOST_NAMED:,} more" if len(others) > MOST_NAMED else "")
                 )
             return paths
     raise ValueError(f"no file matches {text}/*{{{','.join(READ_SUFFIXES)}}}")
@@ -189,10 +187,7 @@ def without_index(path: Path, asked: Sequence[str | None] = ()) -> list[str]:
     """The columns of a file that are a data frame's index and weren't asked for; a warning names them."""
     found = [name for name in index_columns(path) if name not in asked]
     if found:
-        warnings.warn(
-            f"{listed(found)} of {path} is the index of a data frame: left out (rename it to keep it)",
-            stacklevel=3,
-        )
+        warn(f"{listed(found)} of {path} is the index of a data frame: left out (rename it to keep it)")
     return found
 
 

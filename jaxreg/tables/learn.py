@@ -1,6 +1,5 @@
 """What is learned of rows in files in one pass: how columns are taken, and the target's scale."""
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from jaxreg.columns import Columns, Counts, as_table, count, picked
 from jaxreg.data.far import warn_of_far
 from jaxreg.data.rows import row_fractions
 from jaxreg.data.scaler import Scaler
+from jaxreg.plain import warn
 from jaxreg.tables.prefetch import prefetch
 
 # Rows of the sample of which quantiles are learned, and what tells it from other samples.
@@ -98,7 +98,7 @@ def learn(
     targets = np.concatenate([part["targets"] for part in everywhere])
     targets = targets[np.argsort(targets[:, 0])]
     if missing := int(targets[:, 6].sum()):
-        warnings.warn(f"{missing:,} of {files.rows:,} rows have no {files.target!r}: left out", stacklevel=4)
+        warn(f"{missing:,} of {files.rows:,} rows have no {files.target!r}: left out")
     total, mean, squares = Moments(*targets[:, 1:4].T).merged()
     if total:
         check_varies(repr(files.target), targets[:, 4].min(), targets[:, 5].max(), int(total))
@@ -107,7 +107,7 @@ def learn(
         raise ValueError(f"{files.target!r} has no values, or squares too small or large: use another unit")
     sample, ends = sample.sort(NUMBER), targets[:, 4:6].ravel()
     looked_at = np.r_[sample.get_column(TARGET).to_numpy(), ends[np.isfinite(ends)]]
-    warn_of_far([looked_at], [f"the target {files.target!r}"], rows="values looked at", stacklevel=4)
+    warn_of_far([looked_at], [f"the target {files.target!r}"], rows="values looked at")
     by_name = dict(zip(names, counts, strict=True))
     if known is not None:
         return (known[0].grown(by_name), known[1]), (float(ends.min()), float(ends.max()))

@@ -7,13 +7,12 @@ import itertools
 import math
 import re
 import unicodedata
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jaxreg.files import renamed
-from jaxreg.plain import counted
+from jaxreg.plain import counted, warn
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".data", ".parquet")
 READ_SUFFIXES = (*SUFFIXES, ".xlsx")
@@ -198,7 +197,7 @@ def warn_of_skipped(path: Path, lines: int) -> None:
     """Say how many lines of separators alone were skipped: predictions have no rows for them."""
     if lines:
         told = f"{renamed(str(path))}: {counted(lines, 'line')} of separators alone skipped"
-        warnings.warn(told, stacklevel=4)
+        warn(told)
 
 
 def without_blank_lines(content: bytes, separator: str) -> bytes:

@@ -12,7 +12,6 @@ import itertools
 import re
 import unicodedata
 import urllib.parse
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jaxreg.files import CALLED, renamed, scratch_folder
-from jaxreg.plain import counted
+from jaxreg.plain import counted, warn
 from jaxreg.tables.form import AS_FOUND, Form
 from jaxreg.tables.lines import check_suffix, is_number, likely_separator
 from jaxreg.tables.workbook import MAGIC, write_sheet
@@ -69,7 +68,7 @@ def plain(paths: Sequence[Path], form: Form = AS_FOUND) -> list[Path]:
         raise ValueError(f"{odd} lies in other folders than the rest, whose names are columns: leave it out")
     keys = {key: [own[key] for own in parted.values()] for key in next(iter(parted.values()), {})}
     if keys:
-        warnings.warn(f"columns from the names of folders: {', '.join(map(repr, keys))}", stacklevel=2)
+        warn(f"columns from the names of folders: {', '.join(map(repr, keys))}")
     numbers = {key for key, values in keys.items() if all(map(_is_plain_number, values))}
     for path in paths:
         with path.open("rb") as file:
@@ -142,7 +141,7 @@ def _plain_text(path: Path, form: Form, copy_of: Callable[[Path, str], Path]) ->
     told = [f"{counted(head.skipped, 'line')} before the names skipped"] if head.skipped else []
     told += ["values are parted by spaces"] if head.columns else []
     if told:
-        warnings.warn(f"{CALLED.get(str(path), path)}: {', '.join(told)}", stacklevel=3)
+        warn(f"{CALLED.get(str(path), path)}: {', '.join(told)}")
     return copy
 
 

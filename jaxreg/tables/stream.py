@@ -3,7 +3,6 @@
 import hashlib
 import heapq
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from jaxreg.data.border import default_dtype
 from jaxreg.data.far import warn_of_far
 from jaxreg.data.rows import Block, row_fractions
 from jaxreg.data.scaler import Scaler
-from jaxreg.plain import listed
+from jaxreg.plain import listed, warn
 from jaxreg.tables.csv import KEPT
 from jaxreg.tables.learn import NUMBER, Moments, learn, packed, unpacked
 from jaxreg.tables.prefetch import prefetch
@@ -239,13 +238,13 @@ class Files:
         ends = np.concatenate([least, most])  # of row groups, if the sample lacks them
         looked_at = (np.r_[own, end[~np.isin(end, own)]] for own, end in zip(sample.T, ends.T, strict=True))
         called = [f"column {name!r}" for name in self.features] + [f"the target {self.target!r}"]
-        warn_of_far(looked_at, called, rows="values looked at", stacklevel=3)
+        warn_of_far(looked_at, called, rows="values looked at")
         mean, least, most = shift + mean, least.min(axis=0), most.max(axis=0)
         names, constant = self._names, least == most
         check_varies(repr(self.target), float(least[-1]), float(most[-1]), int(total))
         if constant.any():
             flagged = listed([name for name, one in zip(names, constant, strict=True) if one])
-            warnings.warn(f"constant {flagged}: it tells nothing about the target", stacklevel=3)
+            warn(f"constant {flagged}: it tells nothing about the target")
         spread = np.sqrt(m2 / total)
         if (beyond := ~constant & ~((spread > 0) & np.isfinite(spread))).any():
             flagged = listed([name for name, one in zip(names, beyond, strict=True) if one])

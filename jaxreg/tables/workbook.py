@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from jaxreg.plain import counted, did_you_mean, quoted
+from jaxreg.plain import counted, did_you_mean, quoted, warn
 
 MAGIC = b"PK\x03\x04"
 # Python's values as CSV files write them.
@@ -40,10 +40,7 @@ def write_sheet(path: Path, copy: Path, sheet: str | None) -> None:
     if sheet is not None and sheet not in names:
         raise ValueError(f"{path} has no sheet {sheet!r}: it has {quoted(names)}{did_you_mean(sheet, names)}")
     if sheet is None and len(names) > 1:
-        warnings.warn(
-            f"{path}: the sheet {names[0]!r} is read, not {quoted(names[1:])} (--sheet)",
-            stacklevel=2,
-        )
+        warn(f"{path}: the sheet {names[0]!r} is read, not {quoted(names[1:])} (--sheet)")
     values, written = results[sheet or names[0]], formulas[sheet or names[0]]
     faults = []
     if merged := sorted(map(str, values.merged_cells.ranges)):
@@ -62,7 +59,7 @@ def write_sheet(path: Path, copy: Path, sheet: str | None) -> None:
         )
     elif empty:
         told = f"{path}: {counted(len(empty), 'formula')} without a result, taken as missing"
-        warnings.warn(told, stacklevel=2)
+        warn(told)
     if faults:
         raise ValueError(f"{path} has {'; and '.join(faults)}")
     rows = list(values.iter_rows(values_only=True))

@@ -2,7 +2,6 @@
 
 import math
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from jaxtyping import Array, PyTree
 
 from jaxreg.data.frames import TableLike
 from jaxreg.data.rows import Source
-from jaxreg.plain import MOST, check_whole
+from jaxreg.plain import MOST, check_whole, warn
 from jaxreg.training.feeds import CHUNK_EPOCHS, CHUNK_SECONDS, Arrays, PerMember, Stream
 from jaxreg.training.hooks import ROUNDING, History, Hook, Job, Run, periods, start_run
 from jaxreg.training.inputs import Asked, Inputs, from_arrays, from_source
@@ -182,11 +181,10 @@ def into_memory(prepared: Callable[[int], Any], side_by_side: int) -> Any:
         else:
             break
     if side_by_side < first:
-        warnings.warn(
+        warn(
             f"{first:,} members side by side need more memory than the device has: {side_by_side:,} at a "
             f"time are trained, which takes longer; side_by_side={side_by_side} begins with that",
             RuntimeWarning,
-            stacklevel=5,
         )
     return found
 

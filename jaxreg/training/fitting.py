@@ -1,6 +1,5 @@
 """`fit` and `fit_ensemble`: check the input, compile, run chunk after chunk, report."""
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -12,7 +11,7 @@ from jaxtyping import Array, PyTree
 from jaxreg.checks import as_key
 from jaxreg.data.frames import TableLike
 from jaxreg.data.rows import Source
-from jaxreg.plain import check_whole
+from jaxreg.plain import check_whole, warn
 from jaxreg.training.chunks import Alone, first_member, train
 from jaxreg.training.hooks import History, Hook, check_hooks
 from jaxreg.training.inputs import Asked
@@ -122,7 +121,7 @@ def fit(
         )
     state, history = jax.device_put(first_member(states)), first_member(history)
     if history.failed_epoch >= 0:
-        warnings.warn(failure_message("the run", history.loss, int(history.failed_epoch)), RuntimeWarning, 2)
+        warn(failure_message("the run", history.loss, int(history.failed_epoch)), RuntimeWarning)
     return state, history
 
 
@@ -278,9 +277,8 @@ def _report_failed(history: History) -> None:
     if failed.size == members:
         raise FloatingPointError(f"all {members} members failed; {message}")
     listed = ", ".join(map(str, failed[:10])) + (" ..." if failed.size > 10 else "")
-    warnings.warn(
+    warn(
         f"{failed.size} of {members} members failed: {listed}; without_failed(states, history) leaves them "
         f"out. {message}",
         RuntimeWarning,
-        stacklevel=3,
     )
