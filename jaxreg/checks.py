@@ -26,9 +26,10 @@ def check_same_shape(**arrays: ArrayLike) -> None:
     shapes = {name: np.shape(array) for name, array in arrays.items()}
     if len(set(shapes.values())) > 1:
         found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        remedy = "reshape one, for example y[:, 0]" if len({*map(np.prod, shapes.values())}) == 1 else ""
         raise ValueError(
             f"shapes differ: {found}. Targets and predictions are never broadcast; "
-            "reshape one, for example y[:, 0] for a model with outputs=None."
+            + (remedy or "pass as many of each")
         )
 
 

@@ -11,7 +11,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, validate_data
 
 from jaxreg.checks import check_varies
-from jaxreg.columns import as_table, as_text
+from jaxreg.columns import as_table, as_text, table_names
 from jaxreg.data.frames import (
     TableLike,
     as_array,
@@ -154,6 +154,7 @@ def seen(estimator: BaseEstimator, X: TableLike, *, reset: bool, least: int = 1)
     """Features that scikit-learn has seen: numbers as float64, else as they are."""
     X = unmasked(X)
     if not _is_array_of_numbers(X):
+        table_names(X)
         validate_data(estimator, X, reset=reset, skip_check_array=True)
         return X
     # What isn't finite is named by column where it can't be taken.

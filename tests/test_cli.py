@@ -551,6 +551,18 @@ def test_evaluate(run, model, tmp_path):
     assert "80 rows of new.csv" in page.read_text() and "price" in page.read_text()
 
 
+@pytest.mark.filterwarnings("default:7 of 80 rows")
+def test_rows_without_a_target_are_left_out_and_counted(run, model, tmp_path):
+    rows = table(80, seed=1)
+    gap = pl.when(pl.int_range(80) < 7).then(None).otherwise(pl.col("price")).alias("price")
+    rows.with_columns(gap).write_csv(tmp_path / "gaps.csv")
+    rows[7:].write_csv(tmp_path / "whole.csv")
+    code, out, err = run("evaluate", model, tmp_path / "gaps.csv", "--by", "rooms")
+    assert code == 0 and "7 of 80 rows have no 'price': left out" in err
+    whole = run("evaluate", model, tmp_path / "whole.csv", "--by", "rooms")
+    assert whole[::2] == (0, "") and out.replace("gaps.csv", "whole.csv") == whole[1]
+
+
 def test_evaluate_arguments(refused, run, houses, model, tmp_path):
     command = ["evaluate", model, houses]
     refused([*command, "--level", 1.5], "--level", "1.5")
@@ -563,7 +575,8 @@ def test_evaluate_arguments(refused, run, houses, model, tmp_path):
     for content, words in [
         ("area,rooms\n1,2\n", ["no column 'price'", "'area', 'rooms'"]),
         ("area,price\n1,2\n", ["'rooms'"]),
-        ("area,rooms,price\n1,2,\n3,4,5\n", ["missing", "'price'", "1 of 2 rows"]),
+        ("area,rooms,price\n1,2,\n3,4,\n", ["'price'", "holds no values"]),
+        ("area,rooms,price\n1,2,inf\n3,4,5\n", ["infinite", "'price'", "1 of 2 rows"]),
         ("area,rooms,price\n1,2,cheap\n", ["'price'", "'cheap'"]),
     ]:
         (tmp_path / "new.csv").write_text(content)

@@ -388,6 +388,20 @@ def test_data_that_cannot_be(x, y, message):
         DeepEnsembleRegressor(**SMALL).fit(x, y)
 
 
+@pytest.mark.parametrize(
+    "X, words",
+    [
+        ("houses.csv", "a table of rows and columns is needed, got a str of 0 dimensions"),
+        ([{"a": 1, "b": "x"}], "got a list of 1 dimension$"),
+        (pd.Series([1.0, "x"], ["a", "b"]), "got a Series of 1 dimension$"),
+        (pd.DataFrame([[1.0, 2.0], [3.0, 4.0]], columns=["a", "a"]), "column 'a': more than one column has"),
+    ],
+)
+def test_what_is_no_table_is_named(X, words):
+    with pytest.raises(ValueError, match=words):
+        DeepEnsembleRegressor().fit(X, [1.0, 2.0])
+
+
 def test_sparse_matrices_are_refused():
     with pytest.raises(TypeError, match="Sparse data was passed"):
         DeepEnsembleRegressor(**SMALL).fit(scipy.sparse.csr_array(X), Y)

@@ -278,3 +278,19 @@ def test_levels_outside_0_1(level):
             score(GOOD, np.zeros(3), **{name: level})
     with pytest.raises(ValueError, match="levels must lie"):
         metrics.observed_levels(GOOD, np.zeros(3), [0.5, level])
+
+
+def test_what_weighs_nothing_may_be_missing():
+    rng = np.random.default_rng(0)
+    dist, y = Gaussian(rng.normal(size=(40, 2)), np.zeros((40, 2))), rng.normal(size=(40, 2))
+    known = rng.uniform(size=y.shape) < 0.7
+    gaps = np.where(known, y, np.nan)
+    for i, found in enumerate(metrics.crps(dist, gaps, sample_weight=known)):
+        rows = known[:, i]
+        np.testing.assert_allclose(found, metrics.crps(dist.output(i)[rows], y[rows, i]), rtol=1e-6)
+    with pytest.raises(
+        ValueError, match="column 0: .*; drop these rows, weigh what is missing 0, or take one"
+    ):
+        metrics.crps(dist, gaps)
+    with pytest.raises(ValueError, match="missing or infinite values in y, column"):
+        metrics.crps(dist, gaps, sample_weight=np.ones(y.shape))

@@ -33,6 +33,7 @@ from jaxreg.checks import as_key
 from jaxreg.training import feeds, inputs
 from jaxreg.training.feeds import CHUNK_EPOCHS
 from jaxreg.training.hooks import check_hooks
+from jaxreg.training.trainer import check_trainer
 
 MODEL = MeanVarRegressor(hidden=(16,))
 KEY = jax.random.key(1)
@@ -321,7 +322,8 @@ def bad_loss(y, mean, log_var):
         ({"data": (np.zeros((4, 1)), np.ones(4))}, "the target y has one value"),
         ({"data": (np.zeros((1, 1)), np.ones(1))}, "1 row is too few"),
         ({"validation": (np.zeros((4, 2)), np.zeros(4))}, r"validation: x has shape \(4, 2\)"),
-        ({"loss": bad_loss}, "must be elementwise"),
+        ({"data": (np.zeros((801, 1)), np.arange(801.0)[:, None])}, r"y \(801, 1\), mean \(801,\)"),
+        ({"loss": bad_loss}, r"must be elementwise: for y \(256,\)"),
     ],
 )
 def test_bad_input_is_named(sinusoid, change, message):
@@ -331,6 +333,12 @@ def test_bad_input_is_named(sinusoid, change, message):
     trainer = make_trainer(MODEL, sgd(1e-3), settings.pop("loss"))
     with pytest.raises(ValueError, match=message):
         fit(KEY, trainer, settings.pop("data"), **settings)
+
+
+@pytest.mark.parametrize("given", [MODEL, None, make_trainer(MODEL, sgd(1e-3)).step])
+def test_a_trainer_is_needed(given):
+    with pytest.raises(TypeError, match=r"a Trainer is needed, got a \w+: make_trainer"):
+        check_trainer(given)  # types that tests check keep it from `fit`
 
 
 @pytest.mark.parametrize("number", ["learning_rate", "momentum", "weight_decay"])
@@ -600,9 +608,12 @@ def test_what_a_step_or_a_prediction_cannot_take(sinusoid):
     for params, features, message in [
         (states, x, "got a TrainState: pass state.params"),
         (states.params, np.ones((4, 3)), "x has 3 features, the params are for 1"),
+        (state.params, x, "those of one network are for predict"),
     ]:
         with pytest.raises(ValueError, match=message):
             predict_ensemble(MODEL, params, features)
+    with pytest.raises(TypeError, match="got a dict: pass model, params, x"):
+        predict(state.params, MODEL, x)
     with pytest.raises(ValueError, match=r"state.params.*'bias'. has shape .3,., expected .16,."):
         fit(KEY, trainer, sinusoid, epochs=1, state=other)
     with pytest.raises(ValueError, match="first_epoch must be at least 0, got -1"):

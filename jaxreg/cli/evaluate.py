@@ -21,7 +21,7 @@ from jaxreg.metrics.columns import Dependence, Importance
 from jaxreg.metrics.groups import edges_of, fifths_of
 from jaxreg.model import model_file
 from jaxreg.model.fitted import Fitted
-from jaxreg.plain import counted
+from jaxreg.plain import counted, warn
 from jaxreg.tables import Form, check_columns, numeric, plain, read, typed
 
 # A column of numbers with more of them is parted into fifths.
@@ -65,20 +65,19 @@ def run(
         rows = typed(table, fitted.feature_names, file) if known else table
         targets = numeric(table, fitted.target_names, file)
     prediction = fitted.predict(rows)
-    y = check_features(targets[[*fitted.target_names]], "the target", dtype=np.float64)
-
-    about = f"{counted(len(y), 'row')} of {given}, predicted by {model.name}"
+    about = f"of {given}, predicted by {model.name}"
     x = only_numbers(rows[[*fitted.feature_names]])
     check_columns(table, by, file)
     groups = {name: labels_of(name, table.get_column(name)) for name in by}
     sections, found = [], {}
     for i, name in enumerate(fitted.target_names):
-        one = prediction if prediction.mean.ndim == 1 else prediction.output(i)
-        result = evaluate(one, y[:, i], level=level, baseline=trivial(fitted.y_scaler, i))
-        covered = {column: coverage_by(one, y[:, i], own, level) for column, own in groups.items()}
-        carries = what_carries(fitted, rows, y, i, level) if importance else None
+        known, y = known_of(targets, name)
+        one = (prediction if prediction.mean.ndim == 1 else prediction.output(i))[known]
+        result = evaluate(one, y, level=level, baseline=trivial(fitted.y_scaler, i))
+        covered = {column: coverage_by(one, y, own[known], level) for column, own in groups.items()}
+        carries = what_carries(fitted, rows.filter(known), y, i, level) if importance else None
         shown = {"x_label": fitted.feature_names[0], "groups": covered, "carries": carries}
-        sections.append(report.Section(name, one, y[:, i], result, x, **shown))
+        sections.append(report.Section(name, one, y, result, None if x is None else x[known], **shown))
         advice = report.verdict(result, len(y))
         found[name] = scores_of(result) | {"advice": advice}
         if carries is not None:
@@ -86,7 +85,7 @@ def run(
         if by:
             found[name]["by"] = {column: own._asdict() for column, own in covered.items()}
         if not as_json:
-            say(f"{name}: {about}")
+            say(f"{name}: {counted(len(y), 'row')} {about}")
             show(report.score_table(result, len(y)))
             if carries is not None:
                 show(report.importance_table(carries[0]))
@@ -96,11 +95,20 @@ def run(
                 say(advice)
     if report_file is not None:
         title = f"How well {', '.join(fitted.target_names)} is predicted"
-        report.write(report_file, sections, title=title, about=about)
+        report.write(report_file, sections, title=title, about=f"{counted(len(table), 'row')} {about}")
     if as_json:
-        print_json({"model": model, "file": given, "rows": len(y), "scores": found, "report": report_file})
+        told = {"model": model, "file": given, "rows": len(table), "scores": found, "report": report_file}
+        print_json(told)
     elif report_file is not None:
         say(f"the report is in {report_file}")
+
+
+def known_of(targets: pl.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows have a target, and it. Those without are left out, which is said."""
+    known = targets.get_column(name).cast(pl.Float64).fill_nan(None).is_not_null().to_numpy()
+    if count := int((~known).sum()):
+        warn(f"{count:,} of {len(known):,} rows have no {name!r}: left out")
+    return known, check_features(targets.filter(known)[[name]], "the target", dtype=np.float64)[:, 0]
 
 
 def what_carries(
@@ -115,19 +123,19 @@ def what_carries(
     some = np.random.default_rng(0).permutation(len(y))[:MOST_ROWS]
     names = fitted.feature_names
     table = as_table(rows[[*names]])[some]
-    found = permutation(predict, table, y[some, i])
+    found = permutation(predict, table, y[some])
     strongest = plots.strongest(found, most=MOST_DRAWN)
     return found, [dependence(predict, table, name, level=level) for name in strongest]
 
 
-def labels_of(name: str, column: pl.Series) -> list[str | None]:
+def labels_of(name: str, column: pl.Series) -> np.ndarray:
     """The group of each row: a column's values, or of a number that has many its fifths."""
     column = column.fill_nan(None) if column.dtype.is_float() else column
     known = column.is_not_null().to_numpy()
     if not column.dtype.is_numeric() or column.n_unique() <= MOST_VALUES:
-        return [None if value is None else str(value) for value in column.to_list()]
+        return np.array([None if value is None else str(value) for value in column.to_list()], object)
     values = column.drop_nulls().cast(pl.Float64).to_numpy()
     names, of_row = fifths_of(values, edges_of(values), name)
     labels = np.full(len(column), None, object)
     labels[known] = [names[i] for i in of_row]
-    return labels.tolist()
+    return labels

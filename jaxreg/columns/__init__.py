@@ -9,3 +9,4 @@ from jaxreg.columns.growth import carried as carried
 from jaxreg.columns.kinds import count as count
 from jaxreg.columns.values import as_table as as_table
 from jaxreg.columns.values import picked as picked
+from jaxreg.columns.values import table_names as table_names

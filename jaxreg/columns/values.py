@@ -33,6 +33,24 @@ NEARLY_ALL = 0.95
 FIRST_VALUES = 200
 
 
+def table_names(values: TableLike) -> list[str] | None:
+    """Names of a table's columns, None where they have none.
+
+    Raises:
+        ValueError: if it is no table, or columns share a name.
+    """
+    names = column_names(values)
+    if names is None:
+        if (ndim := np.ndim(values)) != 2:
+            kind = type(values).__name__
+            raise ValueError(
+                f"a table of rows and columns is needed, got a {kind} of {counted(ndim, 'dimension')}"
+            )
+    elif twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{listed(twice)}: more than one column has that name")
+    return names
+
+
 def as_table(values: TableLike) -> pl.DataFrame:
     """A table of numbers (Float64), text (String), levels (Categorical, ordered Enum) and times (Datetime).
 
@@ -50,15 +68,11 @@ def as_table(values: TableLike) -> pl.DataFrame:
     >>> print(*as_table(frame).dtypes)
     String Float64
     """
-    names = column_names(values)
+    names = table_names(values)
     if names is None:
         array = values if isinstance(values, np.ndarray) else np.asarray(values, _dtype_of(values))
-        if array.ndim != 2:
-            raise ValueError(f"a table has rows and columns, got shape {array.shape}")
         columns = {str(i): column for i, column in enumerate(array.T)}
     else:
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"{listed(twice)}: more than one column has that name")
         # By name polars would take some names for patterns.
         parts = (
             values.get_columns()

@@ -98,6 +98,8 @@ def _check_finite(
         listed = f"{name}, " + ", ".join(f"{label}: {count}" for label, count in where[:5])
         listed += f" and {len(where) - 5} more columns" if len(where) > 5 else ""
     remedy = "standardise it first" if fault.startswith("too large") else "drop these rows or fill them in"
+    if array.ndim == 2 and name.endswith("y") and fault.startswith("missing"):
+        remedy = "drop these rows, weigh what is missing 0, or take one target at a time"
     raise ValueError(f"{fault} values in {listed} of {len(array)} rows; {remedy}")
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxreg.checks import check_same_shape, check_std, over_outputs
 from jaxreg.data.border import check_targets
-from jaxreg.data.frames import TableLike
+from jaxreg.data.frames import TableLike, as_floats
 from jaxreg.distributions.base import Prediction
 from jaxreg.distributions.transformed import Affine
 
@@ -25,7 +25,7 @@ def check_prediction(
 
     Args:
         prediction: over `(n,)` or `(n, d)`.
-        y: observed values, of exactly that shape.
+        y: observed values, of exactly that shape; what weighs 0 may be missing.
         sample_weight: `(n,)`, or y's shape; not negative.
 
     Returns:
@@ -46,6 +46,7 @@ def check_prediction(
     if infinite:
         raise ValueError(f"the prediction's mean isn't finite in {infinite} of {mean.size} places")
     check_std(**{"the prediction's std": prediction.std})
+    y = _without_absent(y, mean, sample_weight)
     y = check_targets(y, dtype=mean.dtype if mean.dtype.kind == "f" else None)
     check_same_shape(y=y, mean=mean)
     if y.size == 0:
@@ -58,6 +59,18 @@ def check_prediction(
     if not weight.any(axis=0).all():
         raise ValueError("sample_weight is zero everywhere: no row is left")
     return y, weight
+
+
+def _without_absent(y: TableLike, mean: np.ndarray, sample_weight: TableLike | None) -> TableLike:
+    """Targets with the prediction's mean where one is missing that weighs 0."""
+    try:
+        values, weight = as_floats(y), None if sample_weight is None else as_floats(sample_weight)
+    except (TypeError, ValueError):
+        return y  # others say what is wrong with it
+    if weight is None or values.shape != mean.shape or weight.shape not in (mean.shape, mean.shape[:1]):
+        return y
+    absent = np.isnan(values) & np.broadcast_to(over_outputs(weight, mean.shape) == 0, mean.shape)
+    return np.where(absent, mean, values) if absent.any() else y
 
 
 def _of_rank(weight: ArrayLike, y: ArrayLike) -> ArrayLike:

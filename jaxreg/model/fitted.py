@@ -79,7 +79,10 @@ class Fitted(NamedTuple):
         """
         kind = jax.tree.leaves(self.params)[0].dtype
         if not isinstance(self.x_scaler, Scaler):
-            return self._predicted(self.x_scaler.transform(x).astype(kind))
+            inputs = self.x_scaler.transform(x)
+            if not len(inputs):
+                raise ValueError("the table has no rows")
+            return self._predicted(inputs.astype(kind))
         names = column_names(x)
         if names is not None and self.feature_names is not None:
             at = {name: i for i, name in enumerate(names)}

@@ -54,7 +54,7 @@ def predict(model: Model, params: PyTree, x: TableLike) -> Any:
     >>> dist.mean.shape
     (2,)
     """
-    check_params(params)
+    check_params(model, params)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((params, x))):
         return as_distribution(model.apply(params, x))
     x = check_features(x)
@@ -65,8 +65,10 @@ def predict(model: Model, params: PyTree, x: TableLike) -> Any:
     return join_blocks(parts, len(x))
 
 
-def check_params(params: PyTree) -> None:
-    """Raise if a whole state is given for its parameters."""
+def check_params(model: Model, params: PyTree) -> None:
+    """Raise if a whole state is given for its parameters, or something else for the model."""
+    if not hasattr(model, "apply"):
+        raise TypeError(f"a model has init and apply, got a {type(model).__name__}: pass model, params, x")
     if hasattr(params, "opt_state"):
         raise ValueError("params must be a model's parameters, got a TrainState: pass state.params")
 
@@ -84,7 +86,11 @@ def misfit(model: Model, params: PyTree, x: np.ndarray) -> str | None:
     if all(ours == like.shape for ours, like in pairs):
         return None
     if all(ours[1:] == like.shape for ours, like in pairs):
-        return f"params have a leading axis of {pairs[0][0][0]} members: use predict_ensemble"
+        members = pairs[0][0][0]
+        return (
+            f"params have a leading axis of {members} members: use predict_ensemble, or "
+            f"Fitted(..., members={members})"
+        )
     for features in {ours[0] for ours, like in pairs if ours[1:] == like.shape[1:] and ours != like.shape}:
         if [ours for ours, _ in pairs] == [leaf.shape for leaf in jax.tree.leaves(shapes(features))]:
             return f"x has {counted(x.shape[1], 'feature')}, the params are for {features}"
@@ -145,11 +151,14 @@ def predict_ensemble(model: Model, params: PyTree, x: TableLike) -> Any:
     >>> dist.means.shape, dist.mean.shape
     ((3, 2), (2,))
     """
-    check_params(params)
+    check_params(model, params)
     leaves = jax.tree.leaves(params)
     counts = sorted({np.shape(leaf)[0] if np.ndim(leaf) else 0 for leaf in leaves})
     if len(counts) != 1 or counts[0] == 0:
-        raise ValueError(f"params must have a leading axis of members, its leaves have lengths {counts}")
+        raise ValueError(
+            f"params must have a leading axis of members, its leaves have lengths {counts}: those of one "
+            "network are for predict"
+        )
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((params, x))):
         return mixture_of(jax.vmap(partial(_apply, model), (0, None))(params, x))
     on_cpu = jax.default_backend() == "cpu"

@@ -3,8 +3,9 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ from jaxreg.training.members import (
 )
 from jaxreg.training.optimizers import check_swept, set_numbers
 from jaxreg.training.run import Limits, Report, advance
-from jaxreg.training.trainer import Batch, Trainer, TrainState
+from jaxreg.training.trainer import Batch, Trainer, TrainState, check_trainer
 
 
 def first_member(tree: PyTree) -> PyTree:
@@ -75,6 +76,7 @@ def train(
     side_by_side: int | None = None,
 ) -> tuple[TrainState, History]:
     """Train a member for each key; if it is `alone`, its state and messages have no axis of members."""
+    check_trainer(trainer)
     members, batch_size, first_epoch = len(keys), asked.batch_size, asked.first_epoch
     held_out = asked.validation, asked.validation_rows, asked.folds
     check_settings(epochs, batch_size, patience, first_epoch, validated=any(p is not None for p in held_out))
@@ -98,7 +100,7 @@ def train(
     settings |= {"first_epoch": first_epoch} | inputs.settings
     if place.processes > 1:
         settings |= {"first member here": place.first, "mesh": str(dict(mesh.shape))}
-    with ThreadPoolExecutor(layout.workers) as pool:
+    with ThreadPoolExecutor(layout.workers) as pool, _rows_as_given(trainer, expected, data):
         shared = trainer, inputs.validation, inputs.example
         trainer, validation, example = jax.device_put(shared, layout.everywhere)
         feed, begin = inputs.feed.put(layout.everywhere), (per_member, states, numbers)
@@ -147,6 +149,17 @@ def train(
         run = drive(chunk, runs.pop(), feed, hooks, job, seconds=seconds)
     final, history = place.all_members((run.final_state, run.history))
     return final, history
+
+
+@contextmanager
+def _rows_as_given(trainer: Trainer, state: TrainState, data: Batch | Source) -> Iterator[None]:
+    """Errors of shapes speak of the rows that the user has, not of those that are padded."""
+    try:
+        yield
+    except ValueError:
+        if not isinstance(data, Source):
+            jax.eval_shape(trainer.step, state, tuple(map(jnp.asarray, data)))  # raises the same
+        raise
 
 
 def memory_of(device: jax.Device) -> float:

@@ -214,6 +214,13 @@ def _functions(
     return init, step, nll_of_each, score_all
 
 
+def check_trainer(trainer: object) -> None:
+    """Raise for anything else, such as a model."""
+    if not isinstance(trainer, Trainer):
+        kind = type(trainer).__name__
+        raise TypeError(f"a Trainer is needed, got a {kind}: make_trainer(model, sgd(5e-3)) makes one")
+
+
 def state_shapes(trainer: Trainer, key: Array, x: np.ndarray) -> TrainState:
     """Shapes and dtypes of a trainer's first state, for rows like x."""
     start = getattr(getattr(trainer.init, "func", None), "start", None)
