@@ -795,7 +795,7 @@ def test_columns_that_are_kept_stand_before_the_predictions(
     run, refused, model, tmp_path, monkeypatch, read, kind
 ):
     monkeypatch.setattr(sources, "GROUP_ROWS", 7)
-    rows = table(20).with_columns(id=pl.format("00{}", pl.int_range(20)), note=pl.lit('a, "b"\nc'))
+    rows = table(20).with_columns(id=pl.format("00{}", pl.int_range(20)), note=pl.lit('a, "b"\nc'), mean=1)
     (tmp_path / "in").mkdir()
     for i, part in enumerate((rows[:12], rows[12:], rows[:0])):
         getattr(part, f"write_{kind}")(tmp_path / "in" / f"{i}.{kind}")
@@ -820,7 +820,7 @@ def test_columns_that_are_kept_stand_before_the_predictions(
     bare = pl.read_csv(run(*given[:5])[1].encode())
     np.testing.assert_allclose(found["mean"].cast(pl.Float64), bare["mean"], rtol=1e-6)
     refused([*given, "--keep", "street"], "street")
-    refused([*given, "--keep", "mean"], "--keep mean: predictions have a column of that name")
+    refused([*given, "--keep", "price,mean"], "--keep mean: predictions have a column of that name")
 
 
 INDEX = {
@@ -1089,7 +1089,7 @@ def test_standard_input(run, model, houses, tmp_path, monkeypatch, suffix):
         assert words in sent("fit", "-", "--target", "prize", "--out", tmp_path / "n", *more)[2]
     for read in ("whole", "stream"):
         given = "predict", model, "-", "--keep", "roof", "--read", read
-        assert sent(*given)[2].startswith("error: standard input ")
+        assert sent(*given)[2].startswith("error: --keep: standard input has no column 'roof'")
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
@@ -1108,7 +1108,7 @@ def test_a_pipe_is_read_like_standard_input(run, model, tmp_path, kind):
     assert sent("predict", model, pipe) == run("predict", model, file)
     assert sent("fit", pipe, "--target", "price", "--out", tmp_path / "m", *SMALL)[0] == 0
     assert "60 rows of pipe, predicted" in sent("evaluate", model, pipe)[1]
-    assert f"error: {pipe} has no column" in sent("predict", model, pipe, "--keep", "roof")[2]
+    assert f"error: --keep: {pipe} has no column" in sent("predict", model, pipe, "--keep", "roof")[2]
     shown = sent("demo", "--data", pipe, "--x", "area", "--y", "prize", "--out", tmp_path / "d")[2]
     assert shown.startswith(f"error: {pipe} has no column 'prize'")
 

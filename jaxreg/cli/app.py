@@ -252,7 +252,7 @@ def predict_command(
     level: Annotated[float, typer.Option(help="Share of the probability between lower and upper.")] = 0.95,
     keep: Annotated[
         list[str] | None,
-        typer.Option(help="Column of the file to copy into the predictions; may be given several times."),
+        typer.Option(help="Columns to copy into the predictions: a, or a,b,c; may be given several times."),
     ] = None,
     read: Read = "auto",
     no_cache: NoCache = False,
@@ -286,7 +286,7 @@ def evaluate_command(
     by: Annotated[
         list[str] | None,
         typer.Option(
-            help="Column whose groups of rows are scored by coverage; may be given several times.",
+            help="Columns whose groups are scored by coverage: a, or a,b,c; may be given several times.",
             callback=as_utf8,
         ),
     ] = None,

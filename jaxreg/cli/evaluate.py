@@ -9,6 +9,7 @@ import polars as pl
 from jaxreg import plots, report
 from jaxreg.checks import check_probability
 from jaxreg.cli.console import say, show
+from jaxreg.cli.inputs import split_names
 from jaxreg.cli.json_output import print_json, scores_of
 from jaxreg.cli.outputs import check_output, only_numbers, trivial, written_as_before
 from jaxreg.cli.standard_input import as_file, called
@@ -67,7 +68,7 @@ def run(
     prediction = fitted.predict(rows)
     about = f"of {given}, predicted by {model.name}"
     x = only_numbers(rows[[*fitted.feature_names]])
-    check_columns(table, by, file)
+    by = split_names("--by", by, table.columns, file)
     groups = {name: labels_of(name, table.get_column(name)) for name in by}
     sections, found = [], {}
     for i, name in enumerate(fitted.target_names):

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from jaxreg.checks import check_probability
-from jaxreg.cli.inputs import is_streamed, no_rows
+from jaxreg.cli.inputs import is_streamed, no_rows, split_names
 from jaxreg.cli.outputs import PREDICTED, check_output, prediction_table, written_as_before
 from jaxreg.cli.standard_input import as_file
 from jaxreg.data.scaler import Scaler
@@ -23,6 +23,7 @@ from jaxreg.tables import (
     check_suffix,
     find,
     from_files,
+    names_of,
     numeric,
     plain,
     prefetch,
@@ -43,9 +44,6 @@ def run(
     form: Form,
 ) -> None:
     """Write a line for each row."""
-    keep = list(dict.fromkeys(keep))
-    if taken := [name for name in keep if name in PREDICTED]:
-        raise ValueError(f"--keep {taken[0]}: predictions have a column of that name, rename it in the file")
     check_probability("--level", level)
     paths = find(as_file(file))
     if out_file is not None:
@@ -60,6 +58,9 @@ def run(
             "jaxreg.model_file.load in Python"
         )
     form = written_as_before(form, fitted)
+    keep = list(dict.fromkeys(split_names("--keep", keep, names_of(paths[0]), paths[0])))
+    if taken := [name for name in keep if name in PREDICTED]:
+        raise ValueError(f"--keep {taken[0]}: predictions have a column of that name, rename it in the file")
     with Writer(out_file) as writer:
         if is_streamed(paths, how):
             parts = rows_in_turn(paths, fitted, keep, form)
