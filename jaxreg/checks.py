@@ -89,7 +89,8 @@ def as_key(key: Array | int) -> Array:
     if isinstance(key, jax.Array) or isinstance(key, np.ndarray) and key.dtype == np.uint32:
         return key
     raise TypeError(
-        f"key must be a JAX random key, as jax.random.key(0) makes one, got a {type(key).__name__}"
+        "key must be a JAX random key, as jax.random.key(0) makes one, or a whole number, got a "
+        f"{type(key).__name__}"
     )
 
 

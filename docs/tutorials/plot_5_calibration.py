@@ -82,8 +82,8 @@ print(f"inside on average: {inside.mean():.2f}")
 # ---------------------------
 #
 # With ``n`` held-out rows the share inside varies from one draw of them to the next, by a standard
-# deviation of about ``sqrt(0.9 * 0.1 / n)`` at a level of 0.9. Fewer than ``1 / (1 - level)`` rows give
-# no finite interval.
+# deviation of about ``sqrt(0.9 * 0.1 / n)`` at a level of 0.9. A level needs ``n + 1 >= 1 / (1 - level)``
+# rows, 9 at 0.9: an error says so where there are fewer.
 
 for n in (20, 50, 200):
     shares = []

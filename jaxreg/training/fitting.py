@@ -64,7 +64,7 @@ def fit(
     optimizer's hyperparameters and the number of epochs. Nothing is printed.
 
     Args:
-        key: a JAX random key.
+        key: a JAX random key, or a whole number as its seed.
         trainer: from `make_trainer`.
         data: `(x, y)` or `(x, y, weight)`; arrays, data frames and nested lists serve. x is `(n, features)`,
             y `(n,)` or `(n, d)`, weights `(n,)` or y's shape, 0 for an absent target. Or a `data.Source`,
@@ -158,7 +158,8 @@ def fit_ensemble(
     predictive uncertainty estimation using deep ensembles".
 
     Args:
-        key: a JAX random key. It gives each member its own key, for its weights and the order of its rows.
+        key: a JAX random key, or a whole number as its seed. It gives each member its own key, for its
+            weights and the order of its rows.
         trainer: from `make_trainer`.
         data: `(x, y)` or `(x, y, weight)`, as `fit` takes it, or a `data.Source`; shared by all members. Each
             member has its own order of the rows of arrays; all members share each batch of a source.
