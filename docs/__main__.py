@@ -39,6 +39,20 @@ def build(builder: str, *options: str) -> int:
     return subprocess.run([*command, "-b", builder, ".", f"build/{builder}"], cwd=FOLDER).returncode
 
 
+def dead_links(site: Path) -> list[str]:
+    """Links within a site that lead nowhere; Sphinx looks at those of Markdown alone."""
+    pages = {page.resolve(): page.read_text() for page in site.rglob("*.html")}
+    anchors = {page: set(re.findall(r'\b(?:id|name)="([^"]+)"', text)) for page, text in pages.items()}
+    dead = []
+    for page, text in pages.items():
+        for link in sorted(set(re.findall(r'\bhref="(?!\w+:)([^"]+)"', text))):
+            path, _, anchor = link.partition("#")
+            file = (page.parent / path.partition("?")[0]).resolve() if path else page
+            if not file.exists() or anchor and file in anchors and anchor not in anchors[file]:
+                dead.append(f"{page.relative_to(site.resolve())}: {link} leads nowhere")
+    return dead
+
+
 def main() -> int:
     """Build, and say where the site is."""
     parser = argparse.ArgumentParser(prog="python -m docs", description=__doc__)
@@ -54,12 +68,14 @@ def main() -> int:
         pages = subprocess.Popen(command, cwd=FOLDER.parent)
     builders = ["html", "linkcheck"] if asked.links else ["html"]
     built = max(build(builder, "-D", f"plot_gallery={not asked.no_code:d}") for builder in builders)
+    dead = dead_links(FOLDER / "build" / "html")
+    print(*dead, sep="\n", end="\n" * bool(dead), file=sys.stderr)
     ran = 0 if pages is None else pages.wait()
     if ran:
         print("code of pages failed: pytest names page and line above", file=sys.stderr)
-    if not built and not ran:
+    if not (built or dead or ran):
         print(f"{time.perf_counter() - began:.0f} s: {FOLDER / 'build/html/index.html'}")
-    return built or ran
+    return built or ran or bool(dead)
 
 
 if __name__ == "__main__":

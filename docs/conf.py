@@ -119,8 +119,22 @@ def is_field(_: Sphinx, __: str, ___: str, member: object, skip: bool, ____: obj
     return True if (getattr(member, "__doc__", None) or "").startswith("Alias for field number") else None
 
 
+def link_from_source(app: Sphinx, page: str, _: str, context: dict, __: object) -> None:
+    """Links from source to the reference by the name that it has there: viewcode has one module a file."""
+    known = app.env.domaindata["py"]["objects"]
+
+    def right(link: re.Match) -> str:
+        name = link[1]
+        same = [own for own in known if own.split(".")[-1] == name.split(".")[-1]]
+        return link[0] if name in known or not same else f'#{same[0]}"'
+
+    if page.startswith("_modules/"):
+        context["body"] = re.sub(r'#(jaxreg[\w.]+)"', right, context["body"])
+
+
 def setup(app: Sphinx) -> None:
     """Register what the site adds to Sphinx."""
     app.connect("autodoc-skip-member", is_field)
     app.connect("source-read", link_to_pages)
+    app.connect("html-page-context", link_from_source)
     app.add_html_math_renderer("mathml", (math, None), (math, None))

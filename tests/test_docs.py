@@ -129,6 +129,18 @@ def test_what_pages_show_is_run():
         assert shown <= run | LISTINGS.get(name, set()), name
 
 
+def test_dead_links_are_found(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "one.html").write_text(
+        '<h1 id="top"><a href="a/two.html?v=1#here"><a href="https://x.org/#no">'
+    )
+    (tmp_path / "a" / "two.html").write_text(
+        '<h1 id="here"><a href="../one.html#gone"><a href="three.html#top">'
+    )
+    dead = ["a/two.html: ../one.html#gone leads nowhere", "a/two.html: three.html#top leads nowhere"]
+    assert build.dead_links(tmp_path) == dead
+
+
 def test_the_build_says_what_is_missing(monkeypatch, capsys):
     def installed(name):
         if name in ("furo", "sphinx", "onnx"):
