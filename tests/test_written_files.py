@@ -409,3 +409,13 @@ def test_files_that_write_numbers_each_in_its_way(tmp_path):
         files = tables.from_files(tmp_path, target="y", any_kind=True)
     found = pl.concat([files.table(group) for group in files.row_groups])
     assert found["x"].to_list() == [1299.99, 2.5, 1500, 2500, 5] and found["y"].to_list() == [2, 3, 2, 3, 2.5]
+
+
+def test_sums_in_several_currencies_are_no_numbers(tmp_path):
+    path = written(tmp_path, "sums.csv", "x;y\n1;1.250,50 €\n2;12,00 $\n3;7,25 €\n")
+    words = r"'y' of .* holds sums in several currencies \(€ and \$\), such as '12,00 \$' in line 3: "
+    with pytest.raises(ValueError, match=words):
+        tables.numeric(tables.read(path), ["y"], path)
+    with pytest.raises(ValueError, match=words), warnings.catch_warnings(action="ignore"):
+        files = tables.from_files(path, target="y")
+        [files.read(group) for group in files.row_groups]

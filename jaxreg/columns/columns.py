@@ -186,7 +186,7 @@ class Columns(NamedTuple):
         rows = self._known(table)
         codes = self._codes(rows)
         guessed = [
-            f"{kind.name!r} ({counted(count, 'row')})"
+            f"{kind.name!r} ({counted(count, 'row')}{_read_as(kind)})"
             for kind, own in zip(self.taken, codes, strict=True)
             if (count := kind.guessed(_column(rows, kind.name), own))
         ]
@@ -262,6 +262,12 @@ class Columns(NamedTuple):
             return as_table(picked(table, self.names))
         at = dict(zip(names, table.columns, strict=True))
         return as_table(table[[at[name] for name in self.names]])
+
+
+def _read_as(kind: Any) -> str:
+    """How text of times is read, for a message."""
+    form = getattr(kind, "time_format", None)
+    return f", times are read as {form}" if form else ""
 
 
 def _column(rows: pl.DataFrame, name: str) -> pl.Series:

@@ -5,7 +5,7 @@ import io
 import itertools
 import re
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -31,7 +31,7 @@ from jaxreg.tables.lines import (
     warn_of_skipped,
     without_blank_lines,
 )
-from jaxreg.tables.notation import Notation, notations, plainly
+from jaxreg.tables.notation import Notation, notations, plainly, several_signs
 
 # pandas' name for an index column that it has read from a CSV file, once or repeatedly.
 INDEX_NAME = re.compile(r"Unnamed: 0(\.\d+)*")
@@ -212,6 +212,10 @@ def _texts(path: Path, form: Form, kept: Sequence[str] = ()) -> Iterator[tuple[p
 def _floats(path: Path, texts: Sequence[pl.Series], separator: str, rows: int) -> list[pl.Series]:
     """Columns of text as numbers, or an error that names those that aren't; `rows` rows come before these."""
     columns, faults, odd_names = [], [], []
+
+    def where(at: int) -> str:
+        return f" in line {line_of_row(path, separator, rows + at)}"
+
     for column in texts:
         if column.dtype == pl.Float64:
             columns.append(column)
@@ -221,9 +225,8 @@ def _floats(path: Path, texts: Sequence[pl.Series], separator: str, rows: int) -
         if numbers.null_count() > texts.null_count():
             odd = numbers.alias("").is_null() & texts.is_not_null() & (texts.str.strip_chars() != "")
             if odd.any():
-                at = odd.arg_max()
-                where = f" in line {line_of_row(path, separator, rows + at)}{and_more(odd)}"
-                faults.append(_text_fault(name, path, texts[at], where))
+                called = f"column {name!r} of {path}"
+                faults.append(text_fault(called, texts, odd, where, "leave it out, or "))
                 odd_names.append(name)
     if faults:
         raise TextFound(faults, odd_names)
@@ -243,16 +246,28 @@ def as_numbers(column: pl.Series) -> pl.Series:
     return numbers.alias(column.name)
 
 
-def _text_fault(name: str, path: Path, value: object, where: str) -> str:
+def text_fault(
+    called: str, texts: pl.Series, odd: pl.Series, where: Callable[[int], str], remedy: str = ""
+) -> str:
+    """What is wrong with a column of text that should hold numbers.
+
+    Args:
+        called: what the message calls the column.
+        texts: it.
+        odd: which values are no numbers.
+        where: says where a row is.
+        remedy: what else may be done, with ", or " behind.
+    """
+    if signs := several_signs(texts):
+        at = texts.alias("").str.contains(signs[-1], literal=True).arg_max()
+        what = f"sums in several currencies ({' and '.join(signs)}), such as {shown(texts[at])}{where(at)}"
+        return f"{called} holds {what}: {remedy}convert them to one"
+    at, more = odd.arg_max(), int(odd.sum()) - 1
+    others = f" and {counted(more, 'more row')}" if more else ""
     return (
-        f"column {name!r} of {path} holds text such as {shown(value)}{where}, numbers such as 1234.5 are "
-        f"needed: leave it out, or encode it first"
+        f"{called} holds text such as {shown(texts[at])}{where(at)}{others}, numbers such as 1234.5 are "
+        f"needed: {remedy}encode it first"
     )
-
-
-def and_more(odd: pl.Series) -> str:
-    """How many values beside the first one are at fault."""
-    return f" and {counted(more, 'more row')}" if (more := int(odd.sum()) - 1) else ""
 
 
 def raise_faults(faults: Sequence[str]) -> None:

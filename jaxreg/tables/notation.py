@@ -1,6 +1,7 @@
 """How text writes numbers: decimal marks, separators of thousands, currency and percent signs."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -147,6 +148,21 @@ def _possible(column: pl.Series) -> list[Notation]:
             otherwise = "-" if written.str.contains(rf"^\(.*\)$|\d{MINUS}$").any() else ""
             found.append((count, Notation(*marks, max(signs) or otherwise)))
     return [each for _, each in sorted(found, key=lambda pair: -pair[0])]
+
+
+def several_signs(column: pl.Series) -> list[str]:
+    """Currency signs of a column whose text is sums in several of them; the rarest is the last.
+
+    >>> import polars as pl
+    >>> from jaxreg.tables.notation import several_signs
+    >>> several_signs(pl.Series(["1,50 €", "2,25 €", "2 $"]))
+    ['€', '$']
+    """
+    known = without_number_gaps(column.alias("")).drop_nulls()
+    if not any(Notation(*marks).read(known).count() == len(known) for marks in MARKS):
+        return []
+    counts = Counter(known.str.extract(rf"({SIGNS})").drop_nulls().to_list())
+    return [sign for sign, _ in counts.most_common()] if len(counts) > 1 else []
 
 
 def plainly(column: pl.Series, notation: Notation) -> pl.Series:

@@ -6,6 +6,7 @@ import itertools
 import json
 import shlex
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -14,11 +15,11 @@ from jaxreg.plain import did_you_mean, listed
 from jaxreg.tables.csv import (
     BYTES_PER_VALUE,
     INDEX_NAME,
-    and_more,
     as_numbers,
     check_memory,
     raise_faults,
     read_csv,
+    text_fault,
 )
 from jaxreg.tables.form import AS_FOUND, Form
 from jaxreg.tables.lines import check_suffix, csv_rows, first_line, header, is_written, shown
@@ -141,12 +142,7 @@ def numeric(
             numbers = as_numbers(column)
             if numbers.null_count() > column.null_count():
                 odd = numbers.alias("").is_null() & column.alias("").is_not_null()
-                at = odd.arg_max()
-                where = f"{_where(path, table, name, at)}{and_more(odd)}"
-                faults.append(
-                    f"{called} holds text such as {shown(column[at])}{where}, numbers such as 1234.5 are "
-                    f"needed: {drop}encode it first"
-                )
+                faults.append(text_fault(called, column, odd, partial(_where, path, table, name), drop))
             found.append(numbers)
         elif not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
             value = column.drop_nulls().first()
