@@ -106,7 +106,7 @@ def run(
 
 def known_of(targets: pl.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Which rows have a target, and it. Those without are left out, which is said."""
-    known = targets.get_column(name).cast(pl.Float64).fill_nan(None).is_not_null().to_numpy()
+    known = targets.get_column(name).alias("").cast(pl.Float64).fill_nan(None).is_not_null().to_numpy()
     if count := int((~known).sum()):
         warn(f"{count:,} of {len(known):,} rows have no {name!r}: left out")
     return known, check_features(targets.filter(known)[[name]], "the target", dtype=np.float64)[:, 0]
