@@ -38,8 +38,9 @@ jax.config.update("jax_default_matmul_precision", "highest")
 torch.set_num_threads(1)
 matplotlib.use("Agg")
 
-# Scripts of the site are run by its build.
+# Of the pages that answer one question, those that the site's build alone runs.
 ONLY_ON_THE_SITE = "from_other_libraries.md", "own_networks.md", "serve.md"
+# Scripts of the site are run by its build.
 collect_ignore_glob = ["docs/*.py", "docs/*/*.py", "docs/build/*", "docs/made/*"]
 
 
@@ -58,7 +59,7 @@ SybilItem._traceback_filter = traceback_filter
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Some pages train ensembles of the default size; others show what tests ask anyway."""
+    """README's blocks train ensembles of the default size; other pages show what tests ask anyway."""
     for item in items:
         if item.path.suffix != ".md":
             continue

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from sybil import Example
 from sybil.parsers.markdown import CodeBlockParser
@@ -29,34 +29,34 @@ class Started(NamedTuple):
 
     command: str
     process: subprocess.Popen
-    output: Path
+    output: IO[str]
 
     def finish(self) -> None:
         """Wait for it; an error shows what it wrote."""
         code = self.process.wait(SECONDS)
-        assert code == 0, f"{self.command}\nended with {code}:\n{self.output.read_text()[-3000:]}"
+        self.output.seek(0)
+        assert code == 0, f"{self.command}\nended with {code}:\n{self.output.read()[-3000:]}"
 
     def stop(self) -> None:
         """End it and what it started."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGTERM)
             self.process.wait(SECONDS)
+        self.output.close()
 
 
 def start(command: str) -> Started:
     """Start a command in the page's folder, with the programs of this environment."""
     places = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    script = f"set -eu; {CURL}{command}"
-    handle, output = tempfile.mkstemp(text=True)
-    with os.fdopen(handle, "w") as file:
-        process = subprocess.Popen(
-            ["bash", "-c", script],
-            env=os.environ | {"PATH": places, "JAXREG_NO_CACHE": "1"},
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    return Started(command, process, Path(output))
+    output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open until `stop`
+    process = subprocess.Popen(
+        ["bash", "-c", f"set -eu; {CURL}{command}"],
+        env=os.environ | {"PATH": places, "JAXREG_NO_CACHE": "1"},
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    return Started(command, process, output)
 
 
 def run_shell(example: Example) -> None:
@@ -67,11 +67,9 @@ def run_shell(example: Example) -> None:
         for line in text.splitlines():
             if not shlex.split(line, comments=True) or INSTALLS.search(line):
                 continue
-            now = start(line.rstrip().removesuffix("&"))
-            if now.command != line.rstrip() or MACHINE.search(line):
-                running.append(now)
-            else:
-                now.finish()
+            running.append(start(line.rstrip().removesuffix("&")))
+            if not (line.rstrip().endswith("&") or MACHINE.search(line)):
+                running[-1].finish()
         for each in running:
             if MACHINE.search(each.command):
                 each.finish()

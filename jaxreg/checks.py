@@ -26,11 +26,9 @@ def check_same_shape(**arrays: ArrayLike) -> None:
     shapes = {name: np.shape(array) for name, array in arrays.items()}
     if len(set(shapes.values())) > 1:
         found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        remedy = "reshape one, for example y[:, 0]" if len({*map(np.prod, shapes.values())}) == 1 else ""
-        raise ValueError(
-            f"shapes differ: {found}. Targets and predictions are never broadcast; "
-            + (remedy or "pass as many of each")
-        )
+        same_size = len({*map(np.prod, shapes.values())}) == 1
+        remedy = "reshape one, for example y[:, 0]" if same_size else "pass as many of each"
+        raise ValueError(f"shapes differ: {found}. Targets and predictions are never broadcast; {remedy}")
 
 
 def check_probability(name: str, value: ArrayLike | Sequence[ArrayLike]) -> None:

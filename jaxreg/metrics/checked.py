@@ -46,7 +46,7 @@ def check_prediction(
     if infinite:
         raise ValueError(f"the prediction's mean isn't finite in {infinite} of {mean.size} places")
     check_std(**{"the prediction's std": prediction.std})
-    y = _without_absent(y, mean, sample_weight)
+    y = y if sample_weight is None else _without_absent(y, mean, sample_weight)
     y = check_targets(y, dtype=mean.dtype if mean.dtype.kind == "f" else None)
     check_same_shape(y=y, mean=mean)
     if y.size == 0:
@@ -61,13 +61,13 @@ def check_prediction(
     return y, weight
 
 
-def _without_absent(y: TableLike, mean: np.ndarray, sample_weight: TableLike | None) -> TableLike:
+def _without_absent(y: TableLike, mean: np.ndarray, sample_weight: TableLike) -> TableLike:
     """Targets with the prediction's mean where one is missing that weighs 0."""
     try:
-        values, weight = as_floats(y), None if sample_weight is None else as_floats(sample_weight)
+        values, weight = as_floats(y), as_floats(sample_weight)
     except (TypeError, ValueError):
         return y  # others say what is wrong with it
-    if weight is None or values.shape != mean.shape or weight.shape not in (mean.shape, mean.shape[:1]):
+    if values.shape != mean.shape or weight.shape not in (mean.shape, mean.shape[:1]):
         return y
     absent = np.isnan(values) & np.broadcast_to(over_outputs(weight, mean.shape) == 0, mean.shape)
     return np.where(absent, mean, values) if absent.any() else y

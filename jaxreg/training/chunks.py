@@ -158,7 +158,7 @@ def _rows_as_given(trainer: Trainer, state: TrainState, data: Batch | Source) ->
         yield
     except ValueError:
         if not isinstance(data, Source):
-            jax.eval_shape(trainer.step, state, tuple(map(jnp.asarray, data)))  # raises the same
+            jax.eval_shape(trainer.step, state, tuple(map(np.asarray, data)))  # raises the same
         raise
 
 
