@@ -557,10 +557,14 @@ def test_rows_without_a_target_are_left_out_and_counted(run, model, tmp_path):
     gap = pl.when(pl.int_range(80) < 7).then(None).otherwise(pl.col("price")).alias("price")
     rows.with_columns(gap).write_csv(tmp_path / "gaps.csv")
     rows[7:].write_csv(tmp_path / "whole.csv")
-    code, out, err = run("evaluate", model, tmp_path / "gaps.csv", "--by", "rooms")
+    code, out, err = run("evaluate", model, tmp_path / "gaps.csv", "--by", "rooms", "--json")
     assert code == 0 and "7 of 80 rows have no 'price': left out" in err
-    whole = run("evaluate", model, tmp_path / "whole.csv", "--by", "rooms")
-    assert whole[::2] == (0, "") and out.replace("gaps.csv", "whole.csv") == whole[1]
+    found, whole = json.loads(out), json.loads(run("evaluate", model, tmp_path / "whole.csv", "--json")[1])
+    assert found["rows"] == 80 and whole["rows"] == 73
+    found, whole = found["scores"]["price"], whole["scores"]["price"]
+    assert found["rows"] == whole["rows"] == sum(found["by"]["rooms"]["rows"]) == 73
+    for score in ("rmse", "nll", "crps", "coverage", "width"):
+        np.testing.assert_allclose(found[score], whole[score], rtol=1e-5)
 
 
 def test_evaluate_arguments(refused, run, houses, model, tmp_path):
@@ -1028,7 +1032,7 @@ def test_results_as_json(run, houses, tmp_path):
     code, out, err = run("evaluate", path, houses, "--json")
     found = json.loads(out)
     assert code == 0 and err == "" and found["rows"] == 60 and set(found["scores"]) == {"price"}
-    assert SCORES | {"trivial", "advice"} == set(found["scores"]["price"])
+    assert SCORES | {"trivial", "advice", "rows"} == set(found["scores"]["price"])
     code, out, err = run("info", path, "--json")
     found = json.loads(out)
     assert code == 0 and found["settings"]["members"] == 2 and found["network"]["kind"] == "MeanVarRegressor"

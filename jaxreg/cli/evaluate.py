@@ -80,7 +80,7 @@ def run(
         shown = {"x_label": fitted.feature_names[0], "groups": covered, "carries": carries}
         sections.append(report.Section(name, one, y, result, None if x is None else x[known], **shown))
         advice = report.verdict(result, len(y))
-        found[name] = scores_of(result) | {"advice": advice}
+        found[name] = scores_of(result) | {"rows": len(y), "advice": advice}
         if carries is not None:
             found[name]["importance"] = carries[0]._asdict()
         if by:
