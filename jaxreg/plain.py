@@ -1,4 +1,4 @@
-"""Checks and words for messages that need no library: whole numbers, names, counts."""
+"""Checks, warnings and words of messages that need no library: whole numbers, names, counts."""
 
 import operator
 import sys
